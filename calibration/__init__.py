@@ -1,0 +1,1 @@
+"""Pictures -> activation ranges: where pictures are, streaming statistics, the calibration table."""

@@ -1,0 +1,150 @@
+"""The calibration stage: a graph and pictures in, a table of activation statistics out.
+
+Memory does not grow with the number or size of pictures: one picture is decoded at a time, and the network sees crops of one size.
+Where a picture is larger than a crop, the crop with the most detail of a few random ones is taken: flat sky has no say in where an
+activation's range ends, edges do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from calibration.datasets import ImageSet, Pair, load_low, picture_sha256
+from calibration.fingerprint import graph_fingerprint
+from calibration.observers import HistogramObserver
+from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
+from runtime.errors import PipelineError
+from runtime.images import Picture, read_picture, to_network
+
+CROPS = 64
+CROP_SIZE = (96, 96)
+_CANDIDATES = 4
+Phase = Literal["reading", "measuring"]
+OnStep = Callable[[Phase, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+
+
+def ignore_step(phase: Phase, done: int, total: int) -> None:
+    """An `OnStep` that shows nothing."""
+
+
+def describe_source(
+    images: ImageSet,
+    *,
+    scale: int,
+    crops: int = CROPS,
+    crop_size: tuple[int, int] = CROP_SIZE,
+    seed: int = 0,
+    on_step: OnStep = ignore_step,
+) -> CalibrationSource:
+    """Which pictures of `images` will be used (a seeded choice where there are more than `crops`), and their hashes."""
+    chosen = _choose(images.pairs, crops, seed)
+    described = []
+    for index, pair in enumerate(chosen):
+        on_step("reading", index, len(chosen))
+        high = None if pair.high is None else picture_sha256(read_picture(pair.high))
+        described.append(
+            CalibrationImage(name=pair.name, low_sha256=picture_sha256(load_low(pair, scale=scale)), high_sha256=high)
+        )
+    return CalibrationSource(
+        dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described)
+    )
+
+
+def crops_of(
+    images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool = False
+) -> Iterator[NDArray[np.float32]]:
+    """The crops that `source` describes, (1, 3, H, W) float32 in [0, 1].
+
+    Where a picture is smaller than a crop, so is its crop; with `fixed_shape` it is mirrored up to size.
+    """
+    rng = np.random.default_rng(source.seed)
+    chosen = _choose(images.pairs, source.crops, source.seed)
+    for index, pair in enumerate(chosen):
+        share = source.crops // len(chosen) + (index < source.crops % len(chosen))
+        picture = load_low(pair, scale=scale)
+        for _ in range(share):
+            crop = _detailed_crop(picture, source.crop_size, rng)
+            yield to_network(_mirror_to(crop, source.crop_size) if fixed_shape else crop)
+
+
+def measure_activations(
+    model: ir.Model,
+    crops: Iterator[NDArray[np.float32]],
+    *,
+    tensors: Collection[str],
+    source: CalibrationSource,
+    percentile: float,
+    on_step: OnStep = ignore_step,
+) -> CalibrationTable:
+    """Runs `crops` through the fp32 `model` and summarises what each of `tensors` held.
+
+    Raises:
+        PipelineError: a tensor held NaN or infinity.
+    """
+    observers = {name: HistogramObserver() for name in tensors}
+    session = _session_with_outputs(model, tensors)
+    input_name = session.get_inputs()[0].name
+    names = [output.name for output in session.get_outputs()]
+    for index, crop in enumerate(crops):
+        on_step("measuring", index, source.crops)
+        values = dict(zip(names, session.run(names, {input_name: crop}), strict=True))
+        values[input_name] = crop
+        for name, observer in observers.items():
+            try:
+                observer.update(values[name])
+            except ValueError as error:
+                raise PipelineError(f"{name}, crop {index}: {error}") from error
+    return CalibrationTable(
+        graph_fingerprint=graph_fingerprint(model.graph),
+        source=source,
+        tensors={name: summarise(observers[name], percentile=percentile) for name in sorted(observers)},
+    )
+
+
+def _choose(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
+    if len(pairs) <= most:
+        return list(pairs)
+    picked = np.random.default_rng(seed).choice(len(pairs), size=most, replace=False)
+    return [pairs[index] for index in sorted(picked)]
+
+
+def _detailed_crop(picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Picture:
+    height, width = min(size[0], picture.shape[0]), min(size[1], picture.shape[1])
+    candidates = []
+    for _ in range(_CANDIDATES):
+        top = int(rng.integers(picture.shape[0] - height + 1))
+        left = int(rng.integers(picture.shape[1] - width + 1))
+        candidates.append(picture[top : top + height, left : left + width])
+    return max(candidates, key=_detail)
+
+
+def _detail(crop: Picture) -> float:
+    """Mean absolute difference of neighbouring pixels; 0 where there are none."""
+    values = crop.astype(np.float32)
+    return sum(float(np.abs(np.diff(values, axis=axis)).mean()) for axis in (0, 1) if crop.shape[axis] > 1)
+
+
+def _mirror_to(crop: Picture, size: tuple[int, int]) -> Picture:
+    missing = [(0, wanted - have) for wanted, have in zip(size, crop.shape[:2], strict=True)]
+    return np.pad(crop, [*missing, (0, 0)], mode="symmetric")
+
+
+def _session_with_outputs(model: ir.Model, tensors: Collection[str]) -> ort.InferenceSession:
+    """The model with every one of `tensors` among its outputs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(ir.to_proto(model))
+    del proto.graph.value_info[:]  # shapes that were recorded may not hold for the outputs added
+    present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    for name in sorted(set(tensors) - present):
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

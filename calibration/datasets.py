@@ -1,0 +1,261 @@
+"""Where pictures are, and how low and high resolution are paired.
+
+A name (`div2k`, `set5`, …) is looked for as a folder under --data, then under SREDGE_DATA, then in the download cache; a folder can be
+named outright. Its layout is recognised from what is inside. Missing low-resolution pictures are made by antialiased bicubic.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from runtime.bundle import sha256_bytes
+from runtime.errors import DatasetError, UnknownNameError
+from runtime.images import Picture, is_image_file, read_picture
+
+_FOLDER_VARIABLE = "SREDGE_DATA"
+Use = Literal["calibration", "evaluation"]
+
+
+class MissingDatasetError(DatasetError):
+    """A known data set that is nowhere to be found on this machine."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture: its high-resolution file, its low-resolution file, or both."""
+
+    name: str
+    high: Path | None
+    low: Path | None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The pictures of one data set or folder, in the order of their names."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set known by name.
+
+    Attributes:
+        name: what the command line calls it.
+        folder: the folder it is looked for as, under a root.
+        archives: by (scale, or 0 for every scale), what `--download` fetches: URL and sha256 of a zip that unpacks into `folder`.
+    """
+
+    name: str
+    folder: str
+    archives: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+
+_DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
+DATASETS: tuple[Dataset, ...] = (
+    Dataset(
+        "div2k",
+        "DIV2K",
+        # The sha256 sums are the ones TensorFlow Datasets records for these files.
+        archives={
+            0: (f"{_DIV2K}/DIV2K_train_HR.zip", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"),
+            2: (
+                f"{_DIV2K}/DIV2K_train_LR_bicubic_X2.zip",
+                "a53a424317575838dadce4bcd97cf7b744d6855f43740ed5f0245af3cf4bd850",
+            ),
+        },
+    ),
+    Dataset("bsds500", "BSDS500"),
+    Dataset("set5", "Set5"),
+    Dataset("set14", "Set14"),
+    Dataset("bsd100", "BSD100"),
+    Dataset("urban100", "Urban100"),
+)
+SAMPLES = "samples"
+_SAMPLE_FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+
+def dataset_names() -> tuple[str, ...]:
+    return (*(dataset.name for dataset in DATASETS), SAMPLES)
+
+
+def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) -> ImageSet:
+    """The pictures that `choice` (a known name, or a folder) stands for, `scale` being the factor between low and high.
+
+    A folder of plain pictures is what a device would feed where `use` is calibration, and ground truth where it is evaluation.
+    Of data sets with splits, calibration takes the training part and evaluation the validation or test part, where it is there.
+
+    Raises:
+        MissingDatasetError: a known data set that is in none of the places looked at; lists them.
+        UnknownNameError: neither a known name nor a folder.
+        DatasetError: a folder without pictures.
+    """
+    if root is not None and not root.is_dir():
+        raise DatasetError(f"--data {root}: there is no such folder")
+    if choice == SAMPLES:
+        return _samples()
+    for dataset in DATASETS:
+        if dataset.name == choice.lower():
+            folder = _locate(dataset, root)
+            return _read_folder(folder, name=dataset.name, scale=scale, use=use)
+    folder = Path(choice)
+    if folder.is_dir():
+        return _read_folder(folder, name=folder.resolve().name, scale=scale, use=use)
+    if folder.exists() or len(folder.parts) > 1:
+        raise DatasetError(f"{folder} is not a folder of pictures: there is no such folder")
+    raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
+
+
+def download(choice: str, *, scale: int) -> None:
+    """Fetches what calibration at `scale` needs of a data set into the cache; sha256 checked before it is unpacked.
+
+    Raises:
+        DatasetError: it has no known download, or it could not be had.
+    """
+    import pooch  # only who asks for a download needs it
+
+    dataset = next((dataset for dataset in DATASETS if dataset.name == choice.lower()), None)
+    archive = None if dataset is None else dataset.archives.get(scale, dataset.archives.get(0))
+    if dataset is None or archive is None:
+        raise DatasetError(f"there is no known download of {choice!r}", hint="get it yourself and name its folder with --data")
+    url, sha256 = archive
+    target = _cache() / dataset.folder
+    try:
+        file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", progressbar=False))
+        with zipfile.ZipFile(file) as archive_file:
+            archive_file.extractall(target)  # noqa: S202 - zipfile strips absolute and parent paths; its sha256 was checked
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DatasetError(
+            f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data"
+        ) from error
+
+
+def load_low(pair: Pair, *, scale: int) -> Picture:
+    """The low-resolution picture, (h, w, 3) uint8 RGB: read where there is one, else made from the high one."""
+    if pair.low is not None:
+        return read_picture(pair.low)
+    assert pair.high is not None
+    return shrink(read_picture(pair.high), scale)
+
+
+def load_pair(pair: Pair, *, scale: int) -> tuple[Picture, Picture]:
+    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB; a high one that is larger is cropped at right and bottom.
+
+    Raises:
+        DatasetError: there is no high-resolution picture, or it is smaller than the low one times scale.
+    """
+    if pair.high is None:
+        raise DatasetError(f"{pair.name} has no high-resolution picture to compare with")
+    high = read_picture(pair.high)
+    low = read_picture(pair.low) if pair.low is not None else shrink(high, scale)
+    height, width = low.shape[0] * scale, low.shape[1] * scale
+    if high.shape[0] < height or high.shape[1] < width:
+        raise DatasetError(f"{pair.name}: high {high.shape[:2]} is not {scale} times low {low.shape[:2]}")
+    return low, high[:height, :width]
+
+
+def shrink(picture: Picture, scale: int) -> Picture:
+    """Antialiased bicubic (a = -0.5, the kernel widened by `scale`), after cropping to a multiple of `scale`."""
+    height, width = picture.shape[0] // scale, picture.shape[1] // scale
+    if height == 0 or width == 0:
+        raise DatasetError(f"a picture of {picture.shape[1]}×{picture.shape[0]} is too small to shrink by {scale}")
+    cropped = Image.fromarray(picture[: height * scale, : width * scale])
+    return np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def picture_sha256(picture: Picture) -> str:
+    """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
+    return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())
+
+
+def _samples() -> ImageSet:
+    try:
+        import skimage.data as photographs  # comes with the quantize and benchmarks extras
+    except ModuleNotFoundError as error:
+        raise DatasetError("the sample photographs come with scikit-image", hint="pip install scikit-image") from error
+    folder = Path(str(photographs.__file__)).parent
+    return ImageSet(SAMPLES, tuple(Pair(Path(name).stem, folder / name, None) for name in _SAMPLE_FILES))
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("sredge")) / "data"
+
+
+def _locate(dataset: Dataset, root: Path | None) -> Path:
+    roots = [root] if root is not None else []
+    if named := os.environ.get(_FOLDER_VARIABLE):
+        roots.append(Path(named))
+    roots.append(_cache())
+    for candidate in roots:
+        for folder in (candidate / dataset.folder, candidate):
+            if folder.name.lower() == dataset.folder.lower() and folder.is_dir():
+                return folder
+    places = ", ".join(str(place) for place in roots)
+    raise MissingDatasetError(
+        f"{dataset.name} is not on this machine: no folder {dataset.folder} under {places}",
+        hint=f"name the folder that holds {dataset.folder} with --data or {_FOLDER_VARIABLE}",
+    )
+
+
+def _read_folder(folder: Path, *, name: str, scale: int, use: Use) -> ImageSet:
+    for layout in (_split_layout, _paired_names_layout, _plain_layout):
+        pairs = layout(folder, scale, use)
+        if pairs:
+            return ImageSet(name, tuple(sorted(pairs, key=lambda pair: pair.name)))
+    raise DatasetError(
+        f"{folder} has no pictures for scale {scale}, in no layout known here",
+        hint="a folder of pictures, DIV2K's layout, or NAME_LR/NAME_HR pairs are read",
+    )
+
+
+def _split_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+    """DIV2K's folders (one for high, one for low resolution), EDSR's benchmark folders, or BSDS500's train and test."""
+    splits = ("train", "valid", "test") if use == "calibration" else ("valid", "test", "train")
+    for split in splits:
+        pairs = _two_folders(folder / f"DIV2K_{split}_HR", folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale}", use)
+        pairs = pairs or _two_folders(folder / split, folder / "none", use)
+        if pairs:
+            return pairs
+    return _two_folders(folder / "HR", folder / "LR_bicubic" / f"X{scale}", use)
+
+
+def _two_folders(high_folder: Path, low_folder: Path, use: Use) -> list[Pair]:
+    """Pairs by name, the low file's ending in xS; for evaluation only those that have a high one."""
+    high = {path.stem: path for path in _pictures(high_folder)}
+    low = {re.sub(r"x\d+$", "", path.stem): path for path in _pictures(low_folder)}
+    names = high.keys() | low.keys() if use == "calibration" else high.keys()
+    return [Pair(name, high.get(name), low.get(name)) for name in names]
+
+
+def _paired_names_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+    """NAME_HR and NAME_LR side by side, as in SelfExSR's Set5 and Set14 (a folder image_SRF_S for each scale)."""
+    del use
+    inside = folder / f"image_SRF_{scale}"
+    files = {path.stem: path for path in _pictures(inside if inside.is_dir() else folder)}
+    stems = [stem.removesuffix("_HR") for stem in files if stem.endswith("_HR")]
+    return [Pair(stem, files[f"{stem}_HR"], files.get(f"{stem}_LR")) for stem in stems]
+
+
+def _plain_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+    del scale
+    if use == "calibration":
+        return [Pair(path.stem, None, path) for path in _pictures(folder)]
+    return [Pair(path.stem, path, None) for path in _pictures(folder)]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_image_file(path))

@@ -1,0 +1,72 @@
+"""Streaming statistics of a tensor: extremes and a histogram, in memory that does not grow with what was seen.
+
+The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in pairs, so
+that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one bin,
+2R / BINS ≤ 4 · max|x| / BINS.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 1 << 15  # one bin is at most 1/8192 of the largest magnitude: 1/32 of a uint8 step over a one-sided range
+_SLICE = 1 << 23  # values counted at a time: cv2 counts in float32, exact below 2**24
+
+
+class HistogramObserver:
+    """What one tensor's values were, over all the arrays shown to `update`."""
+
+    def __init__(self) -> None:
+        self.minimum = math.inf
+        self.maximum = -math.inf
+        self._reach = 0.0  # R of the module's docstring; 0 before the first value
+        self._counts = np.zeros(BINS, np.int64)
+
+    @property
+    def count(self) -> int:
+        return int(self._counts.sum())
+
+    def update(self, array: NDArray[np.float32]) -> None:
+        """Counts every value of `array`, of any shape.
+
+        Raises:
+            ValueError: it holds NaN or infinity.
+        """
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+        for start in range(0, flat.size, _SLICE):
+            self._count(flat[start : start + _SLICE])
+
+    def quantile(self, fraction: float) -> float:
+        """The value below which `fraction` of all values lie, linear inside its bin and never outside the extremes."""
+        cumulative = np.cumsum(self._counts)
+        wanted = fraction * cumulative[-1]
+        index = int(np.searchsorted(cumulative, wanted, side="left"))
+        index = min(max(index, int(np.argmax(self._counts > 0))), BINS - 1)
+        before = cumulative[index - 1] if index else 0
+        inside = (wanted - before) / max(int(self._counts[index]), 1)
+        width = 2 * self._reach / BINS
+        return float(np.clip(-self._reach + (index + inside) * width, self.minimum, self.maximum))
+
+    def _count(self, values: NDArray[np.float32]) -> None:
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("the tensor holds NaN or infinity")
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self._widen(max(abs(low), abs(high)))
+        limits = [-self._reach, self._reach]
+        column = values.reshape(-1, 1)
+        self._counts += cv2.calcHist([column], [0], None, [BINS], limits).reshape(-1).astype(np.int64)
+
+    def _widen(self, magnitude: float) -> None:
+        """Doubles R until `magnitude` lies inside, merging bins about zero."""
+        if self._reach == 0.0:
+            self._reach = 2.0 ** (math.frexp(max(magnitude, 2.0**-100))[1])
+        while self._reach <= magnitude:
+            merged = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.zeros(BINS, np.int64)
+            self._counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
+            self._reach *= 2

@@ -1,0 +1,76 @@
+"""python -m export MODEL --scale S"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.models import NETWORKS, find_network
+from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
+from export.stage import export_network, exported_already
+from export.weights import find_weights
+from runtime import console
+from runtime.bundle import BUILD, Bundle
+
+app = console.application("Export a super-resolution network to ONNX, as a bundle.")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}")],
+    scale: Annotated[int, typer.Option(help="how many times larger the picture becomes")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="shipped (with sredge; the default), published (by the authors), or a .pth or .safetensors file"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="the bundle's folder [default: build/MODEL_xSCALE]")] = None,
+    opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSET_RANGE[0]} to {OPSET_RANGE[1]}")] = NATIVE_OPSET,
+    static: Annotated[
+        str | None, typer.Option(metavar="HxW", help="fix the input to one picture of this size; free otherwise")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
+) -> None:
+    """Export a network to ONNX: dynamic shape, simplified, compared with torch."""
+    network = find_network(model, scale=scale)
+    check_opset(opset)
+    static_shape = None if static is None else console.parse_size(static, option="--static")
+    directory = out if out is not None else BUILD / f"{network.name}_x{scale}"
+    found = find_weights(network, scale=scale, choice=weights)
+    if not force:
+        existing = exported_already(
+            network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape
+        )
+        if existing is not None:
+            console.out.print(f"{directory}: up to date")
+            return
+    console.say(f"exporting {network.name} x{scale} from {found.path} …")
+    bundle = export_network(
+        network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape
+    )
+    _print_result(bundle)
+
+
+def _print_result(bundle: Bundle) -> None:
+    manifest, fp32 = bundle.manifest, bundle.variant("fp32")
+    shape = manifest.contract.static_shape
+    assert fp32.parity is not None
+    rows = {
+        "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
+        "input": "1×3×{}×{}".format(*shape) if shape else "N×3×H×W, any size",
+        "opset": str(fp32.opset),
+        "passes": "; ".join(f"{record.name}: {record.changes}" for record in fp32.passes),
+        "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 input",
+        "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else "global",
+        "parity": f"{fp32.parity.max_abs_difference:.1e} from torch at most (limit {fp32.parity.tolerance:.0e})",
+        "graph": str(bundle.path(fp32)),
+    }
+    console.out.print(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
+    for name, value in rows.items():
+        console.out.print(f"  {name:<8} {value}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m export")

@@ -1,0 +1,20 @@
+"""The networks sredge exports: one file a family, and this list."""
+
+from export.models import lesrcnn
+from export.models.network import Network, PublishedWeights
+from runtime.errors import UnknownNameError, UserError
+
+__all__ = ["NETWORKS", "Network", "PublishedWeights", "find_network"]
+
+NETWORKS: tuple[Network, ...] = (lesrcnn.NETWORK,)
+
+
+def find_network(name: str, *, scale: int) -> Network:
+    """The network family of that name, checked to have that scale; an error lists what there is."""
+    for network in NETWORKS:
+        if network.name == name:
+            if scale not in network.scales:
+                scales = ", ".join(str(known) for known in network.scales)
+                raise UserError(f"{name} has no scale {scale}; it has: {scales}")
+            return network
+    raise UnknownNameError("network", name, valid=(network.name for network in NETWORKS))

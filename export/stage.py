@@ -1,0 +1,96 @@
+"""The export stage: a checkpoint in, a bundle with its fp32 graph out."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import onnx_ir as ir
+
+from export.arithmetic import count_macs, receptive_halo
+from export.models import Network
+from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
+from export.parity import check_parity
+from export.passes import run_passes
+from export.weights import Weights, load_module
+from runtime.bundle import Bundle, Contract, Manifest, Variant, sha256_bytes, source_digest, write_bundle
+from runtime.errors import BundleError
+
+FP32_FILE = "model.fp32.onnx"
+_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
+
+
+def export_network(
+    network: Network,
+    *,
+    scale: int,
+    weights: Weights,
+    directory: Path,
+    opset: int = NATIVE_OPSET,
+    static_shape: tuple[int, int] | None = None,
+) -> Bundle:
+    """Exports `network` with `weights` into the bundle `directory`; what that bundle had before is replaced.
+
+    Raises:
+        UserError: an opset out of range, a checkpoint that does not fit.
+        PipelineError: an invalid graph, or torch and ONNX differ.
+    """
+    check_opset(opset)
+    module = load_module(network, scale=scale, weights=weights)
+    model, passes = run_passes(export_graph(module, static_shape=static_shape))
+    proto = convert_opset(ir.to_proto(model), opset)
+    data = proto.SerializeToString(deterministic=True)
+    with tempfile.TemporaryDirectory() as folder:
+        graph_file = Path(folder) / FP32_FILE
+        graph_file.write_bytes(data)
+        parity = check_parity(module, graph_file, static_shape=static_shape)
+    variant = Variant(
+        file=FP32_FILE,
+        sha256=sha256_bytes(data),
+        precision="fp32",
+        parent_sha256=weights.checkpoint.sha256,
+        opset=opset,
+        tools=_tools(),
+        passes=passes,
+        parity=parity,
+    )
+    manifest = Manifest(
+        model=network.name,
+        scale=scale,
+        checkpoint=weights.checkpoint,
+        contract=Contract(static_shape=static_shape),
+        halo=receptive_halo(model.graph),
+        layers=count_macs(proto),
+        variants=(variant,),
+    )
+    return write_bundle(directory, manifest, files={FP32_FILE: data})
+
+
+def exported_already(
+    network: Network,
+    *,
+    scale: int,
+    weights: Weights,
+    directory: Path,
+    opset: int,
+    static_shape: tuple[int, int] | None,
+) -> Bundle | None:
+    """The bundle in `directory` where it is what this export would make, with the tools at hand; else None."""
+    try:
+        bundle = Bundle.open(directory)
+    except BundleError:
+        return None
+    manifest = bundle.manifest
+    fp32 = manifest.find_variant("fp32")
+    same = (
+        fp32 is not None
+        and (manifest.model, manifest.scale, manifest.checkpoint) == (network.name, scale, weights.checkpoint)
+        and (fp32.opset, manifest.contract.static_shape, fp32.tools) == (opset, static_shape, _tools())
+    )
+    return bundle if same else None
+
+
+def _tools() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in _TOOLS}
+    return {**versions, "sredge": source_digest([Path(__file__).parent])}

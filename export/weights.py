@@ -1,0 +1,160 @@
+"""Finds, downloads, verifies and loads checkpoints.
+
+Nothing here unpickles code: .pth files are loaded with weights_only, and shipped or published files are hashed before they are opened.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pooch
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from export.models import NETWORKS, Network
+from runtime.bundle import Checkpoint, sha256_file
+from runtime.errors import WeightsError
+
+_SHIPPED = Path(__file__).parent / "shipped"
+_FOLDER_VARIABLE = "SREDGE_WEIGHTS"
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint file that was found and, where its hash is known beforehand, verified."""
+
+    path: Path
+    checkpoint: Checkpoint
+
+
+def find_weights(network: Network, *, scale: int, choice: str | None) -> Weights:
+    """The checkpoint that `choice` names: "shipped" (the default), "published", or a path.
+
+    Raises:
+        WeightsError: there is none of that kind, it cannot be had, or its sha256 is wrong.
+    """
+    name = f"{network.name} x{scale}"
+    if choice is None and scale not in network.shipped:
+        published = "published, or " if scale in network.published else ""
+        raise WeightsError(f"no weights for {name} ship with sredge", hint=f"add --weights {published}--weights FILE")
+    if choice in (None, "shipped"):
+        return _shipped(network, scale)
+    if choice == "published":
+        return _published(network, scale)
+    path = Path(str(choice))
+    if not path.is_file():
+        raise WeightsError(
+            f"--weights {choice}: there is no such file, and the known names are shipped and published",
+            hint="give the path of a .pth or .safetensors checkpoint",
+        )
+    return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))
+
+
+def load_module(network: Network, *, scale: int, weights: Weights) -> nn.Module:
+    """The network with those weights, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read, or its keys or shapes are another network's.
+    """
+    state = load_state_dict(weights.path)
+    module = network.build(scale)
+    _check_fit(module, state, name=f"{network.name} x{scale}", path=weights.path)
+    module.load_state_dict(state)
+    return module.float().eval()
+
+
+def load_state_dict(path: Path) -> StateDict:
+    """Tensors by key from a .safetensors or .pth file; the latter with weights_only, so that no code in it runs."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint: {reason}", hint="is the file complete? download or copy it again"
+        ) from error
+    except (KeyError, zipfile.BadZipFile, AttributeError, IndexError, TypeError) as error:  # what torch raises on other bytes
+        raise WeightsError(
+            f"{path} is not a checkpoint ({type(error).__name__} while reading it)",
+            hint="give a .pth state dict or a .safetensors file",
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key")
+    return dict(loaded)
+
+
+def describe_state_dict(state: StateDict) -> str:
+    """The registered network that these keys and shapes are of, or what they are at all."""
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    for network in NETWORKS:
+        for scale in network.scales:
+            if _expected_shapes(network, scale) == shapes:
+                return f"{network.name} x{scale}"
+    first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:3])
+    return f"no network known here ({len(shapes)} tensors: {first}, …)"
+
+
+def _shipped(network: Network, scale: int) -> Weights:
+    if scale not in network.shipped:
+        have = ", ".join(f"x{known}" for known in network.shipped) or "none"
+        raise WeightsError(f"no weights for {network.name} x{scale} ship with sredge; shipped: {have}")
+    path = _SHIPPED / f"{network.name}_x{scale}.safetensors"
+    if not path.is_file() or sha256_file(path) != network.shipped[scale]:
+        raise WeightsError(f"{path} is missing or damaged (sha256 differs)", hint="pip install --force-reinstall sredge")
+    return Weights(path, Checkpoint(source="shipped", file=path.name, sha256=network.shipped[scale]))
+
+
+def _published(network: Network, scale: int) -> Weights:
+    published = network.published.get(scale)
+    if published is None:
+        raise WeightsError(f"no published weights are known for {network.name} x{scale}", hint="give a path instead")
+    checkpoint = Checkpoint(source="published", file=published.file, sha256=published.sha256)
+    folder = os.environ.get(_FOLDER_VARIABLE)
+    if folder is not None and (local := Path(folder) / published.file).is_file():
+        if sha256_file(local) != published.sha256:
+            raise WeightsError(f"{local} is not the published file (sha256 differs)", hint=f"get it from {published.url}")
+        return Weights(local, checkpoint)
+    try:
+        cached = pooch.retrieve(
+            published.url, f"sha256:{published.sha256}", fname=published.file, path=pooch.os_cache("sredge") / "weights"
+        )
+    except ValueError as error:
+        raise WeightsError(f"{published.url} is not the published file any more: {error}") from error
+    except OSError as error:  # requests' errors are OSErrors
+        raise WeightsError(
+            f"{published.url} cannot be downloaded: {type(error).__name__}",
+            hint=f"put {published.file} into a folder and name that folder in {_FOLDER_VARIABLE}",
+        ) from error
+    return Weights(Path(cached), checkpoint)
+
+
+def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) -> None:
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = [f"{key} is missing" for key in expected if key not in shapes]
+    wrong += [f"{key} is not one of its keys" for key in shapes if key not in expected]
+    wrong += [
+        f"{key} is {shapes[key]}, expected {shape}"
+        for key, shape in expected.items()
+        if key in shapes and shapes[key] != shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        raise WeightsError(
+            f"{path} does not fit {name}: {shown}", hint=f"it looks like {describe_state_dict(state)}"
+        )
+
+
+def _expected_shapes(network: Network, scale: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        module = network.build(scale)
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}

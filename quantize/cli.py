@@ -1,0 +1,99 @@
+"""python -m quantize [BUNDLE] --calib NAME|DIR"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibration.calibrate import CROP_SIZE, CROPS, Phase
+from calibration.datasets import dataset_names, download
+from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
+from quantize.stage import quantize_bundle, quantized_already
+from quantize.tables import TableRequest, find_table
+from runtime import console
+from runtime.bundle import Bundle, resolve_bundle
+from runtime.targets import TARGETS, find_target
+
+app = console.application("Quantize a bundle's network to INT8.")
+
+
+@app.command()
+def quantize(
+    calib: Annotated[
+        str,
+        typer.Option(
+            help=f"what to calibrate on: {', '.join(dataset_names())}, a folder of pictures, or a calibration table (.json)"
+        ),
+    ],
+    bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    target: Annotated[str, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = "cpu",
+    method: Annotated[Method, typer.Option(help="how ranges inside the network follow from statistics")] = Method.PERCENTILE,
+    percentile: Annotated[float, typer.Option(help="of values that a range holds, for that method")] = DEFAULT_PERCENTILE,
+    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
+    fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
+    crops: Annotated[int, typer.Option(min=1, help="how many crops the network is run on")] = CROPS,
+    crop_size: Annotated[str, typer.Option(metavar="HxW", help="their size")] = f"{CROP_SIZE[0]}x{CROP_SIZE[1]}",
+    seed: Annotated[int, typer.Option(min=0, help="of the choice of pictures and crops")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
+) -> None:
+    """Quantize a bundle's network: calibrate, write its int8 and fp16 graphs."""
+    chosen_target = find_target(target)
+    check_percentile(percentile)
+    opened = Bundle.open(resolve_bundle(bundle))
+    request = TableRequest(
+        calib=calib,
+        root=data,
+        crops=crops,
+        crop_size=console.parse_size(crop_size, option="--crop-size"),
+        seed=seed,
+        percentile=percentile,
+    )
+    if fetch:
+        console.say(f"downloading {calib} …")
+        download(calib, scale=int(opened.manifest.scale))
+    with console.progress() as bar:
+        task = bar.add_task("calibrating", total=None)
+
+        def on_step(phase: Phase, done: int, total: int) -> None:
+            bar.update(task, description=f"calibrating: {phase}", completed=done, total=total)
+
+        found = find_table(opened, request, on_step=on_step)
+    console.out.print(f"calibration: {found.origin}", markup=False)
+    if not force and quantized_already(
+        opened, found.table, target=chosen_target, method=method, percentile=percentile
+    ):
+        console.out.print(f"{opened.directory}: up to date")
+        return
+    console.say("quantizing …")
+    done = quantize_bundle(
+        opened, found.table, target=chosen_target, method=method, percentile=percentile, crops=found.crops
+    )
+    _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+
+
+def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
+    int8, fp16 = bundle.variant("int8", target=target), bundle.variant("fp16")
+    layers = bundle.manifest.layers
+    opset = str(int8.opset)
+    if int8.opset != fp32_opset:
+        opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
+    rows = {
+        "int8": str(bundle.path(int8)),
+        "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
+        "opset": opset,
+        "fp16": str(bundle.path(fp16)),
+    }
+    if int8.psnr_vs_fp32_db is not None:
+        rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"
+    console.out.print(f"{bundle.directory}: quantized for target {target}")
+    for name, value in rows.items():
+        console.out.print(f"  {name:<6} {value}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m quantize")
+
+

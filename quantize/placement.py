@@ -1,0 +1,142 @@
+"""Which tensors of a graph get a quantizer, for a target.
+
+A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation that the target fuses into the
+operator before. Operators that only move data tie their output to their input: one quantizer, passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import onnx_ir as ir
+
+from runtime.targets import Target
+
+
+class Role(Enum):
+    """What a tensor is to the network; ranges are chosen by it."""
+
+    INPUT = "input"
+    INNER = "inner"
+    SKIP = "skip"
+    """Carried over more than half of the network's depth: clipping it shows in the picture itself."""
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A quantizer on tensor `name`, whose range is that of `range_of` (itself, or the tensor it was moved from)."""
+
+    name: str
+    range_of: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The quantizers of a graph by tensor name, and the operators with multiply-accumulates that run in int8."""
+
+    quantizers: Mapping[str, Quantizer]
+    int8_layers: tuple[str, ...]
+
+
+def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
+    """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order."""
+    roles = tensor_roles(graph)
+    quantizers: dict[str, Quantizer] = {}
+    int8_layers = []
+    for node in graph:
+        if node.op_type in target.int8_ops and _is_quantizable(node):
+            if node.op_type in _WEIGHTED:
+                int8_layers.append(_name(node))
+            touched = [*_activations(node), _after_activation(node.outputs[0], target)]
+        elif node.op_type in target.moving_ops:
+            touched = [*_activations(node), node.outputs[0]]
+        else:
+            continue
+        for value in touched:
+            source = _moved_from(value, target)
+            name = _value_name(value)
+            quantizers.setdefault(name, Quantizer(name, _value_name(source), roles[_value_name(source)]))
+    return Placement(quantizers, tuple(int8_layers))
+
+
+def tensor_roles(graph: ir.Graph) -> dict[str, Role]:
+    """The role of every activation of `graph`, by name.
+
+    A global skip is the shallower side of an Add (and that Add's result) where the two sides differ by more than half of the
+    network's depth, depth being the largest number of convolutions on a path from the input.
+    """
+    depth: dict[str, int] = {_value_name(value): 0 for value in graph.inputs}
+    adds: list[ir.Node] = []
+    for node in graph:
+        inputs = _activations(node)
+        reached = max((depth[_value_name(value)] for value in inputs), default=0) + (node.op_type in _WEIGHTED)
+        depth.update({_value_name(output): reached for output in node.outputs})
+        if node.op_type == "Add" and len(inputs) == 2:
+            adds.append(node)
+    roles = dict.fromkeys(depth, Role.INNER)
+    total = max(depth.values())
+    for node in adds:
+        left, right = sorted(_activations(node), key=lambda value: depth[_value_name(value)])
+        if 2 * (depth[_value_name(right)] - depth[_value_name(left)]) > total:
+            for value in (*_moved_chain(left), node.outputs[0], *_readers_output(node, "Relu")):
+                roles[_value_name(value)] = Role.SKIP
+    roles.update({_value_name(value): Role.INPUT for value in graph.inputs})
+    roles.update({_value_name(value): Role.OUTPUT for value in graph.outputs})
+    return roles
+
+
+_WEIGHTED = ("Conv",)
+
+
+def _activations(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None and value.const_value is None]
+
+
+def _is_quantizable(node: ir.Node) -> bool:
+    if node.op_type in _WEIGHTED:
+        weight = node.inputs[1]
+        return weight is not None and weight.const_value is not None
+    return len(_activations(node)) == len(node.inputs)
+
+
+def _after_activation(value: ir.Value, target: Target) -> ir.Value:
+    """`value`, or the output of the fused activation that is its only reader."""
+    readers = list(value.uses())
+    if len(readers) == 1 and readers[0].node.op_type in target.fused_activations and not value.is_graph_output():
+        return readers[0].node.outputs[0]
+    return value
+
+
+def _moved_from(value: ir.Value, target: Target) -> ir.Value:
+    producer = value.producer()
+    while producer is not None and producer.op_type in target.moving_ops:
+        value = _activations(producer)[0]
+        producer = value.producer()
+    return value
+
+
+def _moved_chain(value: ir.Value) -> list[ir.Value]:
+    chain = [value]
+    producer = value.producer()
+    while producer is not None and producer.op_type == "DepthToSpace":
+        chain += _activations(producer)
+        producer = chain[-1].producer()
+    return chain
+
+
+def _readers_output(node: ir.Node, op_type: str) -> list[ir.Value]:
+    return [use.node.outputs[0] for use in node.outputs[0].uses() if use.node.op_type == op_type]
+
+
+def _name(node: ir.Node) -> str:
+    assert node.name, "export names every node"
+    return node.name
+
+
+def _value_name(value: ir.Value) -> str:
+    assert value.name, "export names every tensor"
+    return value.name

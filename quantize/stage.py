@@ -1,0 +1,141 @@
+"""The quantize stage: a bundle and a calibration table in, the bundle with its int8 and fp16 graphs out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import calibration
+from calibration.ranges import CalibrationTable, Method, write_table
+from quantize.fp16 import convert_to_fp16
+from quantize.int8 import quantize_int8
+from runtime.backends import open_backend
+from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, source_digest, write_bundle
+from runtime.targets import Target
+
+FP16_FILE = "model.fp16.onnx"
+_TOOLS = ("onnx", "onnx-ir", "onnxruntime")
+
+
+def int8_file(target: Target) -> str:
+    return f"model.int8-{target.name}.onnx"
+
+
+def load_fp32(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load_model_from_string(bundle.path(bundle.variant("fp32")).read_bytes())
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    table: CalibrationTable,
+    *,
+    target: Target,
+    method: Method,
+    percentile: float,
+    crops: Sequence[NDArray[np.float32]] = (),
+) -> Bundle:
+    """Adds the int8 graph for `target`, the fp16 graph and the calibration table to `bundle`.
+
+    `crops`, (1, 3, H, W) float32 in [0, 1], are what int8 is compared with fp32 on; without any, that figure is left out.
+
+    Raises:
+        UserError: the table is not this graph's.
+        PipelineError: an invalid graph.
+    """
+    fp32 = bundle.variant("fp32")
+    model = load_fp32(bundle)
+    int8, placement = quantize_int8(
+        model,
+        table,
+        target=target,
+        method=method,
+        percentile=percentile,
+        value_range=bundle.manifest.contract.value_range,
+    )
+    files = {
+        int8_file(target): int8.SerializeToString(deterministic=True),
+        FP16_FILE: convert_to_fp16(model).SerializeToString(deterministic=True),
+        CALIBRATION: write_table(table),
+    }
+    variants = (
+        Variant(
+            file=FP16_FILE,
+            sha256=sha256_bytes(files[FP16_FILE]),
+            precision="fp16",
+            parent_sha256=fp32.sha256,
+            opset=_opset(model),
+            tools=_tools(),
+        ),
+        Variant(
+            file=int8_file(target),
+            sha256=sha256_bytes(files[int8_file(target)]),
+            precision="int8",
+            target=target.name,
+            parent_sha256=fp32.sha256,
+            opset=_opset(int8),
+            options=_options(table, method=method, percentile=percentile),
+            tools=_tools(),
+            psnr_vs_fp32_db=_psnr_on(crops, fp32=bundle.path(fp32), int8=files[int8_file(target)]),
+            int8_layers=placement.int8_layers,
+        ),
+    )
+    manifest = bundle.manifest.model_copy(
+        update={"calibration": Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION]))}
+    )
+    for variant in variants:
+        manifest = manifest.with_variant(variant)
+    return write_bundle(bundle.directory, manifest, files=files)
+
+
+def quantized_already(
+    bundle: Bundle, table: CalibrationTable, *, target: Target, method: Method, percentile: float
+) -> bool:
+    """Whether `bundle` holds what this quantization would make, with the tools at hand."""
+    manifest = bundle.manifest
+    int8 = manifest.find_variant("int8", target=target.name)
+    return (
+        int8 is not None
+        and manifest.find_variant("fp16") is not None
+        and int8.parent_sha256 == bundle.variant("fp32").sha256
+        and int8.options == _options(table, method=method, percentile=percentile)
+        and int8.tools == _tools()
+    )
+
+
+def _options(table: CalibrationTable, *, method: Method, percentile: float) -> dict[str, Option]:
+    return {
+        "method": method.value,
+        "percentile": percentile if method is Method.PERCENTILE else None,
+        "calibration_sha256": sha256_bytes(write_table(table)),
+    }
+
+
+def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: Path, int8: bytes) -> float | None:
+    """10 log10(1 / MSE) of the two graphs' outputs, the MSE taken over all crops; two decimals."""
+    if not crops:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        int8_path = Path(folder) / "int8.onnx"
+        int8_path.write_bytes(int8)
+        with (
+            open_backend("onnxruntime", fp32, precision="fp32") as reference,
+            open_backend("onnxruntime", int8_path, precision="int8") as quantized,
+        ):
+            errors = [float(np.square(reference.run(crop).clip(0, 1) - quantized.run(crop)).mean()) for crop in crops]
+    return round(float(-10 * np.log10(max(np.mean(errors), 1e-12))), 2)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
+
+
+def _tools() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in _TOOLS}
+    packages = [Path(__file__).parent, Path(str(calibration.__file__)).parent]
+    return {**versions, "sredge": source_digest(packages)}

@@ -1,0 +1,120 @@
+"""Where the calibration table of a run comes from: pictures that are here, a table file, or the table that ships with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.calibrate import OnStep, crops_of, describe_source, measure_activations
+from calibration.datasets import ImageSet, MissingDatasetError, find_images
+from calibration.fingerprint import graph_fingerprint
+from calibration.ranges import CalibrationSource, CalibrationTable, read_table
+from calibration.shipped_tables import find_shipped_table
+from quantize.int8 import observed_tensors
+from quantize.stage import load_fp32
+from runtime.bundle import Bundle
+from runtime.errors import DatasetError
+
+_COMPARED_CROPS = 8
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """What calibration was asked for; the fields are the command line's options."""
+
+    calib: str
+    root: Path | None
+    crops: int
+    crop_size: tuple[int, int]
+    seed: int
+    percentile: float
+
+
+@dataclass(frozen=True)
+class FoundTable:
+    """A calibration table, where it came from in words, and crops to compare the result on where there are pictures."""
+
+    table: CalibrationTable
+    origin: str
+    crops: Sequence[NDArray[np.float32]]
+
+
+def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> FoundTable:
+    """The table `request` stands for: read, reused from `bundle`, measured now, or shipped.
+
+    Raises:
+        DatasetError: there are no such pictures; for a known set says the three ways to provide some.
+    """
+    if request.calib.endswith(".json"):
+        return FoundTable(read_table(Path(request.calib)), f"read from {request.calib}", ())
+    scale = int(bundle.manifest.scale)
+    model = ir.from_proto(load_fp32(bundle))
+    try:
+        images = find_images(request.calib, scale=scale, use="calibration", root=request.root)
+    except MissingDatasetError as missing:
+        return _shipped(request, graph_fingerprint(model.graph), missing)
+    fixed = bundle.manifest.contract.static_shape
+    source = describe_source(
+        images,
+        scale=scale,
+        crops=request.crops,
+        crop_size=fixed or request.crop_size,
+        seed=request.seed,
+        on_step=on_step,
+    )
+    table = _reusable(bundle, model.graph, source, request.percentile)
+    origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops"
+    if table is None:
+        table = measure_activations(
+            model,
+            crops_of(images, source, scale=scale, fixed_shape=fixed is not None),
+            tensors=observed_tensors(model.graph),
+            source=source,
+            percentile=request.percentile,
+            on_step=on_step,
+        )
+    else:
+        origin += ", measured before"
+    return FoundTable(table, origin, _compared(images, source, scale=scale, fixed_shape=fixed is not None))
+
+
+def _compared(
+    images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool
+) -> list[NDArray[np.float32]]:
+    return list(islice(crops_of(images, source, scale=scale, fixed_shape=fixed_shape), _COMPARED_CROPS))
+
+
+def _reusable(
+    bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float
+) -> CalibrationTable | None:
+    """The bundle's own table, where measuring again would give the same."""
+    if bundle.manifest.calibration is None:
+        return None
+    table = read_table(bundle.path(bundle.manifest.calibration))
+    held = next(iter(table.tensors.values())).percentiles
+    same = table.source == source and table.graph_fingerprint == graph_fingerprint(graph) and f"{percentile:g}" in held
+    return table if same and set(table.tensors) == set(observed_tensors(graph)) else None
+
+
+def _shipped(request: TableRequest, fingerprint: str, missing: MissingDatasetError) -> FoundTable:
+    table = find_shipped_table(fingerprint=fingerprint, dataset=request.calib.lower())
+    if table is None:
+        raise DatasetError(
+            f"{missing}; and no table of it ships for these weights",
+            hint=(
+                "three ways to provide pictures: --data FOLDER (or SREDGE_DATA=FOLDER) holding the data set; "
+                "--download to fetch it; --calib FOLDER with pictures of your own (--calib samples for scikit-image's)"
+            ),
+        ) from missing
+    count = len(table.source.images)
+    origin = (
+        f"the table that ships with these weights, measured on {count} pictures of {table.source.dataset} "
+        "(the pictures are not on this machine)"
+    )
+    return FoundTable(table, origin, ())

@@ -1,0 +1,98 @@
+"""ONNX Runtime on the CPU.
+
+Precisions are read from the runtime's own profile of a run: the types each kernel was really given, after its graph optimiser.
+https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from runtime.backends.backend import LayerPrecision, RanIn
+from runtime.errors import BackendError
+from runtime.targets import Precision
+
+_NAMES: dict[str, RanIn] = {
+    "float": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "uint8": "int8",
+    "int8": "int8",
+}
+_PROBE = 16  # pixels a side of the run that is profiled, where the graph leaves the shape open
+_LOG_ERRORS_ONLY = 3
+# What ONNX Runtime's graph optimiser adds to the name of a node it replaces.
+_REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
+
+
+def open_graph(graph: Path, *, precision: Precision, threads: int | None) -> OnnxRuntimeBackend:
+    del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
+    return OnnxRuntimeBackend(graph, threads=threads)
+
+
+class OnnxRuntimeBackend:
+    """See `runtime.backends.backend.Backend`."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, *, threads: int | None) -> None:
+        self._graph = graph
+        self._threads = threads
+        self._session = self._open(_options(threads))
+        self._input = self._session.get_inputs()[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+
+    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})
+        return outputs[0]
+
+    def precisions(self) -> tuple[LayerPrecision, ...]:
+        shape = [size if isinstance(size, int) else _PROBE for size in self._input.shape]
+        shape[0] = 1 if not isinstance(self._input.shape[0], int) else shape[0]
+        options = _options(self._threads)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open(options)
+            session.run(None, {self._input.name: np.zeros(shape, np.float32)})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return tuple(_layer(event) for event in events if event["name"].endswith("_kernel_time"))
+
+    def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        try:
+            return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"onnxruntime {ort.__version__} cannot open {self._graph}: {reason}") from error
+
+
+def _options(threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _layer(event: dict[str, Any]) -> LayerPrecision:
+    arguments = event["args"]
+    # A kernel multiplies in the type of its first input; each entry is a one-item dict {type: shape}.
+    dtype = next(iter(arguments["input_type_shape"][0]), "") if arguments["input_type_shape"] else ""
+    name = _REWRITTEN.sub("", event["name"].removesuffix("_kernel_time"))
+    return LayerPrecision(name, arguments["op_name"], _NAMES.get(dtype, "other"))

@@ -1,0 +1,310 @@
+"""The bundle: a directory with a manifest and the graphs it describes.
+
+A write is staged beside the files it replaces (`NAME.next`) and takes effect at one rename, that of `manifest.json`. Killed before
+it, the old bundle is whole; killed after it, `Bundle.open` finishes the remaining renames. Every part is checked against its sha256
+on open, and the manifest carries a digest of itself, so that an edit by hand or a flipped byte is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from runtime.errors import BundleError
+from runtime.targets import Precision
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CALIBRATION = "calibration.json"
+REPORTS = "reports"
+BUILD = Path("build")
+_STAGED = ".next"
+_DIGEST = "digest"
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A plain name: no separator and no leading dot, so that no part can lie outside the bundle.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+Option = str | int | float | bool | None
+
+
+class _Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(_Noun):
+    """A file of the bundle and what its bytes must hash to."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class Checkpoint(_Noun):
+    """Where the weights came from."""
+
+    source: Literal["shipped", "published", "file"]
+    file: str
+    sha256: Sha256
+
+
+class Contract(_Noun):
+    """What the graph takes and gives: (N, 3, H, W) float32 RGB with values in [0, 1]."""
+
+    layout: Literal["NCHW"] = "NCHW"
+    dtype: Literal["float32"] = "float32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    colour: Literal["RGB"] = "RGB"
+    static_shape: tuple[int, int] | None = None
+    """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
+
+
+class Layer(_Noun):
+    """An operator with multiply-accumulates; `macs` for one 128×128 input."""
+
+    name: str
+    op: str
+    macs: int = Field(ge=0)
+    aliases: tuple[str, ...] = ()
+    """What a backend that fuses it with the additions and activations after it may call the result."""
+
+
+class PassRecord(_Noun):
+    """A graph rewrite that ran, and what it changed."""
+
+    name: str
+    changes: str
+
+
+class Parity(_Noun):
+    """Largest difference between torch and ONNX Runtime on one random input of `shape` (N, C, H, W)."""
+
+    shape: tuple[int, int, int, int]
+    max_abs_difference: float
+    tolerance: float
+
+
+class Variant(Part):
+    """One graph of the bundle: the network in one precision, for one target where that matters."""
+
+    precision: Precision
+    target: str | None = None
+    parent_sha256: Sha256
+    """The graph it was made from; of fp32, the checkpoint."""
+    opset: int
+    options: dict[str, Option] = {}
+    tools: dict[str, str] = {}
+    passes: tuple[PassRecord, ...] = ()
+    parity: Parity | None = None
+    psnr_vs_fp32_db: float | None = None
+    """PSNR of this variant's output against the fp32 output on calibration crops, all channels, peak 1."""
+    int8_layers: tuple[str, ...] = ()
+
+
+class Manifest(_Noun):
+    """Everything a reader of the bundle needs to know; the same inputs give the same bytes."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    scale: float = Field(gt=0)
+    checkpoint: Checkpoint
+    contract: Contract
+    halo: int | Literal["global"]
+    """Input pixels around a tile that its output depends on."""
+    layers: tuple[Layer, ...]
+    variants: tuple[Variant, ...]
+    calibration: Part | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one 128×128 input."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (*self.variants, *((self.calibration,) if self.calibration else ()))
+
+    def find_variant(self, precision: Precision, *, target: str | None = None) -> Variant | None:
+        """The variant of that precision; of several int8 ones, that of `target`, or the first where it is None."""
+        for variant in self.variants:
+            if variant.precision == precision and (target is None or variant.target in (None, target)):
+                return variant
+        return None
+
+    def int8_mac_share(self, variant: Variant) -> float:
+        """Share of the network's multiply-accumulates that `variant` asks for in int8, 0 to 1."""
+        quantized = set(variant.int8_layers)
+        return sum(layer.macs for layer in self.layers if layer.name in quantized) / max(self.macs, 1)
+
+    def with_variant(self, variant: Variant) -> Manifest:
+        """This manifest with `variant` in the place of the one of the same file, or added."""
+        others = tuple(other for other in self.variants if other.file != variant.file)
+        return self.model_copy(update={"variants": (*others, variant)})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path) -> Bundle:
+        """Reads and verifies the bundle in `directory`; finishes a write that was cut off after it took effect.
+
+        Raises:
+            BundleError: no manifest, a newer schema, a part missing or changed.
+        """
+        manifest = _read_manifest(directory)
+        for part in manifest.parts:
+            _verify(directory, part)
+        return cls(directory, manifest)
+
+    def path(self, part: Part) -> Path:
+        return self.directory / part.file
+
+    def variant(self, precision: Precision, *, target: str | None = None) -> Variant:
+        """The variant of that precision; BundleError names those present."""
+        found = self.manifest.find_variant(precision, target=target)
+        if found is None:
+            present = ", ".join(variant.precision for variant in self.manifest.variants)
+            suffix = f" for target {target!r}" if target else ""
+            hint = f"python -m quantize {self.directory} --calib div2k" if precision != "fp32" else ""
+            raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)
+        return found
+
+
+def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, bytes]) -> Bundle:
+    """Writes `files` and `manifest` as one step; parts the old manifest had and the new one lacks go.
+
+    Raises:
+        BundleError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            _write_synced(directory / (name + _STAGED), data)
+        _write_synced(directory / (MANIFEST + _STAGED), _manifest_bytes(manifest))
+        (directory / (MANIFEST + _STAGED)).replace(directory / MANIFEST)  # the write takes effect here
+        for name in files:
+            (directory / (name + _STAGED)).replace(directory / name)
+        _remove_strays(directory, keep={part.file for part in manifest.parts})
+    except OSError as error:
+        raise BundleError(
+            f"cannot write the bundle {directory}: {error.strerror or error}", hint="choose another folder with --out"
+        ) from error
+    return Bundle.open(directory)
+
+
+def resolve_bundle(directory: Path | None) -> Path:
+    """`directory`, or the only bundle under build/ where it is None.
+
+    Raises:
+        BundleError: there is none, or there are several; lists them.
+    """
+    if directory is not None:
+        return directory
+    found = sorted(path.parent for path in BUILD.glob(f"*/{MANIFEST}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BundleError("there is no bundle under build/", hint="python -m export lesrcnn --scale 2")
+    raise BundleError(
+        f"there are several bundles under build/: {', '.join(str(path) for path in found)}", hint="name the one you mean"
+    )
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_digest(packages: Iterable[Path]) -> str:
+    """Eight hex digits over the Python sources of those folders: a stage is redone when its own code changed."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted(package.rglob("*.py")):
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    body = manifest.model_dump(mode="json")
+    return json.dumps({**body, _DIGEST: _digest(body)}, indent=1).encode() + b"\n"
+
+
+def _digest(body: object) -> str:
+    return sha256_bytes(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    again = f"make it anew: rm -r {directory} and run the export again"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        reason = "it has no manifest.json" if directory.is_dir() else "there is no such folder"
+        raise BundleError(f"{directory} is not a bundle: {reason}", hint="python -m export lesrcnn --scale 2") from error
+    try:
+        body = json.loads(text)
+        if not isinstance(body, dict):
+            raise TypeError("a manifest is a JSON object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path} is not a manifest: {error}", hint=again) from error
+    version = body.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}; this sredge reads up to {SCHEMA_VERSION}",
+            hint="pip install --upgrade sredge",
+        )
+    digest = body.pop(_DIGEST, None)
+    try:
+        manifest = Manifest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}", hint=again) from error
+    if digest != _digest(body):
+        raise BundleError(f"{path} was changed after it was written (its digest does not match)", hint=again)
+    return manifest
+
+
+def _verify(directory: Path, part: Part) -> None:
+    path, staged = directory / part.file, directory / (part.file + _STAGED)
+    try:
+        if staged.is_file() and sha256_file(staged) == part.sha256:
+            staged.replace(path)  # the rename that a killed write still owed
+        if sha256_file(path) == part.sha256:
+            return
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}", hint="run the export again") from error
+    raise BundleError(
+        f"{path} is not the file the manifest describes (sha256 differs)",
+        hint=f"make it anew: rm -r {directory} and run the export again",
+    )
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_strays(directory: Path, *, keep: set[str]) -> None:
+    """Graphs the manifest no longer names, and what a killed write left staged."""
+    for path in directory.iterdir():
+        stale_graph = path.name.startswith("model.") and path.suffix == ".onnx" and path.name not in keep
+        stale_table = path.name == CALIBRATION and path.name not in keep
+        if stale_graph or stale_table or path.name.endswith(_STAGED):
+            path.unlink()

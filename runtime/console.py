@@ -1,0 +1,67 @@
+"""What every command line here shares: errors as two lines, progress on stderr, tables on stdout.
+
+Results go to stdout, progress and errors to stderr; progress is silent where stderr is not a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from runtime.errors import SredgeError, UserError
+
+INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def application(help_text: str) -> typer.Typer:
+    """A typer application that leaves errors to `run`."""
+    return typer.Typer(help=help_text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None:
+    """Runs `app`; an error of ours is printed with its hint and becomes its exit code, any other is a bug and shows itself."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name=name)
+    except SredgeError as error:
+        err.print("error:", str(error), markup=False)
+        if error.hint:
+            err.print(" hint:", error.hint, markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; nothing half-written was left")
+        sys.exit(INTERRUPTED)
+
+
+def progress() -> Progress:
+    """A progress bar on stderr, shown only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr that a terminal's reader should see and a pipe should not."""
+    if err.is_terminal:
+        err.print(text, markup=False)
+
+
+def parse_size(text: str, *, option: str) -> tuple[int, int]:
+    """ "HxW" -> (H, W); UserError says what was expected."""
+    height, _, width = text.lower().replace("×", "x").partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise UserError(f"{option} {text}: expected HEIGHTxWIDTH in pixels", hint=f"{option} 128x128")
+    return int(height), int(width)
+
+
+def existing_directory(path: Path, *, option: str) -> Path:
+    """`path`, or UserError where it is no folder."""
+    if not path.is_dir():
+        raise UserError(f"{option} {path}: there is no such folder")
+    return path

@@ -1,0 +1,87 @@
+"""Pictures: files to arrays and back, arrays to what a network takes and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import ImageError
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB."""
+
+_JPEG_MAGIC = b"\xff\xd8"
+_LARGEST_PIXELS = 1 << 28  # 268 megapixels, 0.8 GB decoded: above it a file is taken for a decompression bomb
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the name says that it is a picture this project reads."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+
+
+def read_picture(path: Path) -> Picture:
+    """Decodes an 8-bit grey or RGB file to (H, W, 3) uint8 RGB, EXIF orientation applied.
+
+    Raises:
+        ImageError: it cannot be read, is no picture, or has transparency or 16 bits, which would be lost.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        picture = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        # Only a second look tells whether there was an alpha channel; JPEG has none.
+        whole = picture if data.startswith(_JPEG_MAGIC) else _decode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{path} cannot be decoded: {error.err}") from error
+    if picture is None or whole is None:
+        raise ImageError(
+            f"{path} is not a picture that can be decoded ({len(data)} bytes)",
+            hint=f"check the file; its name should say what it is: {', '.join(_SUFFIXES)}",
+        )
+    if picture.dtype != np.uint8:
+        raise ImageError(f"{path} holds {picture.dtype} samples; 8-bit ones are read", hint="convert it to 8 bits")
+    if whole.ndim == 3 and whole.shape[2] == 4 and int(whole[..., 3].min()) < 255:
+        raise ImageError(f"{path} is partly transparent; opaque pictures are read", hint="flatten it onto a background")
+    return picture.astype(np.uint8, copy=False)
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Encodes (H, W, 3) uint8 RGB by the suffix of `path`; the file appears whole or not at all."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ImageError(f"cannot write {path}: its suffix names no picture format", hint=f"one of {', '.join(_SUFFIXES)}")
+    done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ImageError(f"cannot encode {path}")
+    staged = path.with_name(f".{path.name}.part")
+    try:
+        staged.write_bytes(data.tobytes())
+        staged.replace(path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def to_network(picture: Picture) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) float32 in [0, 1]."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(255)
+
+
+def from_network(output: NDArray[np.float32]) -> Picture:
+    """(1, 3, H, W) float32, clipped to [0, 1] -> (H, W, 3) uint8 RGB, rounded to nearest."""
+    scaled = np.rint(np.clip(output[0], 0.0, 1.0) * np.float32(255))
+    return np.ascontiguousarray(scaled.transpose(1, 2, 0)).astype(np.uint8)
+
+
+def _decode(data: bytes, flags: int) -> NDArray[np.generic] | None:
+    if not data:
+        return None
+    decoded: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if decoded is not None and decoded.shape[0] * decoded.shape[1] > _LARGEST_PIXELS:
+        raise ImageError(f"a picture of {decoded.shape[1]}×{decoded.shape[0]} is larger than {_LARGEST_PIXELS} pixels")
+    return decoded

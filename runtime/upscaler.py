@@ -1,0 +1,90 @@
+"""The class a device app embeds."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends import Backend, choose_backend, open_backend
+from runtime.bundle import Bundle, Variant
+from runtime.errors import ImageError
+from runtime.images import Picture, from_network, to_network
+from runtime.precision import PrecisionReport, verify_precision
+from runtime.targets import Precision
+
+
+class Upscaler:
+    """A bundle's network, compiled and ready. A context manager; `close` frees the compiled graph.
+
+    Attributes:
+        bundle: the opened bundle.
+        variant: the graph of it that runs.
+        backend_name: the backend that runs it.
+    """
+
+    def __init__(self, bundle: Bundle, variant: Variant, backend: Backend) -> None:
+        self.bundle = bundle
+        self.variant = variant
+        self.backend_name = backend.name
+        self._backend = backend
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | str | Bundle,
+        *,
+        precision: Precision = "fp32",
+        backend: str = "auto",
+        threads: int | None = None,
+    ) -> Upscaler:
+        """Opens a bundle's graph of `precision` on `backend` ("auto": the fastest installed) with `threads` threads.
+
+        Raises:
+            BundleError: no valid bundle there, or it has no such graph.
+            UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+        name = choose_backend(backend).name
+        variant = opened.variant(precision)
+        return cls(opened, variant, open_backend(name, opened.path(variant), precision=precision, threads=threads))
+
+    def __call__(self, picture: Picture) -> Picture:
+        """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB.
+
+        Raises:
+            ImageError: another shape or type, an empty picture, or not the one shape a fixed graph takes.
+        """
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
+        return from_network(self.run(to_network(picture)))
+
+    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network itself: (N, 3, H, W) float32 in [0, 1] -> (N, 3, H·scale, W·scale) float32, not clipped."""
+        fixed = self.bundle.manifest.contract.static_shape
+        if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
+            raise ImageError(
+                f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {array.shape}",
+                hint="export it without --static for any size",
+            )
+        return self._backend.run(array)
+
+    @cached_property
+    def precision_report(self) -> PrecisionReport:
+        """What every layer really ran in; the first look may run the graph once."""
+        return verify_precision(self.bundle.manifest, self.variant, self._backend.precisions())
+
+    def close(self) -> None:
+        self._backend.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._backend.__exit__(kind, error, trace)
