@@ -50,12 +50,8 @@ def describe_source(
     for index, pair in enumerate(chosen):
         on_step("reading", index, len(chosen))
         high = None if pair.high is None else picture_sha256(read_picture(pair.high))
-        described.append(
-            CalibrationImage(name=pair.name, low_sha256=picture_sha256(load_low(pair, scale=scale)), high_sha256=high)
-        )
-    return CalibrationSource(
-        dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described)
-    )
+        described.append(CalibrationImage(name=pair.name, low_sha256=picture_sha256(load_low(pair, scale=scale)), high_sha256=high))
+    return CalibrationSource(dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described))
 
 
 def crops_of(

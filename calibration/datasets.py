@@ -1,7 +1,8 @@
 """Where pictures are, and how low and high resolution are paired.
 
-A name (`div2k`, `set5`, …) is looked for as a folder under --data, then under SREDGE_DATA, then in the download cache; a folder can be
-named outright. Its layout is recognised from what is inside. Missing low-resolution pictures are made by antialiased bicubic.
+A name (`div2k`, `set5`, …) is looked for as a folder under --data, then under SREDGE_DATA, then in the download cache; a folder
+can be named outright. Its layout is recognised from what is inside. Missing low-resolution pictures are made by antialiased
+bicubic.
 """
 
 from __future__ import annotations
@@ -133,11 +134,9 @@ def download(choice: str, *, scale: int) -> None:
     try:
         file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", progressbar=False))
         with zipfile.ZipFile(file) as archive_file:
-            archive_file.extractall(target)  # noqa: S202 - zipfile strips absolute and parent paths; its sha256 was checked
+            archive_file.extractall(target)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DatasetError(
-            f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data"
-        ) from error
+        raise DatasetError(f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data") from error
 
 
 def load_low(pair: Pair, *, scale: int) -> Picture:

@@ -1,8 +1,8 @@
 """Streaming statistics of a tensor: extremes and a histogram, in memory that does not grow with what was seen.
 
-The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in pairs, so
-that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one bin,
-2R / BINS ≤ 4 · max|x| / BINS.
+The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in
+pairs, so that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one
+bin, 2R / BINS ≤ 4 · max|x| / BINS.
 """
 
 from __future__ import annotations

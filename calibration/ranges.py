@@ -1,7 +1,7 @@
 """Statistics -> ranges, and the calibration table: the file that holds the statistics and says what they were measured on.
 
-A range is (low, high) of the values a quantizer must represent. `minmax` takes the extremes; `percentile` p leaves out (100 - p) percent
-at either end, which costs those values and buys a finer step for all others.
+A range is (low, high) of the values a quantizer must represent. `minmax` takes the extremes; `percentile` p leaves out (100 -
+p) percent at either end, which costs those values and buys a finer step for all others.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ def summarise(observer: HistogramObserver, *, percentile: float) -> TensorStatis
         minimum=_round(observer.minimum),
         maximum=_round(observer.maximum),
         percentiles={
-            f"{value:g}": (_round(observer.quantile(1 - value / 100)), _round(observer.quantile(value / 100)))
-            for value in wanted
+            f"{value:g}": (_round(observer.quantile(1 - value / 100)), _round(observer.quantile(value / 100))) for value in wanted
         },
     )
 

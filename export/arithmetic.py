@@ -65,8 +65,8 @@ def _layer(node: ir.Node) -> Layer:
     assert weight.shape is not None
     assert output is not None
     assert node.name
-    per_element = math.prod(int(size) for size in weight.shape[1:])  # already divided by groups
-    macs = math.prod(int(size) for size in output) * per_element
+    per_element = math.prod(weight.shape.numpy()[1:])  # already divided by groups
+    macs = math.prod(output.numpy()) * per_element
     return Layer(name=node.name, op=node.op_type, macs=macs, aliases=_fused_names(node))
 
 
@@ -86,5 +86,5 @@ def _kernel_reach(node: ir.Node) -> int:
     assert weight is not None
     assert weight.shape is not None
     dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else (1, 1)
-    sides = [int(size) for size in weight.shape[2:]]
+    sides = weight.shape.numpy()[2:]
     return max((side - 1) // 2 * dilation for side, dilation in zip(sides, dilations, strict=True))

@@ -44,12 +44,10 @@ def export(
             network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape
         )
         if existing is not None:
-            console.out.print(f"{directory}: up to date")
+            console.show(f"{directory}: up to date")
             return
     console.say(f"exporting {network.name} x{scale} from {found.path} …")
-    bundle = export_network(
-        network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape
-    )
+    bundle = export_network(network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape)
     _print_result(bundle)
 
 
@@ -67,9 +65,9 @@ def _print_result(bundle: Bundle) -> None:
         "parity": f"{fp32.parity.max_abs_difference:.1e} from torch at most (limit {fp32.parity.tolerance:.0e})",
         "graph": str(bundle.path(fp32)),
     }
-    console.out.print(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
+    console.show(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
     for name, value in rows.items():
-        console.out.print(f"  {name:<8} {value}", markup=False)
+        console.show(f"  {name:<8} {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

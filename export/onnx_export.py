@@ -1,6 +1,7 @@
 """torch -> ONNX at an opset, with dynamic or fixed shape.
 
-The exporter always works at its native opset, and the simplified graph is converted to the one asked for: one graph, whatever the opset.
+The exporter always works at its native opset, and the simplified graph is converted to the one asked for: one graph, whatever
+the opset.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def export_graph(module: nn.Module, *, static_shape: tuple[int, int] | None) -> 
 def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """`model` at `opset`, checked.
 
-    onnx's converter has no way down where an operator merely gained types (Relu at 14); there the graph is relabelled, which is valid
-    where every node satisfies the older operator's schema, as the checker then confirms.
+    onnx's converter has no way down where an operator merely gained types (Relu at 14); there the graph is relabelled, which is
+    valid where every node satisfies the older operator's schema, as the checker then confirms.
 
     Raises:
         PipelineError: the graph cannot be expressed at that opset.

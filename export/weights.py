@@ -1,6 +1,7 @@
 """Finds, downloads, verifies and loads checkpoints.
 
-Nothing here unpickles code: .pth files are loaded with weights_only, and shipped or published files are hashed before they are opened.
+Nothing here unpickles code: .pth files are loaded with weights_only, and shipped or published files are hashed before they are
+opened.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pooch
 import safetensors
@@ -143,15 +143,11 @@ def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) ->
     wrong = [f"{key} is missing" for key in expected if key not in shapes]
     wrong += [f"{key} is not one of its keys" for key in shapes if key not in expected]
     wrong += [
-        f"{key} is {shapes[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if key in shapes and shapes[key] != shape
+        f"{key} is {shapes[key]}, expected {shape}" for key, shape in expected.items() if key in shapes and shapes[key] != shape
     ]
     if wrong:
         shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        raise WeightsError(
-            f"{path} does not fit {name}: {shown}", hint=f"it looks like {describe_state_dict(state)}"
-        )
+        raise WeightsError(f"{path} does not fit {name}: {shown}", hint=f"it looks like {describe_state_dict(state)}")
 
 
 def _expected_shapes(network: Network, scale: int) -> dict[str, tuple[int, ...]]:

@@ -61,16 +61,12 @@ def quantize(
             bar.update(task, description=f"calibrating: {phase}", completed=done, total=total)
 
         found = find_table(opened, request, on_step=on_step)
-    console.out.print(f"calibration: {found.origin}", markup=False)
-    if not force and quantized_already(
-        opened, found.table, target=chosen_target, method=method, percentile=percentile
-    ):
-        console.out.print(f"{opened.directory}: up to date")
+    console.show(f"calibration: {found.origin}")
+    if not force and quantized_already(opened, found.table, target=chosen_target, method=method, percentile=percentile):
+        console.show(f"{opened.directory}: up to date")
         return
     console.say("quantizing …")
-    done = quantize_bundle(
-        opened, found.table, target=chosen_target, method=method, percentile=percentile, crops=found.crops
-    )
+    done = quantize_bundle(opened, found.table, target=chosen_target, method=method, percentile=percentile, crops=found.crops)
     _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
 
 
@@ -88,12 +84,10 @@ def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
     }
     if int8.psnr_vs_fp32_db is not None:
         rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"
-    console.out.print(f"{bundle.directory}: quantized for target {target}")
+    console.show(f"{bundle.directory}: quantized for target {target}")
     for name, value in rows.items():
-        console.out.print(f"  {name:<6} {value}", markup=False)
+        console.show(f"  {name:<6} {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     console.run(app, arguments, name="python -m quantize")
-
-

@@ -13,6 +13,6 @@ def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     sorted_model = ir.from_proto(convert_float_to_float16(copy, keep_io_types=True))
     sorted_model.graph.sort()  # ONNX Runtime's converter appends the input's Cast at the end
-    converted = ir.to_proto(sorted_model)
+    converted: onnx.ModelProto = ir.to_proto(sorted_model)
     onnx.checker.check_model(converted, full_check=True)
     return converted

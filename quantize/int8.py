@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable, Method, activation_range
 from quantize.placement import Placement, Role, place_quantizers
-from quantize.qdq import ActivationRange, write_qdq
+from quantize.qdq import ActivationRange, constant, write_qdq
 from runtime.errors import PipelineError, UserError
 from runtime.targets import TARGETS, Target
 
@@ -21,28 +22,46 @@ def observed_tensors(graph: ir.Graph) -> Collection[str]:
     return sorted({quantizer.range_of for placement in placements for quantizer in placement.quantizers.values()})
 
 
+def known_ranges(graph: ir.Graph, value_range: ActivationRange) -> dict[str, ActivationRange]:
+    """Ranges that need no measuring, because a picture's values lie in `value_range` whatever pictures were calibrated on.
+
+    They are the input's and the output's, and that of every 1×1 convolution on the input (a mean shift): interval arithmetic,
+    Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges would clip a white that the
+    calibration pictures did not happen to have.
+    """
+    known = {str(value.name): value_range for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        source = node.inputs[0]
+        if node.op_type != "Conv" or source is None or source.name not in known:
+            continue
+        weight = constant(node, 1)
+        if weight.shape[2:] == (1, 1):
+            low, high = known[source.name]
+            products = np.stack([weight[:, :, 0, 0] * low, weight[:, :, 0, 0] * high])
+            bias = constant(node, 2) if len(node.inputs) > 2 else np.zeros(weight.shape[0], np.float32)
+            lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
+            known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
+    return known
+
+
 def choose_ranges(
     placement: Placement,
     table: CalibrationTable,
     *,
     method: Method,
     percentile: float,
-    value_range: ActivationRange,
+    known: Mapping[str, ActivationRange],
 ) -> Mapping[str, ActivationRange]:
     """A range for each tensor that a quantizer takes its range from.
 
-    `method` holds inside the network. Global skips take min-max: what is clipped there is missing from the picture. The input's and the
-    output's extremes are those of a picture, `value_range`, whatever the calibration pictures happened to reach.
+    What is `known` is taken; else `method` holds, but for global skips, which take min-max: what is clipped there is missing
+    from the picture.
     """
     ranges = {}
     for quantizer in placement.quantizers.values():
-        statistics = table.tensors[quantizer.range_of]
-        if quantizer.role in (Role.INPUT, Role.OUTPUT):
-            chosen = value_range
-        else:
-            used = Method.MINMAX if quantizer.role is Role.SKIP else method
-            chosen = activation_range(statistics, method=used, percentile=percentile)
-        ranges[quantizer.range_of] = chosen
+        used = Method.MINMAX if quantizer.role is Role.SKIP else method
+        measured = activation_range(table.tensors[quantizer.range_of], method=used, percentile=percentile)
+        ranges[quantizer.range_of] = known.get(quantizer.range_of, measured)
     return ranges
 
 
@@ -74,7 +93,8 @@ def quantize_int8(
     missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in table.tensors]
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
-    ranges = choose_ranges(placement, table, method=method, percentile=percentile, value_range=value_range)
+    known = known_ranges(graph_model.graph, value_range)
+    ranges = choose_ranges(placement, table, method=method, percentile=percentile, known=known)
     write_qdq(graph_model, placement=placement, ranges=ranges, target=target)
     quantized = ir.to_proto(graph_model)
     try:

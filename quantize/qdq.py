@@ -62,8 +62,7 @@ def write_qdq(
     writer = _Writer(model.graph, target)
     layers = [node for node in model.graph if node.name in placement.int8_layers]
     parameters = {
-        name: activation_parameters(ranges[quantizer.range_of], target)
-        for name, quantizer in placement.quantizers.items()
+        name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
     }
     values = {value.name: value for value in model.graph.inputs}
     values |= {output.name: output for node in model.graph for output in node.outputs}
@@ -88,14 +87,14 @@ class _Writer:
 
     def quantize_parameters(self, layer: ir.Node, *, input_scale: float) -> None:
         """Replaces the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
-        weight = _constant(layer, 1)
+        weight = constant(layer, 1)
         quantized, scale = quantize_weight(weight)
         prefix = f"{layer.name}.weight"
         layer.replace_input_with(1, self._dequantize(prefix, quantized, scale, np.zeros_like(scale, np.int8)))
         if len(layer.inputs) > 2 and layer.inputs[2] is not None and self._target.bias_dtype == "int32":
             bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
             limits = np.iinfo(np.int32)
-            integers = np.clip(np.rint(_constant(layer, 2) / bias_scale.astype(np.float64)), limits.min, limits.max)
+            integers = np.clip(np.rint(constant(layer, 2) / bias_scale.astype(np.float64)), limits.min, limits.max)
             bias = self._dequantize(f"{layer.name}.bias", integers.astype(np.int32), bias_scale, None)
             layer.replace_input_with(2, bias)
 
@@ -142,7 +141,8 @@ class _Writer:
         return value
 
 
-def _constant(node: ir.Node, index: int) -> NDArray[np.float32]:
+def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
+    """The values of a node's constant input."""
     value = node.inputs[index]
     assert value is not None
     assert value.const_value is not None

@@ -1,4 +1,4 @@
-"""Where the calibration table of a run comes from: pictures that are here, a table file, or the table that ships with the weights."""
+"""Where a run's calibration table comes from: pictures that are here, a table file, or the table shipped with the weights."""
 
 from __future__ import annotations
 
@@ -84,15 +84,11 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     return FoundTable(table, origin, _compared(images, source, scale=scale, fixed_shape=fixed is not None))
 
 
-def _compared(
-    images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool
-) -> list[NDArray[np.float32]]:
+def _compared(images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool) -> list[NDArray[np.float32]]:
     return list(islice(crops_of(images, source, scale=scale, fixed_shape=fixed_shape), _COMPARED_CROPS))
 
 
-def _reusable(
-    bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float
-) -> CalibrationTable | None:
+def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float) -> CalibrationTable | None:
     """The bundle's own table, where measuring again would give the same."""
     if bundle.manifest.calibration is None:
         return None

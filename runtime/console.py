@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -17,8 +17,10 @@ from runtime.errors import SredgeError, UserError
 
 INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_PIPE_WIDTH = 120  # columns where there is no terminal to ask: a table stays one line a row in a log
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+err = Console(stderr=True, highlight=False)
 
 
 def application(help_text: str) -> typer.Typer:
@@ -31,19 +33,29 @@ def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None
     try:
         app(args=None if arguments is None else list(arguments), prog_name=name)
     except SredgeError as error:
-        err.print("error:", str(error), markup=False)
-        if error.hint:
-            err.print(" hint:", error.hint, markup=False)
-        sys.exit(error.exit_code)
+        fail(error)
     except KeyboardInterrupt:
         err.print("stopped; nothing half-written was left")
         sys.exit(INTERRUPTED)
+
+
+def fail(error: SredgeError) -> NoReturn:
+    """Prints `error` and its hint to stderr, and exits with its code."""
+    err.print("error:", str(error), markup=False, soft_wrap=True)
+    if error.hint:
+        err.print(" hint:", error.hint, markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
 
 def progress() -> Progress:
     """A progress bar on stderr, shown only on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def show(text: str) -> None:
+    """A line of the result on stdout, as it is: not wrapped, no markup."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -58,10 +70,3 @@ def parse_size(text: str, *, option: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
         raise UserError(f"{option} {text}: expected HEIGHTxWIDTH in pixels", hint=f"{option} 128x128")
     return int(height), int(width)
-
-
-def existing_directory(path: Path, *, option: str) -> Path:
-    """`path`, or UserError where it is no folder."""
-    if not path.is_dir():
-        raise UserError(f"{option} {path}: there is no such folder")
-    return path

@@ -23,6 +23,10 @@ class SredgeError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Crosses processes whatever the subclass's own arguments are."""
+        return _restore, (type(self), str(self), self.hint)
+
 
 class PipelineError(SredgeError):
     """A stage ran and its result did not hold up (parity, an invalid graph)."""
@@ -59,3 +63,9 @@ class ImageError(UserError):
 
 class BackendError(UserError):
     """A backend that is absent or cannot run this graph."""
+
+
+def _restore(kind: type[SredgeError], message: str, hint: str) -> SredgeError:
+    error = kind.__new__(kind)
+    SredgeError.__init__(error, message, hint=hint)
+    return error

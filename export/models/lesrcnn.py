@@ -1,7 +1,7 @@
 """LESRCNN: lightweight image super-resolution with an enhanced CNN.
 
-Tian et al. 2020, arXiv 2007.04344. What is summed on along the trunk is the activated tensor: the original writes its sums before the
-activation, but its ReLU works in place, and its weights were trained with that.
+Tian et al. 2020, arXiv 2007.04344. What is summed on along the trunk is the activated tensor: the original writes its sums
+before the activation, but its ReLU works in place, and its weights were trained with that.
 """
 
 from __future__ import annotations
@@ -88,15 +88,9 @@ NETWORK = Network(
     scales=(2, 3, 4),
     build=LESRCNN,
     published={
-        2: PublishedWeights(
-            f"{_PUBLISHED}/x2/lesrcnn_x2.pth", "66b4b2ddb268486f78a3d49758a016417e64f602ef963667b5ce34039200bcde"
-        ),
-        3: PublishedWeights(
-            f"{_PUBLISHED}/x3/lesrcnn_x3.pth", "95cbabcbd243e5582118d3bba44fd751a80dd19a291d5f3b1ebd7c9b3b61346a"
-        ),
-        4: PublishedWeights(
-            f"{_PUBLISHED}/x4/lesrcnn_x4.pth", "1de9d0e1b1817de43fba3ce9c4b966fd8cde81e160d7432a844d6a2296f90cbc"
-        ),
+        2: PublishedWeights(f"{_PUBLISHED}/x2/lesrcnn_x2.pth", "66b4b2ddb268486f78a3d49758a016417e64f602ef963667b5ce34039200bcde"),
+        3: PublishedWeights(f"{_PUBLISHED}/x3/lesrcnn_x3.pth", "95cbabcbd243e5582118d3bba44fd751a80dd19a291d5f3b1ebd7c9b3b61346a"),
+        4: PublishedWeights(f"{_PUBLISHED}/x4/lesrcnn_x4.pth", "1de9d0e1b1817de43fba3ce9c4b966fd8cde81e160d7432a844d6a2296f90cbc"),
     },
     shipped={2: "fb1dd4f08e831c8e3282ff05fe1cfdaadcfe9ea552db0785fb33de498a6cd091"},
 )

@@ -1,7 +1,9 @@
-"""Every node and tensor named for the weight it applies, so that names are those of the checkpoint and outlive the exporter's version.
+"""Every node and tensor named for the weight it applies, so that names are those of the checkpoint and outlive the exporter's
+version.
 
-A node takes the name of its last parameter (`conv17_1.0`), a second user of the same parameter gets `@2`; a node without parameters is
-`<operator>_<n>`, counted in topological order. Its output takes the node's name; the graph's input and output keep theirs.
+A node takes the name of its last parameter (`conv17_1.0`), a second user of the same parameter gets `@2`; a node without
+parameters is `<operator>_<n>`, counted in topological order. Its output takes the node's name; the graph's input and output
+keep theirs.
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ class OnnxRuntimeBackend:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -77,7 +75,7 @@ class OnnxRuntimeBackend:
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base but Exception
+        except Exception as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"onnxruntime {ort.__version__} cannot open {self._graph}: {reason}") from error
 

@@ -53,9 +53,7 @@ class OpenVinoBackend:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._request, self._model
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:

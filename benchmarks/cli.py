@@ -1,0 +1,143 @@
+"""python -m benchmarks [BUNDLE…]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from benchmarks.compare import Request, check_overlap, compare, request_key
+from benchmarks.latency import RUNS
+from benchmarks.protocols import PROTOCOLS, find_protocol
+from benchmarks.report import RESULT_FILE, write_report
+from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
+from benchmarks.result import Result
+from benchmarks.worker import Case
+from calibration.datasets import SAMPLES, dataset_names, find_images
+from runtime import console
+from runtime.backends import BACKENDS, choose_backend
+from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
+from runtime.errors import UnknownNameError, UserError
+from runtime.targets import Precision
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+app = console.application("Compare fp32, fp16 and int8 in PSNR, SSIM and latency.")
+
+
+@app.command()
+def benchmarks(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="bundles [default: the only one under build/]")
+    ] = None,
+    data: Annotated[str, typer.Option(help=f"pictures: {', '.join(dataset_names())}, or a folder")] = SAMPLES,
+    protocol: Annotated[str, typer.Option(help=", ".join(known.name for known in PROTOCOLS))] = "paper-y",
+    precision: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(_PRECISIONS)}; repeat for several [default: all there are]")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed]"),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="timed runs of each case")] = RUNS,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the report [default: BUNDLE/reports/DATA-PROTOCOL]")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the result here as well")] = None,
+    allow_calibration_images: Annotated[
+        bool, typer.Option("--allow-calibration-images", help="evaluate on pictures that int8 was calibrated on")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="measure again even if nothing changed")] = False,
+) -> None:
+    """Compare a bundle's precisions on every backend, and write a report."""
+    opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]
+    chosen = find_protocol(protocol)
+    backends = [choose_backend(name).name for name in backend or _installed()]
+    requests = []
+    for bundle in opened:
+        scale = int(bundle.manifest.scale)
+        request = Request(
+            bundle=bundle,
+            cases=tuple(Case(bundle.directory, one, name, threads) for one in _precisions(bundle, precision) for name in backends),
+            images=find_images(data, scale=scale, use="evaluation"),
+            protocol=chosen,
+            runs=runs,
+            threads=threads,
+            allow_calibration_images=allow_calibration_images,
+        )
+        check_overlap(request)
+        requests.append(request)
+    name = f"{requests[0].images.name}-{chosen.name}"
+    directory = out or (opened[0].directory / REPORTS if len(opened) == 1 else BUILD / REPORTS) / name
+    result = None if force else _measured_before(directory / RESULT_FILE, key=request_key(requests))
+    if result is None:
+        result = _measure(requests, directory)
+    else:
+        console.err.print("nothing changed since these figures were measured; --force measures again")
+    if json_file is not None:
+        _write_json(result, json_file)
+    _print_result(result, directory)
+
+
+def _measure(requests: Sequence[Request], directory: Path) -> Result:
+    with console.progress() as bar:
+        task = bar.add_task("measuring", total=None)
+
+        def on_step(doing: str, done: int, total: int) -> None:
+            bar.update(task, description=doing, completed=done, total=total)
+
+        result, panels = compare(requests, on_step=on_step)
+    write_report(result, panels, directory)
+    return result
+
+
+def _installed() -> list[str]:
+    return [entry.name for entry in BACKENDS if entry.installed]
+
+
+def _precisions(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
+    """Those asked for, each of which the bundle must have; or all it has, in the order of `_PRECISIONS`."""
+    if asked is None:
+        return [precision for precision in _PRECISIONS if bundle.manifest.find_variant(precision) is not None]
+    chosen: list[Precision] = []
+    for name in asked:
+        precision = next((known for known in _PRECISIONS if known == name), None)
+        if precision is None:
+            raise UnknownNameError("precision", name, valid=_PRECISIONS)
+        bundle.variant(precision)
+        chosen.append(precision)
+    return chosen
+
+
+def _measured_before(path: Path, *, key: str) -> Result | None:
+    try:
+        result = Result.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return result if result.key == key else None
+
+
+def _write_json(result: Result, path: Path) -> None:
+    try:
+        path.write_text(result.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _print_result(result: Result, directory: Path) -> None:
+    table = Table(*COLUMNS, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for row in result.rows:
+        table.add_row(*cells(row), style=None if row.precision_verified else "yellow")
+    console.out.print(table)
+    for line in (*bicubic_lines(result), *notes(result)):
+        console.show(line)
+    console.show(f"report: {directory / 'report.html'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m benchmarks")

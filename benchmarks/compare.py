@@ -1,0 +1,256 @@
+"""fp32, fp16 and int8 on each backend, side by side: one process a case, all open at once.
+
+Every picture goes through all cases before the next; latency is timed in rounds that take the cases in turn, so that a ratio of
+two medians compares like with like on a machine whose speed drifts. The parent does the scoring, so that a case's peak memory
+is its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.latency import ROUND, WARM_UP, summarise
+from benchmarks.machine import describe_machine
+from benchmarks.metrics import Score, prepare, psnr_db, score, to_picture
+from benchmarks.protocols import Protocol
+from benchmarks.result import Baseline, ImageScore, Result, Row
+from benchmarks.worker import Case, Worker
+from calibration.datasets import ImageSet, load_pair, picture_sha256
+from calibration.ranges import read_table
+from runtime.bundle import Bundle, sha256_bytes, source_digest
+from runtime.errors import DatasetError
+from runtime.images import Picture, from_network, to_network
+
+REFERENCE_BACKEND = "onnxruntime"
+_LATENCY_SIDE = 128
+PICTURED = 4  # as many pictures appear in the report
+
+OnStep = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare, and how."""
+
+    bundle: Bundle
+    cases: tuple[Case, ...]
+    images: ImageSet
+    protocol: Protocol
+    runs: int
+    threads: int | None
+    allow_calibration_images: bool = False
+
+    @property
+    def scale(self) -> int:
+        return int(self.bundle.manifest.scale)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture as the report shows it, uint8 RGB: what went in, and what came out by precision."""
+
+    bundle: str
+    name: str
+    low: Picture
+    high: Picture
+    bicubic: Picture
+    outputs: dict[str, Picture]
+
+
+@dataclass
+class _Tally:
+    """What one case's pictures gave so far."""
+
+    scores: list[tuple[str, Score]] = field(default_factory=list)
+    against_fp32_db: list[float] = field(default_factory=list)
+
+
+def request_key(requests: Iterable[Request]) -> str:
+    """sha256 over bundles, pictures, protocol, cases, machine, versions and the benchmark's own code."""
+    described = [
+        {
+            "bundle": request.bundle.manifest.model_dump(mode="json"),
+            "cases": [str(case) for case in request.cases],
+            "pictures": [_pair_hashes(request, index) for index in range(len(request.images.pairs))],
+            "protocol": str(request.protocol),
+            "runs": [request.runs, request.threads],
+        }
+        for request in requests
+    ]
+    code = source_digest([Path(__file__).parent, Path(__file__).parents[1] / "runtime"])
+    return sha256_bytes(json.dumps([described, describe_machine().model_dump(mode="json"), code]).encode())
+
+
+def check_overlap(request: Request) -> int:
+    """How many of the pictures the bundle was calibrated on.
+
+    Raises:
+        DatasetError: there are some and the request does not insist; names them.
+    """
+    part = request.bundle.manifest.calibration
+    if part is None or all(case.precision != "int8" for case in request.cases):
+        return 0
+    used = {
+        digest for image in read_table(request.bundle.path(part)).source.images for digest in (image.low_sha256, image.high_sha256)
+    }
+    shared = [pair.name for index, pair in enumerate(request.images.pairs) if used & set(_pair_hashes(request, index))]
+    if shared and not request.allow_calibration_images:
+        raise DatasetError(
+            f"{request.bundle.directory} was calibrated on {len(shared)} of these pictures ({', '.join(shared[:3])}…): "
+            "figures on them would flatter it",
+            hint="evaluate on other pictures, calibrate on others, or insist with --allow-calibration-images",
+        )
+    return len(shared)
+
+
+def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, list[Panel]]:
+    """Measures every case of every request.
+
+    Raises:
+        DatasetError: pictures that were calibrated on, or pairs that do not fit.
+        BackendError: a backend cannot run a graph.
+    """
+    rows: list[Row] = []
+    baselines: list[Baseline] = []
+    panels: list[Panel] = []
+    for request in requests:
+        overlap = check_overlap(request)
+        reference = Case(request.bundle.directory, "fp32", REFERENCE_BACKEND, request.threads)
+        wanted = dict.fromkeys((reference, *request.cases))
+        with ExitStack() as stack:
+            on_step(f"{request.bundle.directory.name}: opening", 0, 1)
+            workers = {case: stack.enter_context(Worker(case)) for case in wanted}
+            tallies, baseline = _score_pictures(request, reference, workers, panels, on_step)
+            baselines.append(baseline)
+            taken = _time_in_turn(request, [workers[case] for case in request.cases], on_step)
+            for case in request.cases:
+                median_fp32 = _median_of(taken, request.cases, case.backend)
+                rows.append(_row(request, workers[case], tallies[case], tallies[reference], taken[case], median_fp32, overlap))
+    result = Result(
+        key=request_key(requests),
+        machine=describe_machine(),
+        reference=f"fp32 on {REFERENCE_BACKEND}",
+        protocol=str(requests[0].protocol),
+        rows=tuple(rows),
+        bicubic=tuple(baselines),
+    )
+    return result, panels
+
+
+def _score_pictures(
+    request: Request, reference: Case, workers: dict[Case, Worker], panels: list[Panel], on_step: OnStep
+) -> tuple[dict[Case, _Tally], Baseline]:
+    tallies = {case: _Tally() for case in workers}
+    bicubic_scores = []
+    for index, pair in enumerate(request.images.pairs):
+        on_step(f"{request.bundle.directory.name}: {pair.name}", index, len(request.images.pairs))
+        low, high = prepare(*load_pair(pair, scale=request.scale), request.protocol, scale=request.scale)
+        bicubic = np.asarray(Image.fromarray(low).resize(high.shape[1::-1], Image.Resampling.BICUBIC))
+        bicubic_scores.append(score(bicubic, high, request.protocol, scale=request.scale))
+        array = to_network(low)
+        fp32 = workers[reference].run(array)
+        shown: dict[str, Picture] = {}
+        for case, worker in workers.items():
+            output = fp32 if case == reference else worker.run(array)
+            tally = tallies[case]
+            picture = to_picture(output, request.protocol)
+            tally.scores.append((pair.name, score(picture, high, request.protocol, scale=request.scale)))
+            tally.against_fp32_db.append(psnr_db(output.clip(0, 1), fp32.clip(0, 1), peak=1))
+            shown.setdefault(case.precision, from_network(output))
+        if index < PICTURED:
+            panels.append(Panel(request.bundle.directory.name, pair.name, low, high, bicubic, shown))
+    psnr, ssim = _means(bicubic_scores)
+    return tallies, Baseline(bundle=request.bundle.directory.name, psnr_db=psnr, ssim=ssim)
+
+
+def _time_in_turn(request: Request, workers: Sequence[Worker], on_step: OnStep) -> dict[Case, list[float]]:
+    array = _latency_input(request)
+    taken: dict[Case, list[float]] = {worker.case: [] for worker in workers}
+    for worker in workers:
+        worker.time(array, WARM_UP)
+    rounds = -(-request.runs // ROUND)
+    for turn in range(rounds):
+        on_step(f"{request.bundle.directory.name}: timing", turn, rounds)
+        count = min(ROUND, request.runs - turn * ROUND)
+        for worker in workers:
+            taken[worker.case] += worker.time(array, count)
+    return taken
+
+
+def _latency_input(request: Request) -> NDArray[np.float32]:
+    side = request.bundle.manifest.contract.static_shape or (_LATENCY_SIDE, _LATENCY_SIDE)
+    return np.random.default_rng(0).random((1, 3, *side), np.float32)
+
+
+def _row(
+    request: Request,
+    worker: Worker,
+    tally: _Tally,
+    reference: _Tally,
+    taken_ms: Sequence[float],
+    fp32_median_ms: float | None,
+    overlap: int,
+) -> Row:
+    case, manifest = worker.case, request.bundle.manifest
+    variant = request.bundle.variant(case.precision)
+    psnr, ssim = _means([score for _, score in tally.scores])
+    fp32_psnr, _ = _means([score for _, score in reference.scores])
+    shape = _latency_input(request).shape
+    latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
+    report = worker.precision_report()
+    return Row(
+        bundle=str(request.bundle.directory),
+        model=manifest.model,
+        scale=manifest.scale,
+        weights=f"{manifest.checkpoint.source} {manifest.checkpoint.sha256[:12]}",
+        precision=case.precision,
+        target=variant.target,
+        backend=case.backend,
+        dataset=request.images.name,
+        protocol=request.protocol.name,
+        images=len(tally.scores),
+        psnr_db=psnr,
+        ssim=ssim,
+        drop_db=None if psnr is None or fp32_psnr is None else round(fp32_psnr - psnr, 4),
+        psnr_vs_fp32_db=_finite(float(np.mean(tally.against_fp32_db))),
+        latency=latency,
+        speedup=None if fp32_median_ms is None else round(fp32_median_ms / latency.p50_ms, 3),
+        macs=manifest.macs,
+        int8_mac_share=round(manifest.int8_mac_share(variant), 6),
+        precision_verified=report.verified,
+        precision_ran={name: round(share, 6) for name, share in report.mac_share.items()},
+        size_bytes=request.bundle.path(variant).stat().st_size,
+        peak_rss_bytes=worker.peak_rss_bytes(),
+        calibration_images_evaluated=overlap if case.precision == "int8" else 0,
+        scores=tuple(ImageScore(name=name, psnr_db=_finite(one.psnr_db), ssim=round(one.ssim, 6)) for name, one in tally.scores),
+    )
+
+
+def _median_of(taken: dict[Case, list[float]], cases: Iterable[Case], backend: str) -> float | None:
+    for case in cases:
+        if case.precision == "fp32" and case.backend == backend:
+            return float(np.median(taken[case]))
+    return None
+
+
+def _means(scores: Sequence[Score]) -> tuple[float | None, float]:
+    """Mean PSNR (None where infinite) and mean SSIM, as published tables take them: over pictures."""
+    return _finite(float(np.mean([one.psnr_db for one in scores]))), round(float(np.mean([one.ssim for one in scores])), 6)
+
+
+def _finite(value_db: float) -> float | None:
+    return round(value_db, 4) if np.isfinite(value_db) else None
+
+
+def _pair_hashes(request: Request, index: int) -> tuple[str, ...]:
+    low, high = load_pair(request.images.pairs[index], scale=request.scale)
+    return picture_sha256(low), picture_sha256(high)

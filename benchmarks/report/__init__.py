@@ -1,0 +1,61 @@
+"""The report: result.json first, then Markdown, HTML and pictures rendered from it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+from benchmarks.compare import Panel
+from benchmarks.report.pictures import draw_latency, draw_panels
+from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
+from benchmarks.result import Result
+from runtime.errors import UserError
+
+__all__ = ["RESULT_FILE", "write_report"]
+
+RESULT_FILE = "result.json"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=jinja2.select_autoescape(["html.jinja"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
+    """Writes the report into `directory` and returns the path of its page; result.json is written last.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    images = {"latency.png": draw_latency(result)}
+    if panels:
+        images["pictures.png"] = draw_panels(panels)
+    context = {
+        "result": result,
+        "columns": COLUMNS,
+        "rows": [cells(row) for row in result.rows],
+        "bicubic": bicubic_lines(result),
+        "notes": notes(result),
+    }
+    sources = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in images.items()}
+    files = {
+        **images,
+        "report.md": _TEMPLATES.get_template("report.md.jinja").render(context, images={n: n for n in images}).encode(),
+        "report.html": _TEMPLATES.get_template("report.html.jinja").render(context, images=sources).encode(),
+        RESULT_FILE: result.model_dump_json(indent=1).encode() + b"\n",
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            staged = directory / f".{name}.part"
+            staged.write_bytes(data)
+            staged.replace(directory / name)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report to {directory}: {error.strerror or error}", hint="choose a folder with --out"
+        ) from error
+    return directory / "report.html"

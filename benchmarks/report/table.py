@@ -1,0 +1,81 @@
+"""The comparison as rows of text, the same in the terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+from benchmarks.result import Result, Row
+
+COLUMNS = (
+    "network",
+    "precision",
+    "ran in",
+    "backend",
+    "PSNR dB",
+    "SSIM",
+    "dB lost",
+    "vs fp32 dB",
+    "p50 ms",
+    "× fp32",
+    "MB",
+    "peak MB",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The texts of one row, in the order of COLUMNS."""
+    return (
+        f"{row.model} x{row.scale:g}",
+        row.precision,
+        _shares(row) if row.precision_verified else f"{_shares(row)} (!)",
+        row.backend,
+        _decibels(row.psnr_db, 2),
+        f"{row.ssim:.4f}",
+        "–" if row.drop_db is None else f"{round(row.drop_db, 3) + 0.0:.3f}",  # + 0.0: no "-0.000"
+        "equal" if row.psnr_vs_fp32_db is None else f"{row.psnr_vs_fp32_db:.1f}",
+        f"{row.latency.p50_ms:.1f}",
+        "–" if row.speedup is None else f"{row.speedup:.2f}",
+        f"{row.size_bytes / 1e6:.2f}",
+        f"{row.peak_rss_bytes / 1e6:.0f}",
+    )
+
+
+def bicubic_lines(result: Result) -> list[str]:
+    """What bicubic upscaling reaches on the same pictures, a line a bundle."""
+    return [
+        f"bicubic, {baseline.bundle}: {_decibels(baseline.psnr_db, 2)} dB, SSIM {baseline.ssim:.4f}" for baseline in result.bicubic
+    ]
+
+
+def notes(result: Result) -> list[str]:
+    """How the figures were taken, and every case that is not what it was asked to be."""
+    first = result.rows[0]
+    shape = "×".join(str(size) for size in first.latency.shape)
+    threads = "the backend's own number of" if first.latency.threads is None else str(first.latency.threads)
+    lines = [
+        f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
+        f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
+        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shape}, {threads} threads, "
+        f"cases in turn; × fp32: on the same backend",
+        f"machine: {result.machine.processor}, {result.machine.cores} cores, "
+        f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
+    ]
+    lines += [
+        f"(!) not {row.precision}: {row.model} x{row.scale:g} on {row.backend} ran in {_shares(row)}"
+        for row in result.rows
+        if not row.precision_verified
+    ]
+    lines += [
+        f"(!) flattered: {row.model} x{row.scale:g} int8 on {row.backend} was calibrated on "
+        f"{row.calibration_images_evaluated} of these pictures"
+        for row in result.rows
+        if row.calibration_images_evaluated
+    ]
+    return lines
+
+
+def _shares(row: Row) -> str:
+    shares = [f"{name} {share:.1%}" if share < 0.9995 else name for name, share in row.precision_ran.items() if share]
+    return " + ".join(shares)
+
+
+def _decibels(value: float | None, digits: int) -> str:
+    return "∞" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,77 @@
+"""The result of a comparison: what `--json` writes and every report is rendered from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from benchmarks.latency import Latency
+from benchmarks.machine import Machine
+from runtime.targets import Precision
+
+
+class _Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageScore(_Noun):
+    """One picture; a PSNR of None stands for equal pictures."""
+
+    name: str
+    psnr_db: float | None
+    ssim: float
+
+
+class Row(_Noun):
+    """One graph on one backend. Means over pictures; `drop_db` is what is lost against fp32 on the reference backend."""
+
+    bundle: str
+    model: str
+    scale: float
+    weights: str
+    precision: Precision
+    target: str | None
+    backend: str
+    dataset: str
+    protocol: str
+    images: int
+    psnr_db: float | None
+    ssim: float
+    drop_db: float | None
+    psnr_vs_fp32_db: float | None
+    """PSNR of the output itself against fp32's, all channels, clipped to [0, 1]; None where they are equal."""
+    latency: Latency
+    speedup: float | None
+    """fp32's median latency on the same backend over this one's, from the same interleaved rounds; None without fp32."""
+    macs: int
+    int8_mac_share: float
+    precision_verified: bool
+    precision_ran: dict[str, float]
+    """Share of MACs by the precision that the backend says they ran in."""
+    size_bytes: int
+    peak_rss_bytes: int
+    calibration_images_evaluated: int
+    """Pictures of this data set that the graph was calibrated on; above 0 only where the user insisted."""
+    scores: tuple[ImageScore, ...]
+
+
+class Baseline(_Noun):
+    """Bicubic upscaling of the same pictures under the same protocol."""
+
+    bundle: str
+    psnr_db: float | None
+    ssim: float
+
+
+class Result(_Noun):
+    """Everything one comparison found, and the machine it was found on."""
+
+    schema_version: Literal[1] = 1
+    key: str
+    """sha256 over all that the figures follow from; the same key on the same machine is not measured again."""
+    machine: Machine
+    reference: str
+    protocol: str
+    rows: tuple[Row, ...]
+    bicubic: tuple[Baseline, ...]

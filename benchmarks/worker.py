@@ -1,0 +1,125 @@
+"""One case in a process of its own: its memory and its threads are nobody else's.
+
+The process imports the runtime alone, so that its peak memory is about what a device app would see.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.latency import time_runs
+from runtime.errors import PipelineError, SredgeError
+from runtime.precision import PrecisionReport
+from runtime.targets import Precision
+from runtime.upscaler import Upscaler
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: one graph of a bundle on one backend."""
+
+    bundle: Path
+    precision: Precision
+    backend: str
+    threads: int | None
+
+    def __str__(self) -> str:
+        return f"{self.bundle.name} {self.precision} on {self.backend}"
+
+
+class Worker:
+    """A process that has `case` open. A context manager; leaving it ends the process."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        context = get_context("spawn")
+        self._connection, remote = context.Pipe()
+        self._process = context.Process(target=_serve, args=(remote, case), daemon=True)
+        self._process.start()
+        remote.close()
+
+    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(1, 3, H, W) float32 in [0, 1] -> the network's output."""
+        return cast(NDArray[np.float32], self._ask("run", array))
+
+    def time(self, array: NDArray[np.float32], count: int) -> list[float]:
+        """Milliseconds of `count` forward passes."""
+        return cast(list[float], self._ask("time", array, count))
+
+    def precision_report(self) -> PrecisionReport:
+        return cast(PrecisionReport, self._ask("precision_report"))
+
+    def peak_rss_bytes(self) -> int:
+        """The process's largest resident memory so far."""
+        return cast(int, self._ask("peak_rss"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
+        self._process.kill()
+
+    def _ask(self, *command: object) -> object:
+        try:
+            self._connection.send(command)
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(timeout=5)
+            raise PipelineError(f"{self.case}: its process ended (exit code {self._process.exitcode})") from error
+        if isinstance(answer, SredgeError):
+            raise answer
+        return cast(object, answer)
+
+
+def _serve(connection: Connection, case: Case) -> None:
+    """Answers commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
+    try:
+        upscaler = Upscaler.open(case.bundle, precision=case.precision, backend=case.backend, threads=case.threads)
+    except SredgeError as error:
+        connection.recv()
+        connection.send(error)
+        return
+    with upscaler:
+        while True:
+            try:
+                name, *arguments = connection.recv()
+            except (EOFError, KeyboardInterrupt):
+                return
+            try:
+                connection.send(_answer(upscaler, name, arguments))
+            except SredgeError as error:
+                connection.send(error)
+
+
+def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
+    if name == "run":
+        return upscaler.run(arguments[0])
+    if name == "time":
+        return time_runs(lambda: upscaler.run(arguments[0]), arguments[1])
+    if name == "precision_report":
+        return upscaler.precision_report
+    assert name == "peak_rss"
+    return _peak_rss_bytes()
+
+
+def _peak_rss_bytes() -> int:
+    """Linux: VmHWM, since getrusage there counts the parent's memory from before exec."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,100 @@
+"""python -m runtime upscale|info, and the `sredge` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime import console
+from runtime.backends import BACKENDS
+from runtime.bundle import Bundle, resolve_bundle
+from runtime.errors import UnknownNameError, UserError
+from runtime.images import read_picture, write_picture
+from runtime.targets import Precision
+from runtime.upscaler import Upscaler
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_COMMANDS = "sredge.commands"
+
+app = console.application("Run a bundle's network.")
+
+BundleArgument = Annotated[Path | None, typer.Option("--bundle", help="the bundle [default: the only one under build/]")]
+
+
+@app.command()
+def upscale(
+    picture: Annotated[Path, typer.Argument(help="an 8-bit grey or RGB picture")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="where the larger picture goes; its suffix is the format")],
+    bundle: BundleArgument = None,
+    precision: Annotated[str | None, typer.Option(help=", ".join(_PRECISIONS) + " [default: int8 where it is]")] = None,
+    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
+) -> None:
+    """Upscale one picture."""
+    opened = Bundle.open(resolve_bundle(bundle))
+    with Upscaler.open(opened, precision=_precision(opened, precision), backend=backend, threads=threads) as upscaler:
+        source = read_picture(picture)
+        larger = upscaler(source)
+        write_picture(out, larger)
+        sizes = f"{source.shape[1]}×{source.shape[0]} -> {larger.shape[1]}×{larger.shape[0]}"
+        console.show(f"{out}: {sizes}, {upscaler.variant.precision} on {upscaler.backend_name}")
+        if not upscaler.precision_report.verified:
+            console.show(f"(!) it ran in {upscaler.precision_report}")
+
+
+@app.command()
+def info(
+    bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the manifest itself")] = False,
+) -> None:
+    """Say what a bundle holds, after verifying it."""
+    opened = Bundle.open(resolve_bundle(bundle))
+    manifest = opened.manifest
+    if as_json:
+        console.show(manifest.model_dump_json(indent=1))
+        return
+    shape = manifest.contract.static_shape
+    low, high = manifest.contract.value_range
+    console.show(f"{opened.directory}: {manifest.model} x{manifest.scale:g}, {manifest.checkpoint.source} weights")
+    console.show(f"  input   {'1×3×{}×{}'.format(*shape) if shape else 'N×3×H×W'} float32 RGB, {low:g} to {high:g}")
+    console.show(f"  halo    {manifest.halo}")
+    console.show(f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 input")
+    for variant in manifest.variants:
+        share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
+        target = f" for {variant.target}" if variant.target else ""
+        console.show(f"  {variant.precision:<7} {variant.file}{target}, opset {variant.opset}{share}, {variant.sha256[:12]}…")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m runtime")
+
+
+def sredge() -> None:
+    """`sredge COMMAND …` is `python -m COMMAND …`; upscale and info are the runtime's own."""
+    commands = {entry.name: entry for entry in entry_points(group=_COMMANDS)}
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in commands and name != "runtime":
+        try:
+            command = commands[name].load()
+        except ModuleNotFoundError as error:
+            console.fail(UserError(f"`sredge {name}` needs {error.name}", hint=f"pip install 'sredge[{name}]'"))
+        command(rest)
+    elif name in {command.callback.__name__ for command in app.registered_commands if command.callback}:
+        main([name, *rest])
+    else:
+        known = sorted({*commands, "upscale", "info"} - {"runtime"})
+        console.fail(UnknownNameError("command", name, valid=known, hint="sredge export --help"))
+
+
+def _precision(bundle: Bundle, asked: str | None) -> Precision:
+    if asked is None:
+        return "int8" if bundle.manifest.find_variant("int8") is not None else "fp32"
+    for known in _PRECISIONS:
+        if known == asked:
+            return known
+    raise UnknownNameError("precision", asked, valid=_PRECISIONS)

@@ -1,0 +1,91 @@
+"""Fixtures: real bundles, made once a worker, and the development data where it is present."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.ranges import read_table
+from export.models import find_network
+from export.stage import export_network
+from export.weights import find_weights
+from quantize.stage import quantize_bundle
+from runtime.bundle import Bundle
+from runtime.images import Picture, write_picture
+from runtime.targets import find_target
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development data; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the development data {SHARED} is not on this machine")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests see no data or weights folder, and no download cache, of the machine they run on."""
+    for variable in ("SREDGE_DATA", "SREDGE_WEIGHTS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """LESRCNN x2 with the shipped weights, exported; not to be written to."""
+    network = find_network("lesrcnn", scale=2)
+    weights = find_weights(network, scale=2, choice="shipped")
+    return export_network(network, scale=2, weights=weights, directory=tmp_path_factory.mktemp("exported") / "lesrcnn_x2")
+
+
+@pytest.fixture(scope="session")
+def quantized(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """`exported`, quantized for the CPU with the shipped calibration table; not to be written to."""
+    directory = tmp_path_factory.mktemp("quantized") / "lesrcnn_x2"
+    shutil.copytree(exported.directory, directory)
+    table = read_table(SHIPPED_TABLES / "lesrcnn_x2.json")
+    return quantize_bundle(
+        Bundle.open(directory),
+        table,
+        target=find_target("cpu"),
+        method=Method.PERCENTILE,
+        percentile=DEFAULT_PERCENTILE,
+    )
+
+
+@pytest.fixture
+def bundle_copy(quantized: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of `quantized` that a test may damage."""
+    return Bundle.open(Path(shutil.copytree(quantized.directory, tmp_path / "bundle")))
+
+
+@pytest.fixture
+def picture() -> Picture:
+    """A 40×56 RGB picture with gradients and an edge."""
+    rows, columns = np.mgrid[0:40, 0:56]
+    planes = (rows * 6, columns * 4, np.where(columns > rows, 220, 30))
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of random pictures of the given (height, width) sizes."""
+
+    def make(*sizes: tuple[int, int]) -> Path:
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for index, size in enumerate(sizes):
+            write_picture(folder / f"{index}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        return folder
+
+    return make

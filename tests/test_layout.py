@@ -1,0 +1,99 @@
+"""The house's own rules: who may import whom, and what the documents promise of the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.bundle import Manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+# ARCHITECTURE: runtime <- calibration <- quantize; runtime <- export; benchmarks may import all of them.
+ALLOWED = {
+    "runtime": set[str](),
+    "calibration": {"runtime"},
+    "quantize": {"runtime", "calibration"},
+    "export": {"runtime"},
+    "benchmarks": {"runtime", "calibration", "quantize", "export"},
+}
+# Heavy packages, and the modules that own them (a folder owns all below it).
+OWNERS = {
+    "torch": {"export"},
+    "openvino": {"runtime/backends/openvino.py"},
+    "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
+    "onnx": {"export", "calibration", "quantize"},
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module.partition(".")[0]
+
+
+def _modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_those_the_architecture_allows(package: str) -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in _modules(package)
+        for name in _imports(path)
+        if name in ALLOWED and name != package and name not in ALLOWED[package]
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_heavy_library_is_imported_only_by_its_owners(library: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT))
+        for package in ALLOWED
+        for path in _modules(package)
+        if library in _imports(path)
+        and not any(path.is_relative_to(ROOT / owner) for owner in OWNERS[library])
+    }
+    assert not wrong
+
+
+def test_no_python_file_is_an_empty_shell() -> None:
+    empty = [
+        str(path.relative_to(ROOT))
+        for package in ALLOWED
+        for path in _modules(package)
+        if not path.read_text().strip() and path.name != "__init__.py"
+    ]
+    assert not empty
+
+
+def test_the_published_schema_is_the_manifests_own() -> None:
+    published = json.loads((ROOT / "deploy_docs" / "manifest.schema.json").read_text())
+    assert published == Manifest.model_json_schema(), "run: make schema"
+
+
+def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = " ".join(project["dependencies"])
+    assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "pillow", "openvino") if name in base]
+
+
+@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "all"])
+def test_every_promised_extra_is_there(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"][extra]
+
+
+def test_nothing_is_added_to_the_top_level() -> None:
+    allowed = {*ALLOWED, "tests", "deploy_docs", "build", "dist", "Makefile", "constraints.txt", "pyproject.toml"}
+    allowed |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert not {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - allowed
