@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.compare import Request, check_overlap, compare, request_key
 from benchmarks.latency import RUNS
+from benchmarks.machine import count_cores
 from benchmarks.protocols import PROTOCOLS, find_protocol
 from benchmarks.report import RESULT_FILE, write_report
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
@@ -22,6 +23,7 @@ from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
+from runtime.files import write_whole
 from runtime.targets import Precision
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -44,7 +46,7 @@ def benchmarks(
         typer.Option(help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed]"),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="timed runs of each case")] = RUNS,
-    threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads [default: one a physical core]")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the report [default: BUNDLE/reports/DATA-PROTOCOL]")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the result here as well")] = None,
     allow_calibration_images: Annotated[
@@ -56,6 +58,7 @@ def benchmarks(
     opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]
     chosen = find_protocol(protocol)
     backends = [choose_backend(name).name for name in backend or _installed()]
+    threads = threads or count_cores()
     requests = []
     for bundle in opened:
         scale = int(bundle.manifest.scale)
@@ -122,7 +125,7 @@ def _measured_before(path: Path, *, key: str) -> Result | None:
 
 def _write_json(result: Result, path: Path) -> None:
     try:
-        path.write_text(result.model_dump_json(indent=1) + "\n")
+        write_whole(path, result.model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 

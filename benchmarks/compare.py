@@ -46,7 +46,7 @@ class Request:
     images: ImageSet
     protocol: Protocol
     runs: int
-    threads: int | None
+    threads: int
     allow_calibration_images: bool = False
 
     @property

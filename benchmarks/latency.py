@@ -24,8 +24,7 @@ class Latency(BaseModel):
     n: int
     warm_up: int
     shape: tuple[int, int, int, int]
-    threads: int | None
-    """None: as many as the backend chooses."""
+    threads: int
 
 
 def time_runs(run: Callable[[], object], count: int) -> list[float]:
@@ -38,7 +37,7 @@ def time_runs(run: Callable[[], object], count: int) -> list[float]:
     return taken
 
 
-def summarise(taken_ms: Sequence[float], *, shape: tuple[int, int, int, int], threads: int | None) -> Latency:
+def summarise(taken_ms: Sequence[float], *, shape: tuple[int, int, int, int], threads: int) -> Latency:
     """Percentiles of the times, linear between neighbours."""
     p50, p90, p99 = (round(float(value), 3) for value in np.percentile(taken_ms, (50, 90, 99)))
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, n=len(taken_ms), warm_up=WARM_UP, shape=shape, threads=threads)

@@ -28,10 +28,11 @@ class Machine(BaseModel):
 
 
 def describe_machine() -> Machine:
-    flags = _cpuinfo().get("flags", _cpuinfo().get("Features", "")).split()
+    first = next(iter(_processors()), {})
+    flags = first.get("flags", first.get("Features", "")).split()
     return Machine(
-        processor=_cpuinfo().get("model name", platform.processor() or platform.machine()),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        processor=first.get("model name", platform.processor() or platform.machine()),
+        cores=count_cores(),
         instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -39,13 +40,25 @@ def describe_machine() -> Machine:
     )
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; empty where there is no such file."""
+def count_cores() -> int:
+    """Physical cores this process may use; a second thread on a core adds nothing to arithmetic that fills it."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {
+        (processor["physical id"], processor["core id"])
+        for processor in _processors()
+        if "core id" in processor and int(processor["processor"]) in usable
+    }
+    return len(cores) or len(usable)
+
+
+def _processors() -> list[dict[str, str]]:
+    """The entries of /proc/cpuinfo; none where there is no such file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
-        return {}
-    lines = (line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
+        return []
+    blocks = path.read_text().strip().split("\n\n")
+    split = ([line.partition(":") for line in block.splitlines()] for block in blocks)
+    return [{key.strip(): value.strip() for key, _, value in lines} for lines in split]
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,9 @@ The process imports the runtime alone, so that its peak memory is about what a d
 from __future__ import annotations
 
 import resource
+import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -31,7 +33,7 @@ class Case:
     bundle: Path
     precision: Precision
     backend: str
-    threads: int | None
+    threads: int
 
     def __str__(self) -> str:
         return f"{self.bundle.name} {self.precision} on {self.backend}"
@@ -85,22 +87,21 @@ class Worker:
 
 def _serve(connection: Connection, case: Case) -> None:
     """Answers commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
     try:
         upscaler = Upscaler.open(case.bundle, precision=case.precision, backend=case.backend, threads=case.threads)
     except SredgeError as error:
         connection.recv()
         connection.send(error)
         return
-    with upscaler:
+    with upscaler, suppress(EOFError, ConnectionError):  # which is how the other end's closing shows
         while True:
+            name, *arguments = connection.recv()
             try:
-                name, *arguments = connection.recv()
-            except (EOFError, KeyboardInterrupt):
-                return
-            try:
-                connection.send(_answer(upscaler, name, arguments))
+                answer = _answer(upscaler, name, arguments)
             except SredgeError as error:
-                connection.send(error)
+                answer = error
+            connection.send(answer)
 
 
 def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,8 @@ from runtime.images import Picture, is_image_file, read_picture
 
 _FOLDER_VARIABLE = "SREDGE_DATA"
 Use = Literal["calibration", "evaluation"]
+OnBytes = Callable[[int, int], None]
+"""Called with how many bytes have come, and of how many."""
 
 
 class MissingDatasetError(DatasetError):
@@ -117,7 +119,7 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
     raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
 
 
-def download(choice: str, *, scale: int) -> None:
+def download(choice: str, *, scale: int, on_bytes: OnBytes) -> None:
     """Fetches what calibration at `scale` needs of a data set into the cache; sha256 checked before it is unpacked.
 
     Raises:
@@ -130,11 +132,11 @@ def download(choice: str, *, scale: int) -> None:
     if dataset is None or archive is None:
         raise DatasetError(f"there is no known download of {choice!r}", hint="get it yourself and name its folder with --data")
     url, sha256 = archive
-    target = _cache() / dataset.folder
+    downloader = pooch.HTTPDownloader(progressbar=_ByteCounter(on_bytes))
     try:
-        file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", progressbar=False))
+        file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", downloader=downloader))
         with zipfile.ZipFile(file) as archive_file:
-            archive_file.extractall(target)
+            archive_file.extractall(_cache() / dataset.folder)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data") from error
 
@@ -175,6 +177,25 @@ def shrink(picture: Picture, scale: int) -> Picture:
 def picture_sha256(picture: Picture) -> str:
     """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
     return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())
+
+
+class _ByteCounter:
+    """What pooch asks of a progress bar: https://www.fatiando.org/pooch/latest/progressbars.html."""
+
+    def __init__(self, on_bytes: OnBytes) -> None:
+        self.total = 0
+        self._on_bytes = on_bytes
+        self._done = 0
+
+    def update(self, count: int) -> None:
+        self._done += count
+        self._on_bytes(self._done, self.total)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def _samples() -> ImageSet:

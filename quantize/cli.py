@@ -52,8 +52,13 @@ def quantize(
         percentile=percentile,
     )
     if fetch:
-        console.say(f"downloading {calib} …")
-        download(calib, scale=int(opened.manifest.scale))
+        with console.progress() as bar:
+            task = bar.add_task(f"downloading {calib}, MB", total=None)
+            download(
+                calib,
+                scale=int(opened.manifest.scale),
+                on_bytes=lambda done, total: bar.update(task, completed=done // 1_000_000, total=total // 1_000_000),
+            )
     with console.progress() as bar:
         task = bar.add_task("calibrating", total=None)
 

@@ -197,7 +197,7 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
         _remove_strays(directory, keep={part.file for part in manifest.parts})
     except OSError as error:
         raise BundleError(
-            f"cannot write the bundle {directory}: {error.strerror or error}", hint="choose another folder with --out"
+            f"cannot write the bundle {directory}: {error.strerror or error}", hint="choose a folder that can be written"
         ) from error
     return Bundle.open(directory)
 

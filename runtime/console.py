@@ -5,8 +5,10 @@ Results go to stdout, progress and errors to stderr; progress is silent where st
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -15,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from runtime.errors import SredgeError, UserError
 
-INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
+_INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
 
 _PIPE_WIDTH = 120  # columns where there is no terminal to ask: a table stays one line a row in a log
 
@@ -30,13 +32,28 @@ def application(help_text: str) -> typer.Typer:
 
 def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None:
     """Runs `app`; an error of ours is printed with its hint and becomes its exit code, any other is a bug and shows itself."""
+    interrupts: list[int] = []
+
+    def note_interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note_interrupt)
     try:
         app(args=None if arguments is None else list(arguments), prog_name=name)
+    except SystemExit as ended:  # how typer ends every command, the successful ones too
+        if ended.code and not interrupts:
+            raise
     except SredgeError as error:
         fail(error)
-    except KeyboardInterrupt:
+    except Exception:
+        if not interrupts:  # torch makes other errors of a Ctrl-C that meets it at the wrong moment
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
         err.print("stopped; nothing half-written was left")
-        sys.exit(INTERRUPTED)
+        sys.exit(_INTERRUPTED)
 
 
 def fail(error: SredgeError) -> NoReturn:

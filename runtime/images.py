@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError
+from runtime.files import write_whole
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -58,12 +59,9 @@ def write_picture(path: Path, picture: Picture) -> None:
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise ImageError(f"cannot encode {path}")
-    staged = path.with_name(f".{path.name}.part")
     try:
-        staged.write_bytes(data.tobytes())
-        staged.replace(path)
+        write_whole(path, data.tobytes())
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 
 

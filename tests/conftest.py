@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.ranges import DEFAULT_PERCENTILE, Method, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
-from calibration.ranges import read_table
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights

@@ -60,8 +60,7 @@ def test_a_heavy_library_is_imported_only_by_its_owners(library: str) -> None:
         str(path.relative_to(ROOT))
         for package in ALLOWED
         for path in _modules(package)
-        if library in _imports(path)
-        and not any(path.is_relative_to(ROOT / owner) for owner in OWNERS[library])
+        if library in _imports(path) and not any(path.is_relative_to(ROOT / owner) for owner in OWNERS[library])
     }
     assert not wrong
 

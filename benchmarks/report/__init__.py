@@ -12,6 +12,7 @@ from benchmarks.report.pictures import draw_latency, draw_panels
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
 from benchmarks.result import Result
 from runtime.errors import UserError
+from runtime.files import write_whole
 
 __all__ = ["RESULT_FILE", "write_report"]
 
@@ -51,9 +52,7 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            staged = directory / f".{name}.part"
-            staged.write_bytes(data)
-            staged.replace(directory / name)
+            write_whole(directory / name, data)
     except OSError as error:
         raise UserError(
             f"cannot write the report to {directory}: {error.strerror or error}", hint="choose a folder with --out"

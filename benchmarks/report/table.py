@@ -49,11 +49,10 @@ def notes(result: Result) -> list[str]:
     """How the figures were taken, and every case that is not what it was asked to be."""
     first = result.rows[0]
     shape = "×".join(str(size) for size in first.latency.shape)
-    threads = "the backend's own number of" if first.latency.threads is None else str(first.latency.threads)
     lines = [
         f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
         f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
-        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shape}, {threads} threads, "
+        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shape}, {first.latency.threads} threads, "
         f"cases in turn; × fp32: on the same backend",
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
