@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +108,7 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
     """
     if root is not None and not root.is_dir():
         raise DatasetError(f"--data {root}: there is no such folder")
-    if choice == SAMPLES:
+    if choice.lower() == SAMPLES:
         return _samples()
     for dataset in DATASETS:
         if dataset.name == choice.lower():
@@ -114,9 +117,15 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
     folder = Path(choice)
     if folder.is_dir():
         return _read_folder(folder, name=folder.resolve().name, scale=scale, use=use)
-    if folder.exists() or len(folder.parts) > 1:
-        raise DatasetError(f"{folder} is not a folder of pictures: there is no such folder")
+    if folder.exists() or "/" in choice or os.sep in choice:
+        reason = "it is a file" if folder.exists() else "there is no such folder"
+        raise DatasetError(f"{choice} is not a folder of pictures: {reason}")
     raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
+
+
+def can_download(choice: str, *, scale: int) -> bool:
+    """Whether `download` knows where to get that data set."""
+    return any(dataset.name == choice.lower() and {0, scale} & dataset.archives.keys() for dataset in DATASETS)
 
 
 def download(choice: str, *, scale: int, on_bytes: OnBytes) -> None:
@@ -128,16 +137,15 @@ def download(choice: str, *, scale: int, on_bytes: OnBytes) -> None:
     import pooch  # only who asks for a download needs it
 
     dataset = next((dataset for dataset in DATASETS if dataset.name == choice.lower()), None)
-    archive = None if dataset is None else dataset.archives.get(scale, dataset.archives.get(0))
-    if dataset is None or archive is None:
+    if dataset is None or not can_download(choice, scale=scale):
         raise DatasetError(f"there is no known download of {choice!r}", hint="get it yourself and name its folder with --data")
-    url, sha256 = archive
+    url, sha256 = dataset.archives[scale if scale in dataset.archives else 0]
     downloader = pooch.HTTPDownloader(progressbar=_ByteCounter(on_bytes))
     try:
         file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", downloader=downloader))
         with zipfile.ZipFile(file) as archive_file:
-            archive_file.extractall(_cache() / dataset.folder)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            _unpack(archive_file, _cache() / dataset.folder)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data") from error
 
 
@@ -150,18 +158,22 @@ def load_low(pair: Pair, *, scale: int) -> Picture:
 
 
 def load_pair(pair: Pair, *, scale: int) -> tuple[Picture, Picture]:
-    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB; a high one that is larger is cropped at right and bottom.
+    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB.
+
+    The high one may have up to `scale` - 1 more rows and columns, which are what does not fill a low-resolution pixel; they are
+    cropped.
 
     Raises:
-        DatasetError: there is no high-resolution picture, or it is smaller than the low one times scale.
+        DatasetError: there is no high-resolution picture, or it is not `scale` times the low one.
     """
     if pair.high is None:
         raise DatasetError(f"{pair.name} has no high-resolution picture to compare with")
     high = read_picture(pair.high)
     low = read_picture(pair.low) if pair.low is not None else shrink(high, scale)
     height, width = low.shape[0] * scale, low.shape[1] * scale
-    if high.shape[0] < height or high.shape[1] < width:
-        raise DatasetError(f"{pair.name}: high {high.shape[:2]} is not {scale} times low {low.shape[:2]}")
+    if not (0 <= high.shape[0] - height < scale and 0 <= high.shape[1] - width < scale):
+        sizes = f"{high.shape[1]}×{high.shape[0]} is not {scale} times {low.shape[1]}×{low.shape[0]}"
+        raise DatasetError(f"{pair.name}: {sizes}", hint="are these pairs for another scale?")
     return low, high[:height, :width]
 
 
@@ -177,6 +189,18 @@ def shrink(picture: Picture, scale: int) -> Picture:
 def picture_sha256(picture: Picture) -> str:
     """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
     return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+    """Unpacks beside `folder` and moves whole what was unpacked into it; zipfile drops absolute and parent paths."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
+        archive.extractall(unpacked)
+        folder.mkdir(exist_ok=True)
+        for entry in Path(unpacked).iterdir():
+            if (folder / entry.name).is_dir():
+                shutil.rmtree(folder / entry.name)
+            entry.replace(folder / entry.name)
 
 
 class _ByteCounter:
@@ -214,7 +238,7 @@ def _cache() -> Path:
 
 
 def _locate(dataset: Dataset, root: Path | None) -> Path:
-    roots = [root] if root is not None else []
+    roots = [root.resolve()] if root is not None else []
     if named := os.environ.get(_FOLDER_VARIABLE):
         roots.append(Path(named))
     roots.append(_cache())
@@ -245,13 +269,13 @@ def _split_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
     splits = ("train", "valid", "test") if use == "calibration" else ("valid", "test", "train")
     for split in splits:
         pairs = _two_folders(folder / f"DIV2K_{split}_HR", folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale}", use)
-        pairs = pairs or _two_folders(folder / split, folder / "none", use)
+        pairs = pairs or _two_folders(folder / split, None, use)
         if pairs:
             return pairs
     return _two_folders(folder / "HR", folder / "LR_bicubic" / f"X{scale}", use)
 
 
-def _two_folders(high_folder: Path, low_folder: Path, use: Use) -> list[Pair]:
+def _two_folders(high_folder: Path, low_folder: Path | None, use: Use) -> list[Pair]:
     """Pairs by name, the low file's ending in xS; for evaluation only those that have a high one."""
     high = {path.stem: path for path in _pictures(high_folder)}
     low = {re.sub(r"x\d+$", "", path.stem): path for path in _pictures(low_folder)}
@@ -275,7 +299,7 @@ def _plain_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
     return [Pair(path.stem, path, None) for path in _pictures(folder)]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _pictures(folder: Path | None) -> list[Path]:
+    if folder is None or not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if is_image_file(path))

@@ -41,7 +41,13 @@ class HistogramObserver:
             self._count(flat[start : start + _SLICE])
 
     def quantile(self, fraction: float) -> float:
-        """The value below which `fraction` of all values lie, linear inside its bin and never outside the extremes."""
+        """The value below which `fraction` of all values lie, linear inside its bin and never outside the extremes.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        if not self.count:
+            raise ValueError("no value was observed")
         cumulative = np.cumsum(self._counts)
         wanted = fraction * cumulative[-1]
         index = int(np.searchsorted(cumulative, wanted, side="left"))

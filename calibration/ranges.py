@@ -69,14 +69,25 @@ class CalibrationTable(_Noun):
     tensors: dict[str, TensorStatistics] = Field(min_length=1)
 
 
+def stored_percentiles(asked: float) -> tuple[float, ...]:
+    """The percentiles that a table measured for `asked` holds."""
+    return tuple(sorted({*_STORED, float(asked)}))
+
+
+def holds_percentiles(table: CalibrationTable, asked: float) -> bool:
+    """Whether `table` holds just those that measuring for `asked` would give."""
+    keys = {_key(percentile) for percentile in stored_percentiles(asked)}
+    return all(statistics.percentiles.keys() == keys for statistics in table.tensors.values())
+
+
 def summarise(observer: HistogramObserver, *, percentile: float) -> TensorStatistics:
     """The statistics of one tensor, at the stored percentiles and the one asked for; six digits, more is noise."""
-    wanted = sorted({*_STORED, percentile})
     return TensorStatistics(
         minimum=_round(observer.minimum),
         maximum=_round(observer.maximum),
         percentiles={
-            f"{value:g}": (_round(observer.quantile(1 - value / 100)), _round(observer.quantile(value / 100))) for value in wanted
+            _key(stored): (_round(observer.quantile(1 - stored / 100)), _round(observer.quantile(stored / 100)))
+            for stored in stored_percentiles(percentile)
         },
     )
 
@@ -91,7 +102,7 @@ def activation_range(
     """
     if method is Method.MINMAX:
         return statistics.minimum, statistics.maximum
-    key = f"{percentile:g}"
+    key = _key(percentile)
     if key not in statistics.percentiles:
         held = ", ".join(statistics.percentiles)
         raise UserError(
@@ -130,6 +141,11 @@ def read_table(path: Path) -> CalibrationTable:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise UserError(f"{path} is not a calibration table: {where} {first['msg']}") from error
+
+
+def _key(percentile: float) -> str:
+    """All its digits: 99.99992 is not 99.9999."""
+    return repr(float(percentile))
 
 
 def _round(value: float) -> float:

@@ -30,7 +30,9 @@ def export_network(
     opset: int = NATIVE_OPSET,
     static_shape: tuple[int, int] | None = None,
 ) -> Bundle:
-    """Exports `network` with `weights` into the bundle `directory`; what that bundle had before is replaced.
+    """Exports `network` with `weights` into the bundle `directory`.
+
+    What was made from that bundle's fp32 graph stays where the graph comes out the same, and goes where it does not.
 
     Raises:
         UserError: an opset out of range, a checkpoint that does not fit.
@@ -64,6 +66,10 @@ def export_network(
         layers=count_macs(proto),
         variants=(variant,),
     )
+    previous = _open_if_valid(directory)
+    if previous is not None and variant.sha256 == previous.variant("fp32").sha256:
+        made_from_it = tuple(other for other in previous.manifest.variants if other.parent_sha256 == variant.sha256)
+        manifest = manifest.model_copy(update={"variants": (variant, *made_from_it), "calibration": previous.manifest.calibration})
     return write_bundle(directory, manifest, files={FP32_FILE: data})
 
 
@@ -77,9 +83,8 @@ def exported_already(
     static_shape: tuple[int, int] | None,
 ) -> Bundle | None:
     """The bundle in `directory` where it is what this export would make, with the tools at hand; else None."""
-    try:
-        bundle = Bundle.open(directory)
-    except BundleError:
+    bundle = _open_if_valid(directory)
+    if bundle is None:
         return None
     manifest = bundle.manifest
     fp32 = manifest.find_variant("fp32")
@@ -89,6 +94,13 @@ def exported_already(
         and (fp32.opset, manifest.contract.static_shape, fp32.tools) == (opset, static_shape, _tools())
     )
     return bundle if same else None
+
+
+def _open_if_valid(directory: Path) -> Bundle | None:
+    try:
+        return Bundle.open(directory)
+    except BundleError:
+        return None
 
 
 def _tools() -> dict[str, str]:

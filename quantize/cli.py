@@ -34,9 +34,9 @@ def quantize(
     percentile: Annotated[float, typer.Option(help="of values that a range holds, for that method")] = DEFAULT_PERCENTILE,
     data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
-    crops: Annotated[int, typer.Option(min=1, help="how many crops the network is run on")] = CROPS,
-    crop_size: Annotated[str, typer.Option(metavar="HxW", help="their size")] = f"{CROP_SIZE[0]}x{CROP_SIZE[1]}",
-    seed: Annotated[int, typer.Option(min=0, help="of the choice of pictures and crops")] = 0,
+    crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
+    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8 and fp16 graphs."""
@@ -46,10 +46,10 @@ def quantize(
     request = TableRequest(
         calib=calib,
         root=data,
-        crops=crops,
-        crop_size=console.parse_size(crop_size, option="--crop-size"),
-        seed=seed,
         percentile=percentile,
+        crops=crops,
+        crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
+        seed=seed,
     )
     if fetch:
         with console.progress() as bar:
@@ -67,7 +67,9 @@ def quantize(
 
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
-    if not force and quantized_already(opened, found.table, target=chosen_target, method=method, percentile=percentile):
+    if not force and quantized_already(
+        opened, found.table, target=chosen_target, method=method, percentile=percentile, compared=bool(found.crops)
+    ):
         console.show(f"{opened.directory}: up to date")
         return
     console.say("quantizing …")

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable, Method, activation_range
-from quantize.placement import Placement, Role, place_quantizers
+from quantize.placement import Placement, Role, moved_chain, place_quantizers
 from quantize.qdq import ActivationRange, constant, write_qdq
 from runtime.errors import PipelineError, UserError
 from runtime.targets import TARGETS, Target
@@ -22,20 +22,21 @@ def observed_tensors(graph: ir.Graph) -> Collection[str]:
     return sorted({quantizer.range_of for placement in placements for quantizer in placement.quantizers.values()})
 
 
-def known_ranges(graph: ir.Graph, value_range: ActivationRange) -> dict[str, ActivationRange]:
+def known_ranges(graph: ir.Graph, value_range: ActivationRange, target: Target) -> dict[str, ActivationRange]:
     """Ranges that need no measuring, because a picture's values lie in `value_range` whatever pictures were calibrated on.
 
-    They are the input's and the output's, and that of every 1×1 convolution on the input (a mean shift): interval arithmetic,
-    Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges would clip a white that the
-    calibration pictures did not happen to have.
+    They are the input's and the output's, and that of a 1×1 convolution from the input's colours to as many (a mean shift):
+    interval arithmetic, Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges
+    would clip a white that the calibration pictures did not happen to have.
     """
-    known = {str(value.name): value_range for value in (*graph.inputs, *graph.outputs)}
+    ends = [value for end in graph.outputs for value in moved_chain(end, target)]
+    known = {str(value.name): value_range for value in (*graph.inputs, *ends)}
     for node in graph:
-        source = node.inputs[0]
-        if node.op_type != "Conv" or source is None or source.name not in known:
+        source = node.inputs[0] if node.op_type == "Conv" else None
+        if source is None or source.name not in known:
             continue
         weight = constant(node, 1)
-        if weight.shape[2:] == (1, 1):
+        if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):
             low, high = known[source.name]
             products = np.stack([weight[:, :, 0, 0] * low, weight[:, :, 0, 0] * high])
             bias = constant(node, 2) if len(node.inputs) > 2 else np.zeros(weight.shape[0], np.float32)
@@ -59,9 +60,11 @@ def choose_ranges(
     """
     ranges = {}
     for quantizer in placement.quantizers.values():
+        source = quantizer.range_of
         used = Method.MINMAX if quantizer.role is Role.SKIP else method
-        measured = activation_range(table.tensors[quantizer.range_of], method=used, percentile=percentile)
-        ranges[quantizer.range_of] = known.get(quantizer.range_of, measured)
+        ranges[source] = (
+            known[source] if source in known else activation_range(table.tensors[source], method=used, percentile=percentile)
+        )
     return ranges
 
 
@@ -93,7 +96,7 @@ def quantize_int8(
     missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in table.tensors]
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
-    known = known_ranges(graph_model.graph, value_range)
+    known = known_ranges(graph_model.graph, value_range, target)
     ranges = choose_ranges(placement, table, method=method, percentile=percentile, known=known)
     write_qdq(graph_model, placement=placement, ranges=ranges, target=target)
     quantized = ir.to_proto(graph_model)

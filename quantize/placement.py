@@ -44,7 +44,7 @@ class Placement:
 
 def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
     """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order."""
-    roles = tensor_roles(graph)
+    roles = tensor_roles(graph, target)
     quantizers: dict[str, Quantizer] = {}
     int8_layers = []
     for node in graph:
@@ -57,14 +57,13 @@ def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
         else:
             continue
         for value in touched:
-            source = _moved_from(value, target)
-            name = _value_name(value)
-            quantizers.setdefault(name, Quantizer(name, _value_name(source), roles[_value_name(source)]))
+            name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
+            quantizers.setdefault(name, Quantizer(name, source, roles[source]))
     return Placement(quantizers, tuple(int8_layers))
 
 
-def tensor_roles(graph: ir.Graph) -> dict[str, Role]:
-    """The role of every activation of `graph`, by name.
+def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
+    """The role of every activation of `graph`, by name; what is only moved has the role of what it is moved to.
 
     A global skip is the shallower side of an Add (and that Add's result) where the two sides differ by more than half of the
     network's depth, depth being the largest number of convolutions on a path from the input.
@@ -82,11 +81,21 @@ def tensor_roles(graph: ir.Graph) -> dict[str, Role]:
     for node in adds:
         left, right = sorted(_activations(node), key=lambda value: depth[_value_name(value)])
         if 2 * (depth[_value_name(right)] - depth[_value_name(left)]) > total:
-            for value in (*_moved_chain(left), node.outputs[0], *_readers_output(node, "Relu")):
-                roles[_value_name(value)] = Role.SKIP
+            skip = (*moved_chain(left, target), node.outputs[0], _after_activation(node.outputs[0], target))
+            roles.update({_value_name(value): Role.SKIP for value in skip})
     roles.update({_value_name(value): Role.INPUT for value in graph.inputs})
-    roles.update({_value_name(value): Role.OUTPUT for value in graph.outputs})
+    roles.update({_value_name(value): Role.OUTPUT for end in graph.outputs for value in moved_chain(end, target)})
     return roles
+
+
+def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
+    """`value`, what an operator that only moves data moved it from, and so on back."""
+    chain = [value]
+    producer = value.producer()
+    while producer is not None and producer.op_type in target.moving_ops:
+        chain.append(_activations(producer)[0])
+        producer = chain[-1].producer()
+    return chain
 
 
 _WEIGHTED = ("Conv",)
@@ -109,27 +118,6 @@ def _after_activation(value: ir.Value, target: Target) -> ir.Value:
     if len(readers) == 1 and readers[0].node.op_type in target.fused_activations and not value.is_graph_output():
         return readers[0].node.outputs[0]
     return value
-
-
-def _moved_from(value: ir.Value, target: Target) -> ir.Value:
-    producer = value.producer()
-    while producer is not None and producer.op_type in target.moving_ops:
-        value = _activations(producer)[0]
-        producer = value.producer()
-    return value
-
-
-def _moved_chain(value: ir.Value) -> list[ir.Value]:
-    chain = [value]
-    producer = value.producer()
-    while producer is not None and producer.op_type == "DepthToSpace":
-        chain += _activations(producer)
-        producer = chain[-1].producer()
-    return chain
-
-
-def _readers_output(node: ir.Node, op_type: str) -> list[ir.Value]:
-    return [use.node.outputs[0] for use in node.outputs[0].uses() if use.node.op_type == op_type]
 
 
 def _name(node: ir.Node) -> str:

@@ -20,6 +20,7 @@ from runtime.targets import Target
 
 ActivationRange = tuple[float, float]
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_LARGEST_BIAS = 1 << 30  # half of what int32 holds: the other half is the accumulator's
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,15 @@ def activation_parameters(activation_range: ActivationRange, target: Target) -> 
     return QuantizationParameters(scale, zero_point, target.activation_dtype)
 
 
-def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(O, I, kH, kW) float32 -> int8 of the same shape and one scale an output channel, (O,) float32; zero point 0."""
+def quantize_weight(
+    weight: NDArray[np.float32], *, smallest_scale: NDArray[np.float32] | float = _SMALLEST_SCALE
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(O, I, kH, kW) float32 -> int8 of the same shape and one scale an output channel, (O,) float32; zero point 0.
+
+    `smallest_scale`, of one value or one a channel, is what a channel of tiny weights gets instead of its own.
+    """
     largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
-    scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    scale = np.where(largest > 0, np.maximum(largest / 127, smallest_scale), np.maximum(1.0, smallest_scale)).astype(np.float32)
     column = scale.reshape(-1, *([1] * (weight.ndim - 1)))
     return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
 
@@ -79,24 +85,31 @@ def write_qdq(
 
 
 class _Writer:
-    """Holds the graph, and the initializers shared by several layers that were quantized already."""
+    """Holds the graph, and the weights quantized already: layers that share one go on sharing it."""
 
     def __init__(self, graph: ir.Graph, target: Target) -> None:
         self._graph = graph
         self._target = target
+        self._weights: dict[tuple[str | None, bytes], ir.Value] = {}
 
     def quantize_parameters(self, layer: ir.Node, *, input_scale: float) -> None:
         """Replaces the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
-        weight = constant(layer, 1)
-        quantized, scale = quantize_weight(weight)
-        prefix = f"{layer.name}.weight"
-        layer.replace_input_with(1, self._dequantize(prefix, quantized, scale, np.zeros_like(scale, np.int8)))
-        if len(layer.inputs) > 2 and layer.inputs[2] is not None and self._target.bias_dtype == "int32":
+        has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None and self._target.bias_dtype == "int32"
+        bias = constant(layer, 2).astype(np.float64) if has_bias else np.zeros(1)
+        # A bias is stored in steps of input scale · weight scale: the weight's scale must leave it room in an int32.
+        room = np.abs(bias) / (input_scale * _LARGEST_BIAS)
+        smallest_scale = np.maximum(room, _SMALLEST_SCALE).astype(np.float32)
+        quantized, scale = quantize_weight(constant(layer, 1), smallest_scale=smallest_scale)
+        weight = layer.inputs[1]
+        key = (weight.name if weight is not None else None, scale.tobytes())
+        if key not in self._weights:
+            zero_point = np.zeros_like(scale, np.int8)
+            self._weights[key] = self._dequantize(f"{layer.name}.weight", quantized, scale, zero_point)
+        layer.replace_input_with(1, self._weights[key])
+        if has_bias:
             bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
-            limits = np.iinfo(np.int32)
-            integers = np.clip(np.rint(constant(layer, 2) / bias_scale.astype(np.float64)), limits.min, limits.max)
-            bias = self._dequantize(f"{layer.name}.bias", integers.astype(np.int32), bias_scale, None)
-            layer.replace_input_with(2, bias)
+            integers = np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32)
+            layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
 
     def quantize_activation(self, value: ir.Value, parameters: QuantizationParameters) -> None:
         """Puts QuantizeLinear and DequantizeLinear between `value` and all that read it."""

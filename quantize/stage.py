@@ -92,8 +92,10 @@ def quantize_bundle(
     return write_bundle(bundle.directory, manifest, files=files)
 
 
-def quantized_already(bundle: Bundle, table: CalibrationTable, *, target: Target, method: Method, percentile: float) -> bool:
-    """Whether `bundle` holds what this quantization would make, with the tools at hand."""
+def quantized_already(
+    bundle: Bundle, table: CalibrationTable, *, target: Target, method: Method, percentile: float, compared: bool
+) -> bool:
+    """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on."""
     manifest = bundle.manifest
     int8 = manifest.find_variant("int8", target=target.name)
     return (
@@ -102,6 +104,7 @@ def quantized_already(bundle: Bundle, table: CalibrationTable, *, target: Target
         and int8.parent_sha256 == bundle.variant("fp32").sha256
         and int8.options == _options(table, method=method, percentile=percentile)
         and int8.tools == _tools()
+        and (int8.psnr_vs_fp32_db is not None) == compared
     )
 
 

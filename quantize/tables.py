@@ -11,29 +11,29 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.calibrate import OnStep, crops_of, describe_source, measure_activations
-from calibration.datasets import ImageSet, MissingDatasetError, find_images
+from calibration.calibrate import CROP_SIZE, CROPS, OnStep, crops_of, describe_source, measure_activations
+from calibration.datasets import ImageSet, MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import CalibrationSource, CalibrationTable, read_table
+from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
 from quantize.int8 import observed_tensors
 from quantize.stage import load_fp32
 from runtime.bundle import Bundle
-from runtime.errors import DatasetError
+from runtime.errors import DatasetError, UserError
 
 _COMPARED_CROPS = 8
 
 
 @dataclass(frozen=True)
 class TableRequest:
-    """What calibration was asked for; the fields are the command line's options."""
+    """What calibration was asked for; the fields are the command line's options, None where one was not given."""
 
     calib: str
     root: Path | None
-    crops: int
-    crop_size: tuple[int, int]
-    seed: int
     percentile: float
+    crops: int | None = None
+    crop_size: tuple[int, int] | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,26 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
 
     Raises:
         DatasetError: there are no such pictures; for a known set says the three ways to provide some.
+        UserError: an option that a table measured before, or a fixed shape, cannot follow.
     """
     if request.calib.endswith(".json"):
+        _refuse_sampling(request, "a calibration table")
         return FoundTable(read_table(Path(request.calib)), f"read from {request.calib}", ())
     scale = int(bundle.manifest.scale)
     model = ir.from_proto(load_fp32(bundle))
     try:
         images = find_images(request.calib, scale=scale, use="calibration", root=request.root)
     except MissingDatasetError as missing:
-        return _shipped(request, graph_fingerprint(model.graph), missing)
+        return _shipped(request, graph_fingerprint(model.graph), scale, missing)
     fixed = bundle.manifest.contract.static_shape
+    if fixed is not None and request.crop_size not in (None, fixed):
+        raise UserError(f"this graph takes {fixed[0]}x{fixed[1]} pictures only, so crops have that size", hint="drop --crop-size")
     source = describe_source(
         images,
         scale=scale,
-        crops=request.crops,
-        crop_size=fixed or request.crop_size,
-        seed=request.seed,
+        crops=request.crops or CROPS,
+        crop_size=fixed or request.crop_size or CROP_SIZE,
+        seed=request.seed or 0,
         on_step=on_step,
     )
     table = _reusable(bundle, model.graph, source, request.percentile)
@@ -93,24 +97,31 @@ def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percen
     if bundle.manifest.calibration is None:
         return None
     table = read_table(bundle.path(bundle.manifest.calibration))
-    held = next(iter(table.tensors.values())).percentiles
-    same = table.source == source and table.graph_fingerprint == graph_fingerprint(graph) and f"{percentile:g}" in held
+    same = table.source == source and table.graph_fingerprint == graph_fingerprint(graph) and holds_percentiles(table, percentile)
     return table if same and set(table.tensors) == set(observed_tensors(graph)) else None
 
 
-def _shipped(request: TableRequest, fingerprint: str, missing: MissingDatasetError) -> FoundTable:
+def _shipped(request: TableRequest, fingerprint: str, scale: int, missing: MissingDatasetError) -> FoundTable:
     table = find_shipped_table(fingerprint=fingerprint, dataset=request.calib.lower())
     if table is None:
+        count, fetch = ("three", "--download to fetch it; ") if can_download(request.calib, scale=scale) else ("two", "")
         raise DatasetError(
             f"{missing}; and no table of it ships for these weights",
             hint=(
-                "three ways to provide pictures: --data FOLDER (or SREDGE_DATA=FOLDER) holding the data set; "
-                "--download to fetch it; --calib FOLDER with pictures of your own (--calib samples for scikit-image's)"
+                f"{count} ways to provide pictures: --data FOLDER (or SREDGE_DATA=FOLDER) holding the data set; "
+                f"{fetch}--calib FOLDER with pictures of your own (--calib samples for scikit-image's)"
             ),
         ) from missing
-    count = len(table.source.images)
+    _refuse_sampling(request, "the table that ships with these weights")
     origin = (
-        f"the table that ships with these weights, measured on {count} pictures of {table.source.dataset} "
+        f"the table that ships with these weights, measured on {len(table.source.images)} pictures of {table.source.dataset} "
         "(the pictures are not on this machine)"
     )
     return FoundTable(table, origin, ())
+
+
+def _refuse_sampling(request: TableRequest, what: str) -> None:
+    options = {"--crops": request.crops, "--crop-size": request.crop_size, "--seed": request.seed}
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{given[0]} has no effect on {what}, which is measured already", hint=f"drop {given[0]}")

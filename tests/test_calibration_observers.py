@@ -1,0 +1,119 @@
+"""Streaming histograms, against numpy on all the values at once."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from calibration.observers import BINS, HistogramObserver
+
+Values = NDArray[np.float32]
+# Sixteen-bit fractions, so that fraction × count is exact and the order statistic meant is not in doubt.
+FRACTIONS = st.floats(0, 1, width=16)
+REACH = 2.0**100
+SMALLEST = 2.0**-100  # magnitudes below it share the width of a bin for it
+
+
+# Values whose bin can be computed without rounding, so that the bin of each is not in doubt either.
+GRID_VALUES = st.builds(
+    lambda integers, exponent: (integers * 2.0**exponent).astype(np.float32),
+    arrays(np.int32, st.integers(1, 100), elements=st.integers(-9999, 9999)),
+    st.integers(-12, 12),
+)
+
+
+def some_values(reach: float = REACH) -> st.SearchStrategy[Values]:
+    return arrays(np.float32, st.integers(1, 100), elements=st.floats(-reach, reach, width=32))
+
+
+def observe(*chunks: Values) -> HistogramObserver:
+    observer = HistogramObserver()
+    for chunk in chunks:
+        observer.update(chunk)
+    return observer
+
+
+def bin_width(values: Values) -> float:
+    """The documented bound on an observer's error: 4 · max|x| / BINS."""
+    return 4 * max(float(np.abs(values).max()), SMALLEST) / BINS
+
+
+@given(values=st.one_of(some_values(), some_values(1.0)), fraction=FRACTIONS)
+def test_a_quantile_lies_within_one_bin_of_the_order_statistics_around_it(values: Values, fraction: float) -> None:
+    quantile = observe(values).quantile(fraction)
+
+    low = float(np.quantile(values, fraction, method="lower"))
+    high = float(np.quantile(values, fraction, method="higher"))
+    assert low - bin_width(values) <= quantile <= high + bin_width(values)
+
+
+@given(chunks=st.lists(GRID_VALUES, min_size=1, max_size=5), data=st.data())
+def test_order_and_chunking_of_the_data_change_nothing(chunks: list[Values], data: st.DataObject) -> None:
+    values = np.concatenate(chunks)
+    shuffled = values[np.array(data.draw(st.permutations(range(len(values)))))]
+    fractions = data.draw(st.lists(FRACTIONS, min_size=1, max_size=5))
+
+    whole, chunked = observe(shuffled), observe(*chunks)
+
+    assert chunked.count == whole.count == len(values)
+    assert [chunked.quantile(fraction) for fraction in fractions] == [whole.quantile(fraction) for fraction in fractions]
+
+
+@given(chunks=st.lists(some_values(), min_size=1, max_size=5))
+def test_extremes_are_exact(chunks: list[Values]) -> None:
+    observer = observe(*chunks)
+
+    values = np.concatenate(chunks)
+    assert (observer.minimum, observer.maximum) == (values.min(), values.max())
+
+
+@given(values=GRID_VALUES, doublings=st.integers(28, 60))
+def test_widening_keeps_every_value_on_its_side_of_zero(values: Values, doublings: int) -> None:
+    observer = observe(values, np.array([2.0**doublings], np.float32))
+
+    negative = int((values < 0).sum())
+    assert observer.count == len(values) + 1
+    assert observer.quantile((negative + 0.5) / observer.count) >= 0
+    if negative:
+        assert observer.quantile((negative - 0.5) / observer.count) <= 0
+
+
+@pytest.mark.parametrize("count", [(1 << 23) + 5, (1 << 24) + 3])
+def test_counts_are_exact_beyond_what_float32_counts(count: int) -> None:
+    largest = np.array([2.0], np.float32)
+
+    observer = observe(np.full(count, 0.5, np.float32), largest)
+
+    assert observer.count == count + 1
+    assert observer.quantile(count / (count + 1)) == pytest.approx(0.5, abs=bin_width(largest))
+
+
+def test_any_shape_and_memory_layout_is_counted() -> None:
+    array = np.arange(120, dtype=np.float32).reshape(1, 4, 5, 6)
+
+    strided = observe(array[:, ::2].transpose(0, 3, 2, 1))
+
+    assert (strided.count, strided.minimum, strided.maximum) == (60, 0.0, 89.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        observe(np.array([0.5, bad, 1.0], np.float32))
+
+
+def test_an_observer_takes_no_more_memory_after_a_hundred_updates() -> None:
+    rng = np.random.default_rng(0)
+    observer = observe(rng.normal(size=5000).astype(np.float32))
+    after_one = len(pickle.dumps(observer))
+
+    for update in range(100):
+        observer.update((rng.normal(size=5000) * 2.0**update).astype(np.float32))
+
+    assert len(pickle.dumps(observer)) == after_one

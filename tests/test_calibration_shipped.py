@@ -1,0 +1,108 @@
+"""The calibration tables that ship: each belongs to the graph that today's export makes, and can be measured again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.datasets import find_images
+from calibration.fingerprint import graph_fingerprint
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range, read_table
+from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
+from export.models import NETWORKS, Network
+from export.stage import export_network
+from export.weights import find_weights
+from quantize.int8 import observed_tensors
+from runtime.bundle import Bundle
+
+SHIPPED = [(network, scale) for network in NETWORKS for scale in network.shipped]
+RENEW = "run `make calibration-tables`"
+# On one worker, so that each network is exported once.
+pytestmark = pytest.mark.xdist_group("shipped tables")
+
+
+@pytest.fixture(scope="module", params=SHIPPED, ids=[f"{network.name}_x{scale}" for network, scale in SHIPPED])
+def shipped(request: pytest.FixtureRequest, exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ir.Model]:
+    """The file of a shipped table, and the graph exported from the weights it is for."""
+    network: Network
+    network, scale = request.param
+    bundle = exported
+    if (exported.manifest.model, exported.manifest.scale) != (network.name, scale):
+        weights = find_weights(network, scale=scale, choice="shipped")
+        bundle = export_network(network, scale=scale, weights=weights, directory=tmp_path_factory.mktemp("shipped"))
+    graph = onnx.load_model(bundle.path(bundle.variant("fp32")))
+    return SHIPPED_TABLES / f"{network.name}_x{scale}.json", ir.from_proto(graph)
+
+
+@pytest.fixture
+def table(shipped: tuple[Path, ir.Model]) -> CalibrationTable:
+    path, _ = shipped
+    if not path.is_file():
+        pytest.fail(f"{path} is missing: {RENEW}")
+    return read_table(path)
+
+
+def test_a_shipped_table_belongs_to_the_graph_of_its_weights(table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
+    path, model = shipped
+    assert table.graph_fingerprint == graph_fingerprint(model.graph), f"{path} was measured on another graph: {RENEW}"
+
+
+def test_a_shipped_table_holds_every_tensor_that_quantization_wants(
+    table: CalibrationTable, shipped: tuple[Path, ir.Model]
+) -> None:
+    path, model = shipped
+    lacking = set(observed_tensors(model.graph)) - table.tensors.keys()
+    assert not lacking, f"{path} lacks {sorted(lacking)}: {RENEW}"
+
+
+def test_a_shipped_table_is_found_by_its_graph_and_data_set(table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
+    path, model = shipped
+    found = find_shipped_table(fingerprint=graph_fingerprint(model.graph), dataset=table.source.dataset)
+    assert found == table, f"{path} is not found: {RENEW}"
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "0" * 64}, {"dataset": "set5"}], ids=["another graph", "another data set"])
+def test_a_shipped_table_is_not_found_for_anything_else(table: CalibrationTable, change: dict[str, str]) -> None:
+    wanted = {"fingerprint": table.graph_fingerprint, "dataset": table.source.dataset, **change}
+
+    assert find_shipped_table(fingerprint=wanted["fingerprint"], dataset=wanted["dataset"]) is None
+
+
+def test_every_shipped_table_is_for_shipped_weights() -> None:
+    names = {f"{network.name}_x{scale}.json" for network, scale in SHIPPED}
+
+    assert {path.name for path in SHIPPED_TABLES.iterdir()} == names, RENEW
+
+
+def test_measuring_again_gives_the_shipped_table(shared: Path, table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
+    path, model = shipped
+    name, _, scale = path.stem.rpartition("_x")
+    images = find_images(table.source.dataset, scale=int(scale), use="calibration", root=shared / "data")
+    source = describe_source(
+        images,
+        scale=int(scale),
+        crops=table.source.crops,
+        crop_size=table.source.crop_size,
+        seed=table.source.seed,
+    )
+    assert source == table.source, f"{path} was measured on other pictures: {RENEW}"
+
+    measured = measure_activations(
+        model,
+        crops_of(images, source, scale=int(scale)),
+        tensors=table.tensors,
+        source=source,
+        percentile=DEFAULT_PERCENTILE,
+    )
+
+    # Another CPU adds up a convolution's products in another order: 1e-6 of a tensor, a thousandth allowed.
+    for tensor, statistics in table.tensors.items():
+        tolerance = 1e-3 * max(abs(statistics.minimum), abs(statistics.maximum))
+        for method in Method:
+            expected = activation_range(statistics, method=method)
+            again = activation_range(measured.tensors[tensor], method=method)
+            assert again == pytest.approx(expected, abs=tolerance), f"{name} {tensor} {method.value}: {RENEW}"

@@ -1,0 +1,161 @@
+"""Which tensors get a quantizer, on the exported network and on small graphs with one feature each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from quantize.placement import Placement, Role, place_quantizers
+from runtime.bundle import Bundle
+from runtime.targets import TARGETS, Target, find_target
+
+EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
+CPU = find_target("cpu")
+
+
+@pytest.fixture
+def graph(exported: Bundle) -> ir.Graph:
+    return ir.load(exported.path(exported.variant("fp32"))).graph
+
+
+def small_graph(nodes: str) -> ir.Graph:
+    """A graph from `input` to `output`, (N, 4, H, W), in ONNX's textual syntax, with `w` a 1×1 kernel and `b` a bias."""
+    model = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 18]>
+        small (float[N,4,H,W] input) => (float[N,C,P,Q] output)
+        <float[4,4,1,1] w = {{{", ".join(["1.0"] * 16)}}}, float[4] b = {{0.0, 0.0, 0.0, 0.0}}>
+        {{ {nodes} }}
+        """
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    return ir.from_proto(model).graph
+
+
+def nodes_of(graph: ir.Graph, op_type: str) -> Iterator[ir.Node]:
+    return (node for node in graph if node.op_type == op_type)
+
+
+def names(values: Iterable[ir.Value | None]) -> list[str]:
+    return [str(value.name) for value in values if value is not None and value.const_value is None]
+
+
+def roles(placement: Placement) -> dict[str, Role]:
+    return {name: quantizer.role for name, quantizer in placement.quantizers.items()}
+
+
+@EACH_TARGET
+def test_every_convolution_runs_in_int8(graph: ir.Graph, exported: Bundle, target: Target) -> None:
+    placement = place_quantizers(graph, target)
+
+    convolutions = [str(node.name) for node in nodes_of(graph, "Conv")]
+    assert list(placement.int8_layers) == convolutions == [layer.name for layer in exported.manifest.layers]
+    assert len(convolutions) == 26
+
+
+@EACH_TARGET
+def test_every_int8_operator_reads_quantized_tensors(graph: ir.Graph, target: Target) -> None:
+    quantizers = place_quantizers(graph, target).quantizers
+
+    for op_type in target.int8_ops:
+        for node in nodes_of(graph, op_type):
+            assert set(names(node.inputs)) <= quantizers.keys(), f"{node.name} reads a tensor without quantizer"
+
+
+@EACH_TARGET
+def test_no_quantizer_stands_between_an_operator_and_its_fused_activation(graph: ir.Graph, target: Target) -> None:
+    quantizers = place_quantizers(graph, target).quantizers
+
+    for op_type in target.fused_activations:
+        for node in nodes_of(graph, op_type):
+            assert not set(names(node.inputs)) & quantizers.keys()
+            assert set(names(node.outputs)) <= quantizers.keys()
+
+
+@EACH_TARGET
+def test_an_operator_that_moves_data_takes_the_range_of_its_input(graph: ir.Graph, target: Target) -> None:
+    quantizers = place_quantizers(graph, target).quantizers
+    moving = [node for op_type in target.moving_ops for node in nodes_of(graph, op_type)]
+
+    assert moving
+    for node in moving:
+        ranges = {quantizers[name].range_of for name in (*names(node.inputs), *names(node.outputs))}
+        assert ranges == {*names(node.inputs)}
+
+
+@EACH_TARGET
+def test_input_output_and_the_global_skip_are_told_from_the_inner_tensors(graph: ir.Graph, target: Target) -> None:
+    by_role = {role: {name for name, has in roles(place_quantizers(graph, target)).items() if has is role} for role in Role}
+
+    assert by_role[Role.INPUT] == {"input"}
+    assert by_role[Role.OUTPUT] == {"output"}
+    # The first layer's features, upsampled once more and added to the trunk's, and that sum after its activation.
+    assert by_role[Role.SKIP] == {"upsample.up.body.0@2", "depthtospace_2", "relu_18"}
+    residual_adds = [f"relu_{index}" for index in range(3, 18, 2)]
+    assert {"relu_1", "upsample.up.body.0", "depthtospace_1", *residual_adds} <= by_role[Role.INNER]
+
+
+def test_a_tensor_read_by_more_than_its_activation_gets_a_quantizer() -> None:
+    graph = small_graph("first = Conv(input, w, b) active = Relu(first) output = Add(first, active)")
+
+    assert place_quantizers(graph, CPU).quantizers.keys() == {"input", "first", "active", "output"}
+
+
+def test_without_fused_activations_a_quantizer_stands_before_each() -> None:
+    graph = small_graph("first = Conv(input, w, b) active = Relu(first) output = Conv(active, w, b)")
+
+    unfused = place_quantizers(graph, replace(CPU, fused_activations=()))
+
+    assert unfused.quantizers.keys() == {"input", "first", "active", "output"}
+    assert place_quantizers(graph, CPU).quantizers.keys() == {"input", "active", "output"}
+
+
+def test_without_moving_operators_what_they_move_has_its_own_range() -> None:
+    graph = small_graph(
+        'first = Conv(input, w, b) moved = DepthToSpace <blocksize = 2, mode = "CRD"> (first) output = Add(moved, moved)'
+    )
+
+    own = place_quantizers(graph, replace(CPU, moving_ops=()))
+
+    assert own.quantizers["moved"].range_of == "moved"
+    assert place_quantizers(graph, CPU).quantizers["moved"].range_of == "first"
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param("k = Reshape <allowzero = 0> (w, input) output = Conv(input, k)", id="a kernel that is computed"),
+        pytest.param("output = Add(input, b)", id="an Add of a constant"),
+        pytest.param("output = Sigmoid(input)", id="an operator the target lacks"),
+    ],
+)
+def test_what_the_target_cannot_run_in_int8_is_left_alone(nodes: str) -> None:
+    placement = place_quantizers(small_graph(nodes), CPU)
+
+    assert (placement.int8_layers, dict(placement.quantizers)) == ((), {})
+
+
+@pytest.mark.parametrize(("depth", "role"), [(1, Role.INNER), (3, Role.SKIP)], ids=["half of the depth", "three quarters of it"])
+def test_a_skip_is_global_over_more_than_half_of_the_depth(depth: int, role: Role) -> None:
+    steps = ["base = Conv(input, w, b)"]
+    steps += [f"step{index + 1} = Conv({'base' if index == 0 else f'step{index}'}, w, b)" for index in range(depth)]
+    graph = small_graph(f"{' '.join(steps)} sum = Add(base, step{depth}) output = Conv(sum, w, b)")
+
+    found = roles(place_quantizers(graph, replace(CPU, int8_ops=("Conv", "Add"))))
+
+    assert (found["base"], found["sum"], found[f"step{depth}"]) == (role, role, Role.INNER)
+
+
+def test_the_output_of_a_network_that_ends_in_depth_to_space_is_an_output() -> None:
+    """As in ESPCN: what is on both sides of the shuffle is the picture, and its range is that of a picture."""
+    graph = small_graph('last = Conv(input, w, b) output = DepthToSpace <blocksize = 2, mode = "CRD"> (last)')
+
+    quantizers = place_quantizers(graph, CPU).quantizers
+
+    assert quantizers["output"].range_of == quantizers["last"].range_of
+    assert {quantizer.role for name, quantizer in quantizers.items() if name != "input"} == {Role.OUTPUT}
