@@ -79,7 +79,7 @@ def benchmarks(
     if result is None:
         result = _measure(requests, directory)
     else:
-        console.err.print("nothing changed since these figures were measured; --force measures again")
+        typer.echo("nothing changed since these figures were measured; --force measures again", err=True)
     if json_file is not None:
         _write_json(result, json_file)
     _print_result(result, directory)

@@ -24,6 +24,7 @@ from runtime.errors import WeightsError
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _FOLDER_VARIABLE = "SREDGE_WEIGHTS"
+_GIVE_A_FILE = "give the path of a .pth state dict or a .safetensors file"
 StateDict = dict[str, Tensor]
 
 
@@ -52,10 +53,12 @@ def find_weights(network: Network, *, scale: int, choice: str | None) -> Weights
     path = Path(str(choice))
     if not path.is_file():
         raise WeightsError(
-            f"--weights {choice}: there is no such file, and the known names are shipped and published",
-            hint="give the path of a .pth or .safetensors checkpoint",
+            f"--weights {choice}: there is no such file, and the known names are shipped and published", hint=_GIVE_A_FILE
         )
-    return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))
+    try:
+        return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}", hint=_GIVE_A_FILE) from error
 
 
 def load_module(network: Network, *, scale: int, weights: Weights) -> nn.Module:
@@ -77,7 +80,12 @@ def load_state_dict(path: Path) -> StateDict:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is not a checkpoint of tensors alone: it is another kind of file, or holds objects that could run code",
+            hint=_GIVE_A_FILE,
+        ) from error
+    except (safetensors.SafetensorError, EOFError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{path} cannot be read as a checkpoint: {reason}", hint="is the file complete? download or copy it again"
@@ -85,28 +93,29 @@ def load_state_dict(path: Path) -> StateDict:
     except (KeyError, zipfile.BadZipFile, AttributeError, IndexError, TypeError) as error:  # what torch raises on other bytes
         raise WeightsError(
             f"{path} is not a checkpoint ({type(error).__name__} while reading it)",
-            hint="give a .pth state dict or a .safetensors file",
+            hint=_GIVE_A_FILE,
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key")
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
     return dict(loaded)
 
 
 def describe_state_dict(state: StateDict) -> str:
-    """The registered network that these keys and shapes are of, or what they are at all."""
+    """What these keys and shapes look like: a registered network, or none known here."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     for network in NETWORKS:
         for scale in network.scales:
             if _expected_shapes(network, scale) == shapes:
-                return f"{network.name} x{scale}"
-    first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:3])
-    return f"no network known here ({len(shapes)} tensors: {first}, …)"
+                return f"it looks like {network.name} x{scale}"
+    first = "".join(f", {key} {shape}" for key, shape in list(shapes.items())[:3])
+    return f"it looks like no network known here: {len(shapes)} tensors{first}"
 
 
 def _shipped(network: Network, scale: int) -> Weights:
     if scale not in network.shipped:
         have = ", ".join(f"x{known}" for known in network.shipped) or "none"
-        raise WeightsError(f"no weights for {network.name} x{scale} ship with sredge; shipped: {have}")
+        hint = "--weights published, or --weights FILE" if scale in network.published else "--weights FILE"
+        raise WeightsError(f"no weights for {network.name} x{scale} ship with sredge; shipped: {have}", hint=hint)
     path = _SHIPPED / f"{network.name}_x{scale}.safetensors"
     if not path.is_file() or sha256_file(path) != network.shipped[scale]:
         raise WeightsError(f"{path} is missing or damaged (sha256 differs)", hint="pip install --force-reinstall sredge")
@@ -142,12 +151,20 @@ def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) ->
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     wrong = [f"{key} is missing" for key in expected if key not in shapes]
     wrong += [f"{key} is not one of its keys" for key in shapes if key not in expected]
+    wrong += [f"{key} is {problem}" for key, value in state.items() if (problem := _unusable(value))]
     wrong += [
         f"{key} is {shapes[key]}, expected {shape}" for key, shape in expected.items() if key in shapes and shapes[key] != shape
     ]
     if wrong:
         shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        raise WeightsError(f"{path} does not fit {name}: {shown}", hint=f"it looks like {describe_state_dict(state)}")
+        raise WeightsError(f"{path} does not fit {name}: {shown}", hint=describe_state_dict(state))
+
+
+def _unusable(value: Tensor) -> str:
+    """Why a weight cannot be used, if it cannot."""
+    if value.layout != torch.strided or value.is_complex():
+        return f"{value.dtype} {value.layout}, expected real and dense"
+    return "" if bool(torch.isfinite(value).all()) else "not finite"
 
 
 def _expected_shapes(network: Network, scale: int) -> dict[str, tuple[int, ...]]:

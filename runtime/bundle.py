@@ -1,8 +1,9 @@
 """The bundle: a directory with a manifest and the graphs it describes.
 
-A write is staged beside the files it replaces (`NAME.next`) and takes effect at one rename, that of `manifest.json`. Killed before
-it, the old bundle is whole; killed after it, `Bundle.open` finishes the remaining renames. Every part is checked against its sha256
-on open, and the manifest carries a digest of itself, so that an edit by hand or a flipped byte is noticed.
+A write is staged beside the files it replaces (`NAME.next`) and takes effect at one rename, that of `manifest.json`. Killed
+before it, the old bundle is whole; killed after it, whoever opens or writes the bundle next finishes the remaining renames.
+Every part is checked against its sha256 on open, and the manifest carries a digest of itself, so that an edit by hand or a
+flipped byte is noticed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -188,12 +190,15 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        with suppress(BundleError):
+            for part in _read_manifest(directory).parts:
+                _settle(directory, part)  # before its staged file is written over
         for name, data in files.items():
             _write_synced(directory / (name + _STAGED), data)
         _write_synced(directory / (MANIFEST + _STAGED), _manifest_bytes(manifest))
         (directory / (MANIFEST + _STAGED)).replace(directory / MANIFEST)  # the write takes effect here
-        for name in files:
-            (directory / (name + _STAGED)).replace(directory / name)
+        for part in manifest.parts:
+            _settle(directory, part)
         _remove_strays(directory, keep={part.file for part in manifest.parts})
     except OSError as error:
         raise BundleError(
@@ -280,10 +285,11 @@ def _read_manifest(directory: Path) -> Manifest:
 
 
 def _verify(directory: Path, part: Part) -> None:
-    path, staged = directory / part.file, directory / (part.file + _STAGED)
+    path = directory / part.file
     try:
-        if staged.is_file() and sha256_file(staged) == part.sha256:
-            staged.replace(path)  # the rename that a killed write still owed
+        if path.is_file() and sha256_file(path) == part.sha256:
+            return
+        _settle(directory, part)
         if sha256_file(path) == part.sha256:
             return
     except OSError as error:
@@ -292,6 +298,14 @@ def _verify(directory: Path, part: Part) -> None:
         f"{path} is not the file the manifest describes (sha256 differs)",
         hint=f"make it anew: rm -r {directory} and run the export again",
     )
+
+
+def _settle(directory: Path, part: Part) -> None:
+    """Does the rename that a write still owes `part`; a reader and the writer may both try, and one finds it done."""
+    staged = directory / (part.file + _STAGED)
+    with suppress(FileNotFoundError):
+        if sha256_file(staged) == part.sha256:
+            staged.replace(directory / part.file)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -307,4 +321,4 @@ def _remove_strays(directory: Path, *, keep: set[str]) -> None:
         stale_graph = path.name.startswith("model.") and path.suffix == ".onnx" and path.name not in keep
         stale_table = path.name == CALIBRATION and path.name not in keep
         if stale_graph or stale_table or path.name.endswith(_STAGED):
-            path.unlink()
+            path.unlink(missing_ok=True)

@@ -76,18 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def sredge() -> None:
     """`sredge COMMAND …` is `python -m COMMAND …`; upscale and info are the runtime's own."""
-    commands = {entry.name: entry for entry in entry_points(group=_COMMANDS)}
+    others = {entry.name: entry for entry in entry_points(group=_COMMANDS)}
+    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    known = sorted({*others, *own})
     name, *rest = sys.argv[1:] or ["--help"]
-    if name in commands and name != "runtime":
+    if name in others:
         try:
-            command = commands[name].load()
+            command = others[name].load()
         except ModuleNotFoundError as error:
             console.fail(UserError(f"`sredge {name}` needs {error.name}", hint=f"pip install 'sredge[{name}]'"))
         command(rest)
-    elif name in {command.callback.__name__ for command in app.registered_commands if command.callback}:
+    elif name in own:
         main([name, *rest])
+    elif name in ("-h", "--help"):
+        console.show(f"sredge COMMAND …: {', '.join(known)}\nsredge COMMAND --help tells each one's options")
     else:
-        known = sorted({*commands, "upscale", "info"} - {"runtime"})
         console.fail(UnknownNameError("command", name, valid=known, hint="sredge export --help"))
 
 

@@ -50,17 +50,17 @@ def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None
         if not interrupts:  # torch makes other errors of a Ctrl-C that meets it at the wrong moment
             raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
     if interrupts:
-        err.print("stopped; nothing half-written was left")
+        typer.echo("stopped; nothing half-written was left", err=True)
         sys.exit(_INTERRUPTED)
 
 
 def fail(error: SredgeError) -> NoReturn:
     """Prints `error` and its hint to stderr, and exits with its code."""
-    err.print("error:", str(error), markup=False, soft_wrap=True)
+    typer.echo(f"error: {error}", err=True)
     if error.hint:
-        err.print(" hint:", error.hint, markup=False, soft_wrap=True)
+        typer.echo(f" hint: {error.hint}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -72,13 +72,13 @@ def progress() -> Progress:
 
 def show(text: str) -> None:
     """A line of the result on stdout, as it is: not wrapped, no markup."""
-    out.print(text, markup=False, soft_wrap=True)
+    typer.echo(text)
 
 
 def say(text: str) -> None:
     """A line of progress on stderr that a terminal's reader should see and a pipe should not."""
     if err.is_terminal:
-        err.print(text, markup=False)
+        typer.echo(text, err=True)
 
 
 def parse_size(text: str, *, option: str) -> tuple[int, int]:

@@ -47,7 +47,8 @@ def read_picture(path: Path) -> Picture:
         )
     if picture.dtype != np.uint8:
         raise ImageError(f"{path} holds {picture.dtype} samples; 8-bit ones are read", hint="convert it to 8 bits")
-    if whole.ndim == 3 and whole.shape[2] == 4 and int(whole[..., 3].min()) < 255:
+    translucent = whole.ndim == 3 and whole.shape[2] == 4 and int(whole[..., 3].min()) < 255
+    if translucent or (whole.ndim == 2 and b"tRNS" in data.partition(b"IDAT")[0]):  # a grey PNG's transparent shade
         raise ImageError(f"{path} is partly transparent; opaque pictures are read", hint="flatten it onto a background")
     return picture.astype(np.uint8, copy=False)
 
@@ -56,6 +57,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     """Encodes (H, W, 3) uint8 RGB by the suffix of `path`; the file appears whole or not at all."""
     if path.suffix.lower() not in _SUFFIXES:
         raise ImageError(f"cannot write {path}: its suffix names no picture format", hint=f"one of {', '.join(_SUFFIXES)}")
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise ImageError(f"cannot write {path}: expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise ImageError(f"cannot encode {path}")

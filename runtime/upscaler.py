@@ -21,6 +21,8 @@ from runtime.targets import Precision
 class Upscaler:
     """A bundle's network, compiled and ready. A context manager; `close` frees the compiled graph.
 
+    It serves one thread at a time; open one a thread.
+
     Attributes:
         bundle: the opened bundle.
         variant: the graph of it that runs.
@@ -64,7 +66,13 @@ class Upscaler:
         return from_network(self.run(to_network(picture)))
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network itself: (N, 3, H, W) float32 in [0, 1] -> (N, 3, H·scale, W·scale) float32, not clipped."""
+        """The network itself: (N, 3, H, W) float32 in [0, 1] -> (N, 3, H·scale, W·scale) float32, not clipped.
+
+        Raises:
+            ImageError: another shape or type, or not the one shape a fixed graph takes.
+        """
+        if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != 3 or 0 in array.shape:
+            raise ImageError(f"expected a (N, 3, H, W) float32 array, got {array.shape} {array.dtype}")
         fixed = self.bundle.manifest.contract.static_shape
         if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
             raise ImageError(

@@ -33,7 +33,6 @@ PROMISED = {
     "bundle", "model", "scale", "precision", "target", "backend", "dataset", "protocol", "images", "psnr_db", "ssim",
     "psnr_vs_fp32_db", "latency", "macs", "int8_mac_share", "precision_verified", "size_bytes", "peak_rss_bytes",
 }  # fmt: skip
-pytestmark = pytest.mark.xdist_group("compare")  # the module's result is measured once, by one worker
 
 
 @pytest.fixture(scope="module")

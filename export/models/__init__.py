@@ -15,6 +15,7 @@ def find_network(name: str, *, scale: int) -> Network:
         if network.name == name:
             if scale not in network.scales:
                 scales = ", ".join(str(known) for known in network.scales)
-                raise UserError(f"{name} has no scale {scale}; it has: {scales}")
+                raise UserError(f"{name} has no scale {scale}; it has: {scales}", hint=f"--scale {network.scales[0]}")
             return network
-    raise UnknownNameError("network", name, valid=(network.name for network in NETWORKS))
+    hint = f"python -m export {NETWORKS[0].name} --scale {NETWORKS[0].scales[0]}"
+    raise UnknownNameError("network", name, valid=(network.name for network in NETWORKS), hint=hint)

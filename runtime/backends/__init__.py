@@ -18,6 +18,9 @@ from runtime.targets import Precision
 __all__ = ["BACKENDS", "Backend", "BackendEntry", "LayerPrecision", "RanIn", "choose_backend", "open_backend"]
 
 
+_MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
+
+
 @dataclass(frozen=True)
 class BackendEntry:
     """Where a backend lives; its module is imported only when it is opened."""
@@ -60,6 +63,12 @@ def choose_backend(name: str) -> BackendEntry:
 
 
 def open_backend(name: str, graph: Path, *, precision: Precision, threads: int | None = None) -> Backend:
-    """Compiles `graph`, whose arithmetic should run in `precision`, on `threads` threads (None: the backend's default)."""
+    """Compiles `graph`, whose arithmetic should run in `precision`, on `threads` threads (None: the backend's default).
+
+    Raises:
+        UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph so.
+    """
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise BackendError(f"{threads} threads: expected 1 to {_MOST_THREADS}")
     module = importlib.import_module(choose_backend(name).module)
     return cast(Backend, module.open_graph(graph, precision=precision, threads=threads))

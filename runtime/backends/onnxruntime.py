@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,7 +55,8 @@ class OnnxRuntimeBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        del self._session
+        with suppress(AttributeError):  # closed already
+            del self._session
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})

@@ -5,6 +5,7 @@ Precisions are read from the compiled model's runtime graph, where each primitiv
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -54,7 +55,8 @@ class OpenVinoBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        del self._request, self._model
+        with suppress(AttributeError):  # closed already
+            del self._request, self._model
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs = self._request.infer([array], share_inputs=True, share_outputs=False)

@@ -1,0 +1,436 @@
+"""The exported graph: the network at the opset asked for, for any size or one, named, weighed, and compared with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from export.arithmetic import count_macs, receptive_halo
+from export.models import NETWORKS, Network, find_network
+from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, export_graph
+from export.parity import TOLERANCE, check_parity
+from export.passes import PASSES, Pass, run_passes
+from export.stage import FP32_FILE, export_network, exported_already
+from export.weights import Weights, find_weights, load_module
+from runtime.bundle import MANIFEST, Bundle, sha256_file
+from runtime.errors import PipelineError, UserError
+
+pytestmark = pytest.mark.xdist_group("export_graph")  # one worker traces each network once, for all of this file
+
+SHAPES = [(1, 3, 1, 1), (2, 3, 17, 30), (1, 3, 41, 23)]
+STATIC = (19, 26)
+cases = pytest.mark.parametrize(("name", "scale"), [(network.name, scale) for network in NETWORKS for scale in network.scales])
+networks = pytest.mark.parametrize(("name", "scale"), [(network.name, network.scales[0]) for network in NETWORKS])
+
+
+@cache
+def _module(name: str, scale: int) -> nn.Module:
+    """The network with random weights: what is tested here holds for any."""
+    torch.manual_seed(0)
+    return find_network(name, scale=scale).build(scale).eval()
+
+
+@cache
+def _raw_graph(name: str, scale: int) -> onnx.ModelProto:
+    return ir.to_proto(export_graph(_module(name, scale), static_shape=None))
+
+
+def _graph(name: str, scale: int, *, passes: tuple[Pass, ...] = PASSES) -> ir.Model:
+    model, _ = run_passes(ir.from_proto(_raw_graph(name, scale)), passes=passes)
+    return model
+
+
+Export = Callable[..., Bundle]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Exports a network with random weights through the whole stage; the same export is made once."""
+
+    @cache
+    def exporting(name: str, scale: int, *, opset: int = NATIVE_OPSET, static_shape: tuple[int, int] | None = None) -> Bundle:
+        network = find_network(name, scale=scale)
+        folder = tmp_path_factory.mktemp(f"{name}_x{scale}")
+        torch.save(_module(name, scale).state_dict(), folder / "weights.pth")
+        weights = find_weights(network, scale=scale, choice=str(folder / "weights.pth"))
+        return export_network(
+            network, scale=scale, weights=weights, directory=folder / "bundle", opset=opset, static_shape=static_shape
+        )
+
+    return exporting
+
+
+def _proto(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(bundle.path(bundle.variant("fp32")))
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    (imported,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(imported)
+
+
+def _noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(1).random(shape, np.float32)
+
+
+def _run(model: onnx.ModelProto, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (output,) = session.run([OUTPUT], {INPUT: array})
+    result: NDArray[np.float32] = output
+    return result
+
+
+def _run_torch(module: nn.Module, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        output: NDArray[np.float32] = module(torch.from_numpy(array)).numpy()
+    return output
+
+
+def _lesrcnn() -> Network:
+    return find_network("lesrcnn", scale=2)
+
+
+def _shipped(network: Network) -> Weights:
+    return find_weights(network, scale=2, choice="shipped")
+
+
+# What a graph is exported with
+
+
+@cases
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_an_exported_graph_runs_on_any_batch_and_size_as_torch_does(
+    export: Export, name: str, scale: int, shape: tuple[int, ...]
+) -> None:
+    output = _run(_proto(export(name, scale)), _noise(shape))
+    assert output.shape == (shape[0], 3, shape[2] * scale, shape[3] * scale)
+    assert np.abs(output - _run_torch(_module(name, scale), _noise(shape))).max() < TOLERANCE
+
+
+@networks
+@pytest.mark.parametrize("opset", [OPSET_RANGE[0], NATIVE_OPSET, OPSET_RANGE[1]])
+def test_the_graph_has_the_opset_asked_for_and_still_runs_on_any_size(export: Export, name: str, scale: int, opset: int) -> None:
+    bundle = export(name, scale, opset=opset)
+    model = _proto(bundle)
+    assert _opset(model) == bundle.variant("fp32").opset == opset
+    onnx.checker.check_model(model, full_check=True)
+    expected = _run_torch(_module(name, scale), _noise((2, 3, 17, 30)))
+    assert np.abs(_run(model, _noise((2, 3, 17, 30))) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [OPSET_RANGE[0] - 1, OPSET_RANGE[1] + 1, 0, -1])
+def test_an_opset_outside_the_range_names_the_range(opset: int, tmp_path: Path) -> None:
+    network = _lesrcnn()
+    with pytest.raises(UserError, match=f"opset {opset} .*from {OPSET_RANGE[0]} to {OPSET_RANGE[1]}") as caught:
+        export_network(network, scale=2, weights=_shipped(network), directory=tmp_path / "bundle", opset=opset)
+    assert "--opset" in caught.value.hint
+    assert not (tmp_path / "bundle").exists()
+
+
+@networks
+def test_a_static_graph_has_its_shape_in_the_file_and_the_manifest(export: Export, name: str, scale: int) -> None:
+    bundle = export(name, scale, static_shape=STATIC)
+    (declared,) = _proto(bundle).graph.input
+    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [1, 3, *STATIC]
+    assert bundle.manifest.contract.static_shape == STATIC
+    expected = _run_torch(_module(name, scale), _noise((1, 3, *STATIC)))
+    assert np.abs(_run(_proto(bundle), _noise((1, 3, *STATIC))) - expected).max() < TOLERANCE
+
+
+@networks
+def test_a_graph_without_static_shape_fixes_the_channels_alone(export: Export, name: str, scale: int) -> None:
+    (declared,) = _proto(export(name, scale)).graph.input
+    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [0, 3, 0, 0]
+
+
+@networks
+def test_the_graph_says_nothing_of_the_machine_it_was_made_on(export: Export, name: str, scale: int) -> None:
+    bundle = export(name, scale)
+    data = bundle.path(bundle.variant("fp32")).read_bytes()
+    assert str(Path(torch.__file__).parent).encode() not in data
+    assert str(Path(__file__).parents[1]).encode() not in data
+
+
+# The manifest
+
+
+@cases
+def test_parity_is_recorded_and_within_its_tolerance(export: Export, name: str, scale: int) -> None:
+    parity = export(name, scale).variant("fp32").parity
+    assert parity is not None
+    assert 0 <= parity.max_abs_difference <= parity.tolerance == TOLERANCE
+    assert parity.shape[2] != parity.shape[3]
+    assert parity.shape[2] % 2 == parity.shape[3] % 2 == 1
+
+
+@cases
+def test_the_manifest_says_what_was_exported_from_what(export: Export, name: str, scale: int) -> None:
+    bundle = export(name, scale)
+    manifest, fp32 = bundle.manifest, bundle.variant("fp32")
+    assert (manifest.model, manifest.scale) == (name, scale)
+    assert manifest.checkpoint.sha256 == sha256_file(bundle.directory.parent / "weights.pth") == fp32.parent_sha256
+    assert [record.name for record in fp32.passes] == [step.name for step in PASSES]
+    assert {"torch", "onnx", "sredge"} <= fp32.tools.keys()
+
+
+@networks
+def test_the_same_inputs_give_the_same_bytes(export: Export, name: str, scale: int, tmp_path: Path) -> None:
+    first = export(name, scale)
+    network = find_network(name, scale=scale)
+    weights = find_weights(network, scale=scale, choice=str(first.directory.parent / "weights.pth"))
+    export_network(network, scale=scale, weights=weights, directory=tmp_path / "again")
+    for name in (FP32_FILE, MANIFEST):
+        assert (tmp_path / "again" / name).read_bytes() == (first.directory / name).read_bytes(), name
+
+
+def test_a_new_export_takes_the_graphs_made_from_the_old_one_away(bundle_copy: Bundle) -> None:
+    network = _lesrcnn()
+    export_network(network, scale=2, weights=_shipped(network), directory=bundle_copy.directory, static_shape=STATIC)
+    assert {path.name for path in bundle_copy.directory.iterdir()} == {MANIFEST, FP32_FILE}
+
+
+def test_an_export_of_the_same_graph_keeps_what_was_made_from_it(bundle_copy: Bundle) -> None:
+    network = _lesrcnn()
+    again = export_network(network, scale=2, weights=_shipped(network), directory=bundle_copy.directory)
+    assert {part.file: part for part in again.manifest.parts} == {part.file: part for part in bundle_copy.manifest.parts}
+
+
+def test_an_export_is_known_to_be_done_already(exported: Bundle) -> None:
+    network = _lesrcnn()
+    existing = exported_already(
+        network,
+        scale=2,
+        weights=_shipped(network),
+        directory=exported.directory,
+        opset=NATIVE_OPSET,
+        static_shape=None,
+    )
+    assert existing == exported
+
+
+@pytest.mark.parametrize(("opset", "static_shape"), [(NATIVE_OPSET - 1, None), (NATIVE_OPSET, STATIC)], ids=str)
+def test_an_export_with_other_options_is_not_done_already(
+    exported: Bundle, opset: int, static_shape: tuple[int, int] | None
+) -> None:
+    network = _lesrcnn()
+    assert not exported_already(
+        network,
+        scale=2,
+        weights=_shipped(network),
+        directory=exported.directory,
+        opset=opset,
+        static_shape=static_shape,
+    )
+
+
+def test_an_export_with_other_weights_is_not_done_already(exported: Bundle, export: Export) -> None:
+    network = _lesrcnn()
+    other = find_weights(network, scale=2, choice=str(export("lesrcnn", 2).directory.parent / "weights.pth"))
+    assert not exported_already(
+        network, scale=2, weights=other, directory=exported.directory, opset=NATIVE_OPSET, static_shape=None
+    )
+
+
+def test_a_damaged_bundle_is_not_taken_for_an_export_done_already(bundle_copy: Bundle) -> None:
+    network = _lesrcnn()
+    bundle_copy.path(bundle_copy.variant("fp32")).write_bytes(b"")
+    assert not exported_already(
+        network,
+        scale=2,
+        weights=_shipped(network),
+        directory=bundle_copy.directory,
+        opset=NATIVE_OPSET,
+        static_shape=None,
+    )
+
+
+# Parity
+
+
+def _shift_the_output(module: nn.Module) -> None:
+    with torch.no_grad():
+        module.get_parameter("add_mean.shifter.bias").add_(1.5 * TOLERANCE)
+
+
+def _spoil_with_nan(module: nn.Module) -> None:
+    with torch.no_grad():
+        module.get_parameter("conv18.0.weight")[0, 0, 0, 0] = torch.nan
+
+
+@pytest.mark.parametrize("spoil", [_shift_the_output, _spoil_with_nan])
+def test_a_graph_that_differs_from_torch_is_refused(exported: Bundle, spoil: Callable[[nn.Module], None]) -> None:
+    network = _lesrcnn()
+    module = load_module(network, scale=2, weights=_shipped(network))
+    graph = exported.path(exported.variant("fp32"))
+    check_parity(module, graph, static_shape=None)
+    spoil(module)
+    with pytest.raises(PipelineError, match="differs from torch"):
+        check_parity(module, graph, static_shape=None)
+
+
+def test_a_graph_whose_output_has_another_shape_is_refused(exported: Bundle) -> None:
+    with pytest.raises(PipelineError, match=r"gives \(1, 3, 74, 106\) .* torch gives \(1, 3, 111, 159\)"):
+        check_parity(_module("lesrcnn", 3), exported.path(exported.variant("fp32")), static_shape=None)
+
+
+class _TwoFaced(nn.Module):
+    """Brighter where it is traced than where it is run."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3 * scale**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(scale)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        larger: torch.Tensor = self.shuffle(self.conv(picture))
+        return larger + 0.01 if torch.compiler.is_exporting() else larger
+
+
+def test_an_export_that_fails_leaves_the_old_bundle(bundle_copy: Bundle, tmp_path: Path) -> None:
+    network = Network(name="two-faced", paper="", scales=(2,), build=_TwoFaced)
+    torch.save(_TwoFaced(2).state_dict(), tmp_path / "weights.pth")
+    weights = find_weights(network, scale=2, choice=str(tmp_path / "weights.pth"))
+    with pytest.raises(PipelineError, match=r"differs from torch by 1\.0e-02"):
+        export_network(network, scale=2, weights=weights, directory=bundle_copy.directory)
+    assert Bundle.open(bundle_copy.directory) == bundle_copy
+
+
+# Passes
+
+
+@pytest.mark.parametrize("index", range(len(PASSES)), ids=[step.name for step in PASSES])
+@networks
+def test_a_pass_keeps_what_the_graph_computes(name: str, scale: int, index: int) -> None:
+    before = _run(ir.to_proto(_graph(name, scale, passes=PASSES[:index])), _noise((1, 3, 17, 30)))
+    after = _run(ir.to_proto(_graph(name, scale, passes=PASSES[: index + 1])), _noise((1, 3, 17, 30)))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)  # the order of float32 sums; an 8-bit step is 4e-3
+
+
+@pytest.mark.parametrize("step", PASSES, ids=lambda step: step.name)
+@networks
+def test_a_pass_says_what_it_changed(name: str, scale: int, step: Pass) -> None:
+    _, records = run_passes(ir.from_proto(_raw_graph(name, scale)))
+    (changes,) = [record.changes for record in records if record.name == step.name]
+    assert any(character.isdecimal() for character in changes)
+
+
+def test_no_two_passes_share_a_name() -> None:
+    assert len({step.name for step in PASSES}) == len(PASSES)
+
+
+@cases
+def test_every_node_and_tensor_has_a_name_of_its_own(name: str, scale: int) -> None:
+    graph = _graph(name, scale).graph
+    nodes = [node.name for node in graph]
+    tensors = [output.name for node in graph for output in node.outputs] + list(graph.initializers)
+    for names in (nodes, tensors):
+        assert all(names)
+        assert sorted(names, key=str) == sorted(set(names), key=str)
+
+
+@cases
+def test_a_layer_is_named_after_its_weights(name: str, scale: int) -> None:
+    weights = {key.removesuffix(".weight") for key in _module(name, scale).state_dict() if key.endswith(".weight")}
+    layers = [str(node.name).partition("@")[0] for node in _graph(name, scale).graph if node.op_type == "Conv"]
+    assert set(layers) == weights
+
+
+def _invent_an_operator(model: ir.Model) -> tuple[ir.Model, str]:
+    next(iter(model.graph)).op_type = "Levitate"
+    return model, "1 node"
+
+
+def _contradict_a_shape(model: ir.Model) -> tuple[ir.Model, str]:
+    for node in model.graph:
+        node.outputs[0].shape = ir.Shape([1, 1, 1, 7])
+    return model, "all shapes"
+
+
+@pytest.mark.parametrize("rewrite", [_invent_an_operator, _contradict_a_shape])
+def test_a_pass_that_breaks_the_graph_is_named(rewrite: Callable[[ir.Model], tuple[ir.Model, str]]) -> None:
+    with pytest.raises(PipelineError, match="pass 'vandal' left an invalid graph"):
+        _graph("lesrcnn", 2, passes=(*PASSES, Pass("vandal", rewrite)))
+
+
+# Arithmetic
+
+
+def _counted_by_torch(name: str, scale: int) -> int:
+    """MACs of the convolutions that really run on one 128×128 picture, without computing them."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output.numel() * int(np.prod(layer.get_parameter("weight").shape[1:]))
+
+    with torch.device("meta"):
+        module = find_network(name, scale=scale).build(scale)
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(count)
+        module(torch.zeros(1, 3, 128, 128))
+    return total
+
+
+@cases
+def test_macs_are_those_of_the_convolutions_torch_runs(name: str, scale: int) -> None:
+    assert sum(layer.macs for layer in count_macs(_raw_graph(name, scale))) == _counted_by_torch(name, scale)
+
+
+@pytest.mark.parametrize(("scale", "giga_macs"), [(2, 20.0), (3, 38.2), (4, 68.7)])
+def test_lesrcnn_costs_what_is_published(scale: int, giga_macs: float) -> None:
+    layers = count_macs(_raw_graph("lesrcnn", scale))
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(giga_macs, abs=0.1)  # shared/MODELS.md
+
+
+@cases
+def test_every_layer_of_the_manifest_is_a_node_of_the_graph(export: Export, name: str, scale: int) -> None:
+    bundle = export(name, scale)
+    assert [layer.name for layer in bundle.manifest.layers] == [
+        node.name for node in _proto(bundle).graph.node if node.op_type == "Conv"
+    ]
+
+
+def _reach(module: nn.Module, scale: int) -> int | Literal["global"]:
+    """How far an input pixel reaches, in input pixels: a NaN there turns every output pixel that depends on it into NaN."""
+    side, middle = 61, 30
+    picture = torch.zeros(1, 3, side, side)
+    picture[..., middle, middle] = torch.nan
+    with torch.no_grad():
+        touched = torch.isnan(module(picture))[0].any(dim=0)
+    if bool(touched.all()):
+        return "global"
+    rows, columns = torch.nonzero(touched).div(scale, rounding_mode="floor").T
+    return int(max((rows - middle).abs().max(), (columns - middle).abs().max()))
+
+
+@cases
+def test_the_halo_is_exactly_how_far_a_pixel_reaches(export: Export, name: str, scale: int) -> None:
+    assert export(name, scale).manifest.halo == _reach(_module(name, scale), scale)
+
+
+def test_an_operator_of_unknown_reach_is_refused_by_name() -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,8,8] {INPUT}) => (float[1,3,8,8] {OUTPUT}) '
+        f"{{ {OUTPUT} = Softmax({INPUT}) }}"
+    )
+    with pytest.raises(PipelineError, match="Softmax"):
+        receptive_halo(ir.from_proto(model).graph)
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "halo"), [(1, 1, 0), (3, 1, 1), (9, 1, 4), (3, 2, 2), (5, 3, 6)])
+def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int, dilation: int, halo: int) -> None:
+    module = nn.Conv2d(3, 3, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
+    model, _ = run_passes(export_graph(module, static_shape=None))
+    assert receptive_halo(model.graph) == halo

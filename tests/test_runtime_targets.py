@@ -1,0 +1,76 @@
+"""Targets are data: what one promises can be had from ONNX and from the backends there are."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from export.onnx_export import NATIVE_OPSET, OPSET_RANGE
+from runtime.backends import BACKENDS
+from runtime.errors import UnknownNameError
+from runtime.targets import TARGETS, Target, find_target
+
+targets = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@targets
+def test_a_target_is_found_by_its_name(target: Target) -> None:
+    assert find_target(target.name) is target
+
+
+def test_no_two_targets_share_a_name() -> None:
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["abacus", "", "CPU "])
+def test_an_unknown_target_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        find_target(name)
+    assert repr(name) in str(caught.value)
+    assert all(target.name in str(caught.value) for target in TARGETS)
+
+
+@targets
+def test_a_target_takes_graphs_at_the_opset_export_gives_by_default(target: Target) -> None:
+    low, high = target.opset_range
+    assert low <= NATIVE_OPSET <= high
+
+
+@targets
+def test_a_target_takes_no_opset_that_export_cannot_give(target: Target) -> None:
+    assert OPSET_RANGE[0] <= target.opset_range[0]
+    assert target.opset_range[1] <= OPSET_RANGE[1]
+
+
+@targets
+def test_weights_can_be_quantized_per_channel_at_the_lowest_opset(target: Target) -> None:
+    assert "axis" in onnx.defs.get_schema("DequantizeLinear", target.opset_range[0]).attributes
+
+
+@targets
+@pytest.mark.parametrize("end", [0, 1], ids=["lowest opset", "highest opset"])
+def test_the_operators_a_target_names_exist_in_onnx(target: Target, end: int) -> None:
+    for operator in (*target.int8_ops, *target.moving_ops, *target.fused_activations):
+        assert onnx.defs.has(operator, target.opset_range[end]), operator
+
+
+@targets
+def test_an_operator_has_one_role_in_a_target(target: Target) -> None:
+    named = [*target.int8_ops, *target.moving_ops, *target.fused_activations]
+    assert sorted(named) == sorted(set(named))
+
+
+@targets
+def test_the_default_backend_of_a_target_is_a_backend(target: Target) -> None:
+    assert target.default_backend in {backend.name for backend in BACKENDS}
+
+
+@targets
+def test_a_target_can_run_what_quantize_writes_for_it(target: Target) -> None:
+    assert {"fp32", "int8"} <= set(target.precisions)
+
+
+@targets
+def test_what_a_target_says_of_itself_is_one_line(target: Target) -> None:
+    assert target.description
+    assert target.description.splitlines() == [target.description]

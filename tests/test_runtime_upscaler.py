@@ -1,0 +1,334 @@
+"""The class a device app embeds, on every backend that is installed: right output, and the truth about precision."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import runtime.backends
+from export.models import find_network
+from export.stage import export_network
+from export.weights import find_weights, load_module
+from runtime.backends import BACKENDS, BackendEntry, LayerPrecision, RanIn, choose_backend, open_backend
+from runtime.bundle import Bundle
+from runtime.errors import BackendError, BundleError, ImageError, UnknownNameError
+from runtime.images import Picture, to_network
+from runtime.precision import verify_precision
+from runtime.targets import Precision
+from runtime.upscaler import Upscaler
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXED = (24, 32)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+precisions = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+@pytest.fixture(scope="module")
+def torch_module() -> torch.nn.Module:
+    """What `exported` was exported from."""
+    network = find_network("lesrcnn", scale=2)
+    return load_module(network, scale=2, weights=find_weights(network, scale=2, choice="shipped"))
+
+
+@pytest.fixture(scope="module")
+def static_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """LESRCNN x2 exported for pictures of FIXED alone."""
+    network = find_network("lesrcnn", scale=2)
+    weights = find_weights(network, scale=2, choice="shipped")
+    directory = tmp_path_factory.mktemp("static") / "lesrcnn_x2"
+    return export_network(network, scale=2, weights=weights, directory=directory, static_shape=FIXED)
+
+
+def _noise(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def _noise_picture(height: int, width: int, *, seed: int = 0) -> Picture:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@backends
+@pytest.mark.parametrize("shape", [(1, 3, 37, 53), (2, 3, 8, 5), (1, 3, 1, 1)], ids=str)
+def test_fp32_output_is_that_of_torch(
+    exported: Bundle, torch_module: torch.nn.Module, backend: str, shape: tuple[int, ...]
+) -> None:
+    array = _noise(*shape)
+    with torch.no_grad():
+        expected = torch_module(torch.from_numpy(array)).numpy()
+    with Upscaler.open(exported, backend=backend) as upscaler:
+        assert np.abs(upscaler.run(array) - expected).max() < 1e-4  # a fortieth of an 8-bit step
+
+
+@backends
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision_stays_close_to_fp32(quantized: Bundle, picture: Picture, backend: str, precision: Precision) -> None:
+    with (
+        Upscaler.open(quantized, backend=backend) as reference,
+        Upscaler.open(quantized, backend=backend, precision=precision) as upscaler,
+    ):
+        error = upscaler.run(to_network(picture)) - reference.run(to_network(picture))
+    psnr_db = -10 * np.log10(np.square(error).mean())
+    assert psnr_db > 40  # 45.5 dB is what int8 gives on this picture, on both backends; half a bit worse is 42.5
+
+
+@backends
+@precisions
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 1), (33, 47)], ids=str)
+def test_output_is_scale_times_larger_whatever_the_size(
+    quantized: Bundle, backend: str, precision: Precision, size: tuple[int, int]
+) -> None:
+    scale = int(quantized.manifest.scale)
+    with Upscaler.open(quantized, backend=backend, precision=precision) as upscaler:
+        output = upscaler(_noise_picture(*size))
+    assert output.shape == (size[0] * scale, size[1] * scale, 3)
+    assert output.dtype == np.uint8
+
+
+@backends
+def test_an_output_is_the_callers_to_keep(exported: Bundle, backend: str) -> None:
+    with Upscaler.open(exported, backend=backend) as upscaler:
+        first = upscaler.run(_noise(1, 3, 6, 7))
+        kept = first.copy()
+        upscaler.run(1 - _noise(1, 3, 6, 7))
+    assert np.array_equal(first, kept)
+
+
+@backends
+def test_fp32_is_verified_to_run_in_fp32(quantized: Bundle, backend: str) -> None:
+    with Upscaler.open(quantized, backend=backend) as upscaler:
+        report = upscaler.precision_report
+    assert report.verified, report.not_as_asked
+    assert report.mac_share == {"fp32": pytest.approx(1)}
+
+
+@backends
+def test_int8_is_verified_to_run_in_int8_in_every_layer(quantized: Bundle, backend: str) -> None:
+    asked = quantized.variant("int8").int8_layers
+    assert set(asked) == {layer.name for layer in quantized.manifest.layers}
+    with Upscaler.open(quantized, backend=backend, precision="int8") as upscaler:
+        report = upscaler.precision_report
+    assert report.verified, report.not_as_asked
+    assert report.mac_share == {"int8": pytest.approx(1)}
+
+
+@backends
+@precisions
+def test_a_precision_is_claimed_for_no_layer_of_which_the_backend_did_not_say_it(
+    quantized: Bundle, backend: str, precision: Precision
+) -> None:
+    manifest = quantized.manifest
+    with Upscaler.open(quantized, backend=backend, precision=precision) as upscaler:
+        report = upscaler.precision_report
+    said = {layer.name for layer in report.layers if layer.precision == precision}
+    told = sum(layer.macs for layer in manifest.layers if said & {layer.name, *layer.aliases})
+    claimed = report.mac_share.get(precision, 0.0)
+    assert claimed <= told / manifest.macs + 1e-9
+    assert report.verified == (claimed == pytest.approx(1)), str(report)
+    assert (f"not the {precision} asked for" in str(report)) == (not report.verified)
+
+
+@backends
+def test_an_fp32_run_is_not_taken_for_an_int8_one(quantized: Bundle, backend: str) -> None:
+    with open_backend(backend, quantized.path(quantized.variant("fp32")), precision="fp32") as opened:
+        report = verify_precision(quantized.manifest, quantized.variant("int8"), opened.precisions())
+    assert not report.verified
+    assert report.mac_share == {"fp32": pytest.approx(1)}
+    assert len(report.not_as_asked) == len(quantized.manifest.layers)
+
+
+def _said(bundle: Bundle, precision: RanIn) -> list[LayerPrecision]:
+    return [LayerPrecision(layer.name, layer.op, precision) for layer in bundle.manifest.layers]
+
+
+@pytest.mark.parametrize("ran_in", ["fp32", "bf16", "int8", "other"])
+def test_fp16_is_not_verified_where_the_backend_said_another(exported: Bundle, ran_in: RanIn) -> None:
+    asked = exported.variant("fp32").model_copy(update={"precision": "fp16"})
+    report = verify_precision(exported.manifest, asked, _said(exported, ran_in))
+    assert not report.verified
+    assert report.mac_share == {ran_in: pytest.approx(1)}
+
+
+def test_one_layer_that_ran_otherwise_is_named_and_weighed(exported: Bundle) -> None:
+    manifest = exported.manifest
+    odd, *others = _said(exported, "fp32")
+    ran = [LayerPrecision(odd.name, odd.op, "bf16"), *others]
+    report = verify_precision(manifest, exported.variant("fp32"), ran)
+    assert report.not_as_asked == (f"{odd.name}: bf16",)
+    assert report.mac_share["bf16"] == pytest.approx(manifest.layers[0].macs / manifest.macs)
+
+
+def test_a_layer_the_backend_does_not_mention_is_unknown(exported: Bundle) -> None:
+    manifest = exported.manifest
+    report = verify_precision(manifest, exported.variant("fp32"), _said(exported, "fp32")[:-1])
+    assert report.not_as_asked == (f"{manifest.layers[-1].name}: unknown",)
+    assert report.mac_share["unknown"] == pytest.approx(manifest.layers[-1].macs / manifest.macs)
+
+
+def test_a_layer_left_in_fp32_by_an_int8_graph_is_as_asked_in_fp32(quantized: Bundle) -> None:
+    left, *others = quantized.manifest.layers
+    mixed = quantized.variant("int8").model_copy(update={"int8_layers": tuple(layer.name for layer in others)})
+    ran = [LayerPrecision(left.name, left.op, "fp32"), *_said(quantized, "int8")[1:]]
+    assert verify_precision(quantized.manifest, mixed, ran).verified
+    assert not verify_precision(quantized.manifest, mixed, _said(quantized, "int8")).verified
+
+
+def test_int8_of_a_bundle_without_it_names_the_quantize_command(exported: Bundle) -> None:
+    with pytest.raises(BundleError, match="has no int8 graph; it has: fp32") as caught:
+        Upscaler.open(exported, precision="int8")
+    assert f"python -m quantize {exported.directory}" in caught.value.hint
+
+
+def test_a_damaged_bundle_is_not_run(bundle_copy: Bundle) -> None:
+    bundle_copy.path(bundle_copy.variant("int8")).write_bytes(b"")
+    with pytest.raises(BundleError, match="sha256 differs"):
+        Upscaler.open(bundle_copy.directory)
+
+
+def test_an_unknown_backend_lists_the_known_ones(exported: Bundle) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        Upscaler.open(exported, backend="abacus")
+    assert "'abacus'" in str(caught.value)
+    assert all(name in str(caught.value) for name in ("auto", *(entry.name for entry in BACKENDS)))
+
+
+ABSENT = BackendEntry("abacus", "runtime.backends.abacus", "no_such_package_abacus", "pip install abacus")
+
+
+def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT, *BACKENDS))
+    with pytest.raises(BackendError, match="'abacus' is not installed") as caught:
+        choose_backend("abacus")
+    assert caught.value.hint == ABSENT.install
+
+
+def test_auto_is_the_first_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = [entry for entry in BACKENDS if entry.installed]
+    monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT, *installed))
+    assert choose_backend("auto") is installed[0]
+
+
+def test_auto_without_any_backend_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT,))
+    with pytest.raises(BackendError, match="no inference backend") as caught:
+        choose_backend("auto")
+    assert caught.value.hint == ABSENT.install
+
+
+@backends
+def test_a_graph_that_is_none_is_a_backend_error_naming_the_file(backend: str, tmp_path: Path) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"this is no graph")
+    with pytest.raises(BackendError) as caught:
+        open_backend(backend, graph, precision="fp32")
+    assert str(graph) in str(caught.value)
+    assert backend in str(caught.value)
+
+
+def _grey(picture: Picture) -> NDArray[np.generic]:
+    return picture[..., 0]
+
+
+def _floats(picture: Picture) -> NDArray[np.generic]:
+    return (picture / 255).astype(np.float32)
+
+
+def _rgba(picture: Picture) -> NDArray[np.generic]:
+    return np.dstack([picture, picture[..., :1]])
+
+
+def _no_rows(picture: Picture) -> NDArray[np.generic]:
+    return picture[:0]
+
+
+def _no_columns(picture: Picture) -> NDArray[np.generic]:
+    return picture[:, :0]
+
+
+def _batch(picture: Picture) -> NDArray[np.generic]:
+    return picture[np.newaxis]
+
+
+def _planes_first(picture: Picture) -> NDArray[np.generic]:
+    return picture.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("spoil", [_grey, _floats, _rgba, _no_rows, _no_columns, _batch, _planes_first])
+def test_an_array_that_is_no_picture_is_refused_with_its_shape(
+    exported: Bundle, picture: Picture, spoil: Callable[[Picture], NDArray[np.generic]]
+) -> None:
+    wrong = spoil(picture)
+    with Upscaler.open(exported) as upscaler, pytest.raises(ImageError, match=r"expected a \(H, W, 3\) uint8") as caught:
+        upscaler(cast(Picture, wrong))
+    assert f"{wrong.shape} {wrong.dtype}" in str(caught.value)
+
+
+@backends
+def test_a_picture_need_not_be_contiguous(exported: Bundle, picture: Picture, backend: str) -> None:
+    flipped = picture[:, ::-1]
+    with Upscaler.open(exported, backend=backend) as upscaler:
+        assert np.array_equal(upscaler(flipped), upscaler(flipped.copy()))
+
+
+@backends
+def test_a_static_graph_takes_its_one_size(static_bundle: Bundle, backend: str) -> None:
+    with Upscaler.open(static_bundle, backend=backend) as upscaler:
+        assert upscaler(_noise_picture(*FIXED)).shape == (2 * FIXED[0], 2 * FIXED[1], 3)
+        assert upscaler.precision_report.verified
+
+
+@backends
+@pytest.mark.parametrize("size", [(24, 33), (32, 24), (1, 1)], ids=str)
+def test_a_static_graph_refuses_another_size(static_bundle: Bundle, backend: str, size: tuple[int, int]) -> None:
+    with Upscaler.open(static_bundle, backend=backend) as upscaler, pytest.raises(ImageError, match="24×32") as caught:
+        upscaler(_noise_picture(*size))
+    assert "--static" in caught.value.hint
+
+
+@backends
+def test_a_static_graph_refuses_two_pictures_at_once(static_bundle: Bundle, backend: str) -> None:
+    with Upscaler.open(static_bundle, backend=backend) as upscaler, pytest.raises(ImageError, match="at a time"):
+        upscaler.run(_noise(2, 3, *FIXED))
+
+
+@backends
+def test_two_upscalers_in_two_threads_agree_with_one(quantized: Bundle, backend: str) -> None:
+    pictures = [_noise_picture(20 + index, 31, seed=index) for index in range(6)]
+
+    def upscale_all(upscaler: Upscaler) -> list[Picture]:
+        return [upscaler(picture) for picture in pictures]
+
+    with (
+        Upscaler.open(quantized, backend=backend, precision="int8", threads=1) as first,
+        Upscaler.open(quantized, backend=backend, precision="int8", threads=1) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        expected = upscale_all(first)
+        for outputs in pool.map(upscale_all, (first, second)):
+            assert all(np.array_equal(got, want) for got, want in zip(outputs, expected, strict=True))
+
+
+@backends
+def test_closing_twice_is_harmless(exported: Bundle, backend: str) -> None:
+    with Upscaler.open(exported, backend=backend) as upscaler:
+        upscaler.close()
+
+
+def test_the_runtime_imports_nothing_that_trains_or_builds_graphs(quantized: Bundle) -> None:
+    program = (
+        "import sys, numpy; from runtime import Upscaler\n"
+        f"with Upscaler.open({str(quantized.directory)!r}, precision='int8') as upscaler:\n"
+        "    upscaler(numpy.zeros((2, 2, 3), numpy.uint8))\n"
+        "print(sorted({'torch', 'onnx', 'onnx_ir', 'PIL', 'skimage'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
