@@ -78,10 +78,30 @@ def write_qdq(
         writer.quantize_parameters(layer, input_scale=parameters[input_name].scale)
     for name, quantization in parameters.items():
         writer.quantize_activation(values[name], quantization)
+    _move_integers(model.graph, target)
     model.graph.sort()
     for weight in [value for value in model.graph.initializers.values() if not value.uses()]:
         del model.graph.initializers[str(weight.name)]  # the fp32 weights that integers replaced
     return parameters
+
+
+def _move_integers(graph: ir.Graph, target: Target) -> None:
+    """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
+    for node in list(graph):
+        if node.op_type not in target.moving_ops or node.inputs[0] is None:
+            continue
+        dequantize, (reader, *others) = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
+        assert dequantize is not None
+        assert (dequantize.op_type, reader.op_type, others) == ("DequantizeLinear", "QuantizeLinear", [])
+        integers = dequantize.inputs[0]
+        assert integers is not None
+        node.replace_input_with(0, integers)
+        node.outputs[0].type = ir.TensorType(ir.DataType[target.activation_dtype.upper()])
+        for use in list(reader.outputs[0].uses()):
+            use.node.replace_input_with(use.idx, node.outputs[0])
+        for spare in (reader, dequantize):
+            if not spare.outputs[0].uses():
+                graph.remove(spare, safe=True)
 
 
 class _Writer:

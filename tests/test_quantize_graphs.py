@@ -111,17 +111,19 @@ def test_activations_are_quantized_as_a_whole_in_the_type_of_the_target(int8: Gr
 def test_a_tensor_is_dequantized_as_it_was_quantized(int8: Graph) -> None:
     for quantize in int8.nodes("QuantizeLinear"):
         (dequantize,) = int8.readers(quantize.output[0])
+        if dequantize.op_type == "DepthToSpace":
+            continue  # has a test of its own
         assert (dequantize.op_type, dequantize.input[1:]) == ("DequantizeLinear", quantize.input[1:])
 
 
-def test_both_sides_of_every_depth_to_space_have_one_scale_and_zero_point(int8: Graph) -> None:
+def test_every_depth_to_space_moves_integers_of_one_scale_and_zero_point(int8: Graph) -> None:
     moving = list(int8.nodes("DepthToSpace"))
 
     assert moving
     for node in moving:
         (after,) = int8.readers(node.output[0])
         before = int8.producers[node.input[0]]
-        assert (before.op_type, after.op_type) == ("DequantizeLinear", "QuantizeLinear")
+        assert (before.op_type, after.op_type) == ("QuantizeLinear", "DequantizeLinear")
         assert int8.parameters(before) == int8.parameters(after)
 
 
@@ -142,7 +144,7 @@ def test_no_float_weight_of_a_quantized_layer_is_left(int8: Graph) -> None:
 def test_the_file_is_about_a_quarter_of_fp32(quantized: Bundle) -> None:
     int8_bytes, fp32_bytes = (quantized.path(quantized.variant(name)).stat().st_size for name in ("int8", "fp32"))
 
-    assert int8_bytes < 0.35 * fp32_bytes  # a quarter, the graph itself, and a weight two layers share is written twice
+    assert int8_bytes < 0.3 * fp32_bytes  # a quarter, and the graph itself; a weight that two layers share is written once
 
 
 def test_input_and_output_sit_on_the_pixel_grid(int8: Graph) -> None:

@@ -18,7 +18,7 @@ class Target:
         weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
         bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float32" leaves them.
         int8_ops: ONNX operators that compute on int8 there.
-        moving_ops: operators that only move data: output and input share one scale and zero point.
+        moving_ops: operators that only move data: they move the integers themselves, at one scale and zero point.
         fused_activations: operators folded into the one before, so that no quantizer stands between.
         opset_range: lowest and highest ONNX opset an int8 graph for it may have.
         default_backend: the backend that `auto` stands for, where it is installed.
