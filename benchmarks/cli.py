@@ -18,7 +18,7 @@ from benchmarks.report import RESULT_FILE, write_report
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
 from benchmarks.result import Result
 from benchmarks.worker import Case
-from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.datasets import SAMPLES, dataset_names, find_images, hash_pair
 from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
@@ -62,10 +62,12 @@ def benchmarks(
     requests = []
     for bundle in opened:
         scale = int(bundle.manifest.scale)
+        images = find_images(data, scale=scale, use="evaluation")
         request = Request(
             bundle=bundle,
             cases=tuple(Case(bundle.directory, one, name, threads) for one in _precisions(bundle, precision) for name in backends),
-            images=find_images(data, scale=scale, use="evaluation"),
+            images=images,
+            hashes=tuple(hash_pair(pair, scale=scale) for pair in images.pairs),
             protocol=chosen,
             runs=runs,
             threads=threads,

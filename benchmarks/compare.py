@@ -23,7 +23,7 @@ from benchmarks.metrics import Score, prepare, psnr_db, score, to_picture
 from benchmarks.protocols import Protocol
 from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker
-from calibration.datasets import ImageSet, load_pair, picture_sha256
+from calibration.datasets import ImageSet, PairHashes, dataset_names, load_pair
 from calibration.ranges import read_table
 from runtime.bundle import Bundle, sha256_bytes, source_digest
 from runtime.errors import DatasetError
@@ -44,6 +44,8 @@ class Request:
     bundle: Bundle
     cases: tuple[Case, ...]
     images: ImageSet
+    hashes: tuple[PairHashes, ...]
+    """Of each of `images`, as `hash_pair` gives them."""
     protocol: Protocol
     runs: int
     threads: int
@@ -80,7 +82,7 @@ def request_key(requests: Iterable[Request]) -> str:
         {
             "bundle": request.bundle.manifest.model_dump(mode="json"),
             "cases": [str(case) for case in request.cases],
-            "pictures": [_pair_hashes(request, index) for index in range(len(request.images.pairs))],
+            "pictures": [sorted(hashes.known) for hashes in request.hashes],
             "protocol": str(request.protocol),
             "runs": [request.runs, request.threads],
         }
@@ -91,7 +93,7 @@ def request_key(requests: Iterable[Request]) -> str:
 
 
 def check_overlap(request: Request) -> int:
-    """How many of the pictures the bundle was calibrated on.
+    """How many of the pictures the bundle was calibrated on: of the same pixels, or the same name in the same known data set.
 
     Raises:
         DatasetError: there are some and the request does not insist; names them.
@@ -99,10 +101,15 @@ def check_overlap(request: Request) -> int:
     part = request.bundle.manifest.calibration
     if part is None or all(case.precision != "int8" for case in request.cases):
         return 0
-    used = {
-        digest for image in read_table(request.bundle.path(part)).source.images for digest in (image.low_sha256, image.high_sha256)
-    }
-    shared = [pair.name for index, pair in enumerate(request.images.pairs) if used & set(_pair_hashes(request, index))]
+    source = read_table(request.bundle.path(part)).source
+    used = {digest for image in source.images for digest in (image.low_sha256, image.high_sha256)}
+    same_set = source.dataset == request.images.name and source.dataset in dataset_names()
+    named = {image.name for image in source.images if same_set}
+    shared = [
+        pair.name
+        for pair, hashes in zip(request.images.pairs, request.hashes, strict=True)
+        if used & hashes.known or pair.name in named
+    ]
     if shared and not request.allow_calibration_images:
         raise DatasetError(
             f"{request.bundle.directory} was calibrated on {len(shared)} of these pictures ({', '.join(shared[:3])}…): "
@@ -249,8 +256,3 @@ def _means(scores: Sequence[Score]) -> tuple[float | None, float]:
 
 def _finite(value_db: float) -> float | None:
     return round(value_db, 4) if np.isfinite(value_db) else None
-
-
-def _pair_hashes(request: Request, index: int) -> tuple[str, ...]:
-    low, high = load_pair(request.images.pairs[index], scale=request.scale)
-    return picture_sha256(low), picture_sha256(high)

@@ -16,12 +16,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration.datasets import ImageSet, Pair, load_low, picture_sha256
+from calibration.datasets import ImageSet, Pair, hash_pair, load_low
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import HistogramObserver
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.errors import PipelineError
-from runtime.images import Picture, read_picture, to_network
+from runtime.images import Picture, to_network
 
 CROPS = 64
 CROP_SIZE = (96, 96)
@@ -49,8 +49,8 @@ def describe_source(
     described = []
     for index, pair in enumerate(chosen):
         on_step("reading", index, len(chosen))
-        high = None if pair.high is None else picture_sha256(read_picture(pair.high))
-        described.append(CalibrationImage(name=pair.name, low_sha256=picture_sha256(load_low(pair, scale=scale)), high_sha256=high))
+        hashes = hash_pair(pair, scale=scale)
+        described.append(CalibrationImage(name=pair.name, low_sha256=hashes.low, high_sha256=hashes.high))
     return CalibrationSource(dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described))
 
 

@@ -186,6 +186,24 @@ def shrink(picture: Picture, scale: int) -> Picture:
     return np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
 
 
+@dataclass(frozen=True)
+class PairHashes:
+    """sha256 over the pixels of the low and, where there is one, the high picture: what tells a picture in another data set."""
+
+    low: str
+    high: str | None
+
+    @property
+    def known(self) -> frozenset[str]:
+        return frozenset(digest for digest in (self.low, self.high) if digest is not None)
+
+
+def hash_pair(pair: Pair, *, scale: int) -> PairHashes:
+    """Hashes of both pictures as they are in their files; of a low one that is missing, as it is made."""
+    high = None if pair.high is None else picture_sha256(read_picture(pair.high))
+    return PairHashes(picture_sha256(load_low(pair, scale=scale)), high)
+
+
 def picture_sha256(picture: Picture) -> str:
     """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
     return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())

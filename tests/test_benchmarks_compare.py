@@ -158,6 +158,45 @@ def test_pictures_that_were_calibrated_on_are_refused_unless_one_insists(
     assert "flattered" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", [(60, 60), (61, 63)])
+def test_a_picture_calibrated_on_is_known_again_by_its_high_or_low_file(
+    bundle_copy: Bundle, tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calibrated through DIV2K's layout with high and low files, evaluated from a plain folder of the high ones, as BMP."""
+    high = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for folder, name, image in (
+        ("DIV2K_train_HR", "0001.png", high),
+        ("DIV2K_train_LR_bicubic/X2", "0001x2.png", high[: size[0] // 2, : size[1] // 2]),
+        ("plain", "renamed.bmp", high),
+    ):
+        (tmp_path / "DIV2K" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "DIV2K" / folder / name), image)
+    quantize([str(bundle_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(bundle_copy.directory), "--data", str(tmp_path / "DIV2K" / "plain")])
+    assert stopped.value.code == 2
+    assert "calibrated on 1 of these pictures (renamed…)" in capsys.readouterr().err
+
+
+def test_a_known_sets_picture_is_known_again_by_its_name(
+    bundle_copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DIV2K's own low-resolution files are not what antialiased bicubic makes of its high ones: no hash tells."""
+    root = tmp_path / "DIV2K"
+    low = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    (root / "DIV2K_train_LR_bicubic" / "X2").mkdir(parents=True)
+    cv2.imwrite(str(root / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png"), low)
+    quantize([str(bundle_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
+    (root / "DIV2K_train_HR").mkdir()
+    (root / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png").unlink()
+    cv2.imwrite(str(root / "DIV2K_train_HR" / "0001.png"), low.repeat(2, axis=0).repeat(2, axis=1))
+    monkeypatch.setenv("SREDGE_DATA", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(bundle_copy.directory), "--data", "div2k"])
+    assert stopped.value.code == 2
+    assert "calibrated on 1 of these pictures (0001…)" in capsys.readouterr().err
+
+
 def test_the_authors_weights_give_the_papers_figures(shared: Path, tmp_path: Path) -> None:
     """Set5 x2, protocol lesrcnn: 37.65 dB / 0.9586 (FACTS.md; arXiv 2007.04344)."""
     network = find_network("lesrcnn", scale=2)
