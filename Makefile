@@ -39,7 +39,7 @@ calibration-tables: $(STAMP)
 
 # The manifest's published JSON Schema.
 schema: $(STAMP)
-	$(BIN)/python -c "import json, runtime; print(json.dumps(runtime.Manifest.model_json_schema(), indent=1))" \
+	$(BIN)/python -c "import json; from runtime.bundle import manifest_schema; print(json.dumps(manifest_schema(), indent=1))" \
 	  > deploy_docs/manifest.schema.json
 
 clean:

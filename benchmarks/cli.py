@@ -22,11 +22,9 @@ from calibration.datasets import SAMPLES, dataset_names, find_images, hash_pair
 from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
-from runtime.errors import UnknownNameError, UserError
+from runtime.errors import UserError
 from runtime.files import write_whole
-from runtime.targets import Precision
-
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+from runtime.targets import PRECISIONS, Precision, find_precision
 
 app = console.application("Compare fp32, fp16 and int8 in PSNR, SSIM and latency.")
 
@@ -39,7 +37,7 @@ def benchmarks(
     data: Annotated[str, typer.Option(help=f"pictures: {', '.join(dataset_names())}, or a folder")] = SAMPLES,
     protocol: Annotated[str, typer.Option(help=", ".join(known.name for known in PROTOCOLS))] = "paper-y",
     precision: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(_PRECISIONS)}; repeat for several [default: all there are]")
+        list[str] | None, typer.Option(help=f"{', '.join(PRECISIONS)}; repeat for several [default: all there are]")
     ] = None,
     backend: Annotated[
         list[str] | None,
@@ -57,11 +55,11 @@ def benchmarks(
     """Compare a bundle's precisions on every backend, and write a report."""
     opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]
     chosen = find_protocol(protocol)
-    backends = [choose_backend(name).name for name in backend or _installed()]
+    backends = list(dict.fromkeys(choose_backend(name).name for name in backend or _installed()))
     threads = threads or count_cores()
     requests = []
     for bundle in opened:
-        scale = int(bundle.manifest.scale)
+        scale = bundle.manifest.scale
         images = find_images(data, scale=scale, use="evaluation")
         request = Request(
             bundle=bundle,
@@ -104,16 +102,12 @@ def _installed() -> list[str]:
 
 
 def _precisions(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
-    """Those asked for, each of which the bundle must have; or all it has, in the order of `_PRECISIONS`."""
+    """Those asked for, each of which the bundle must have; or all it has."""
     if asked is None:
-        return [precision for precision in _PRECISIONS if bundle.manifest.find_variant(precision) is not None]
-    chosen: list[Precision] = []
-    for name in asked:
-        precision = next((known for known in _PRECISIONS if known == name), None)
-        if precision is None:
-            raise UnknownNameError("precision", name, valid=_PRECISIONS)
+        return [precision for precision in PRECISIONS if bundle.manifest.find_variant(precision) is not None]
+    chosen = list(dict.fromkeys(find_precision(name) for name in asked))
+    for precision in chosen:
         bundle.variant(precision)
-        chosen.append(precision)
     return chosen
 
 

@@ -53,7 +53,7 @@ class Request:
 
     @property
     def scale(self) -> int:
-        return int(self.bundle.manifest.scale)
+        return self.bundle.manifest.scale
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,7 @@ def _row(
     fp32_psnr, _ = _means([score for _, score in reference.scores])
     shape = _latency_input(request).shape
     latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
+    peak = worker.peak_rss_bytes()  # before the look at precisions, which opens the graph once more
     report = worker.precision_report()
     return Row(
         bundle=str(request.bundle.directory),
@@ -228,7 +229,7 @@ def _row(
         psnr_db=psnr,
         ssim=ssim,
         drop_db=None if psnr is None or fp32_psnr is None else round(fp32_psnr - psnr, 4),
-        psnr_vs_fp32_db=_finite(float(np.mean(tally.against_fp32_db))),
+        psnr_vs_fp32_db=_mean_db(tally.against_fp32_db),
         latency=latency,
         speedup=None if fp32_median_ms is None else round(fp32_median_ms / latency.p50_ms, 3),
         macs=manifest.macs,
@@ -236,7 +237,7 @@ def _row(
         precision_verified=report.verified,
         precision_ran={name: round(share, 6) for name, share in report.mac_share.items()},
         size_bytes=request.bundle.path(variant).stat().st_size,
-        peak_rss_bytes=worker.peak_rss_bytes(),
+        peak_rss_bytes=peak,
         calibration_images_evaluated=overlap if case.precision == "int8" else 0,
         scores=tuple(ImageScore(name=name, psnr_db=_finite(one.psnr_db), ssim=round(one.ssim, 6)) for name, one in tally.scores),
     )
@@ -251,7 +252,13 @@ def _median_of(taken: dict[Case, list[float]], cases: Iterable[Case], backend: s
 
 def _means(scores: Sequence[Score]) -> tuple[float | None, float]:
     """Mean PSNR (None where infinite) and mean SSIM, as published tables take them: over pictures."""
-    return _finite(float(np.mean([one.psnr_db for one in scores]))), round(float(np.mean([one.ssim for one in scores])), 6)
+    return _mean_db([one.psnr_db for one in scores]), round(float(np.mean([one.ssim for one in scores])), 6)
+
+
+def _mean_db(values_db: Sequence[float]) -> float | None:
+    """Mean over the pictures that differ at all; None where none does."""
+    finite = [value for value in values_db if np.isfinite(value)]
+    return round(float(np.mean(finite)), 4) if finite else None
 
 
 def _finite(value_db: float) -> float | None:

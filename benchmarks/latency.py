@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+
+from runtime.bundle import Noun
 
 WARM_UP = 3
 RUNS = 30
 ROUND = 5  # runs of one case before the next case has its turn, so that a machine's drift meets all cases alike
 
 
-class Latency(BaseModel):
+class Latency(Noun):
     """Milliseconds of one forward pass, array in, array out: no decoding, no conversion from uint8."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     p50_ms: float
     p90_ms: float

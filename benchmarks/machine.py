@@ -7,17 +7,15 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from runtime.bundle import Noun
 
 # Instructions that decide how fast 8- and 16-bit arithmetic can be.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "asimddp", "i8mm")
 _PACKAGES = ("sredge", "onnxruntime", "openvino", "numpy", "opencv-python-headless", "scikit-image", "pillow")
 
 
-class Machine(BaseModel):
+class Machine(Noun):
     """What a latency figure depends on besides the network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     processor: str
     cores: int

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from benchmarks.protocols import Channel, Protocol, Rounding
 from runtime.errors import ImageError
-from runtime.images import Picture
+from runtime.images import Picture, from_network
 
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
 _WINDOW = 11  # pixels a side of SSIM's window
@@ -38,9 +38,9 @@ def prepare(low: Picture, high: Picture, protocol: Protocol, *, scale: int) -> t
 
 def to_picture(output: NDArray[np.float32], protocol: Protocol) -> Picture:
     """A network's (1, 3, H, W) output -> (H, W, 3) uint8 RGB, by the protocol's rounding."""
-    values: NDArray[np.float32] = np.clip(output[0].transpose(1, 2, 0), 0.0, 1.0) * np.float32(255)
     if protocol.rounding is Rounding.NEAREST:
-        values = np.rint(values)
+        return from_network(output)
+    values: NDArray[np.float32] = np.clip(output[0].transpose(1, 2, 0), 0.0, 1.0) * np.float32(255)
     return values.astype(np.uint8)
 
 

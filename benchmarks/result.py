@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from benchmarks.latency import Latency
 from benchmarks.machine import Machine
+from runtime.bundle import Noun
 from runtime.targets import Precision
 
 
-class _Noun(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageScore(_Noun):
+class ImageScore(Noun):
     """One picture; a PSNR of None stands for equal pictures."""
 
     name: str
@@ -23,12 +18,12 @@ class ImageScore(_Noun):
     ssim: float
 
 
-class Row(_Noun):
+class Row(Noun):
     """One graph on one backend. Means over pictures; `drop_db` is what is lost against fp32 on the reference backend."""
 
     bundle: str
     model: str
-    scale: float
+    scale: int
     weights: str
     precision: Precision
     target: str | None
@@ -50,13 +45,14 @@ class Row(_Noun):
     precision_ran: dict[str, float]
     """Share of MACs by the precision that the backend says they ran in."""
     size_bytes: int
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
+    """None where the system does not tell."""
     calibration_images_evaluated: int
     """Pictures of this data set that the graph was calibrated on; above 0 only where the user insisted."""
     scores: tuple[ImageScore, ...]
 
 
-class Baseline(_Noun):
+class Baseline(Noun):
     """Bicubic upscaling of the same pictures under the same protocol."""
 
     bundle: str
@@ -64,7 +60,7 @@ class Baseline(_Noun):
     ssim: float
 
 
-class Result(_Noun):
+class Result(Noun):
     """Everything one comparison found, and the machine it was found on."""
 
     schema_version: Literal[1] = 1

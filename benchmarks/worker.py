@@ -5,10 +5,9 @@ The process imports the runtime alone, so that its peak memory is about what a d
 
 from __future__ import annotations
 
-import resource
 import signal
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -61,9 +60,9 @@ class Worker:
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
 
-    def peak_rss_bytes(self) -> int:
-        """The process's largest resident memory so far."""
-        return cast(int, self._ask("peak_rss"))
+    def peak_rss_bytes(self) -> int | None:
+        """The process's largest resident memory so far, where the system tells."""
+        return cast("int | None", self._ask("peak_rss"))
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +71,7 @@ class Worker:
         self._connection.close()
         self._process.join(timeout=5)
         self._process.kill()
+        self._process.join()
 
     def _ask(self, *command: object) -> object:
         try:
@@ -88,13 +88,15 @@ class Worker:
 def _serve(connection: Connection, case: Case) -> None:
     """Answers commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
-    try:
-        upscaler = Upscaler.open(case.bundle, precision=case.precision, backend=case.backend, threads=case.threads)
-    except SredgeError as error:
-        connection.recv()
-        connection.send(error)
-        return
-    with upscaler, suppress(EOFError, ConnectionError):  # which is how the other end's closing shows
+    with suppress(EOFError, ConnectionError), ExitStack() as stack:  # which is how the other end's closing shows
+        try:
+            upscaler = stack.enter_context(
+                Upscaler.open(case.bundle, precision=case.precision, backend=case.backend, threads=case.threads)
+            )
+        except SredgeError as error:
+            connection.recv()
+            connection.send(error)
+            return
         while True:
             name, *arguments = connection.recv()
             try:
@@ -115,12 +117,16 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
     return _peak_rss_bytes()
 
 
-def _peak_rss_bytes() -> int:
-    """Linux: VmHWM, since getrusage there counts the parent's memory from before exec."""
+def _peak_rss_bytes() -> int | None:
+    """Linux: VmHWM, since getrusage there counts the parent's memory from before exec. Windows does not tell: None."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

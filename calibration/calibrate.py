@@ -1,6 +1,7 @@
 """The calibration stage: a graph and pictures in, a table of activation statistics out.
 
-Memory does not grow with the number or size of pictures: one picture is decoded at a time, and the network sees crops of one size.
+Memory does not grow with the number of pictures: one is decoded at a time. Nor do activations grow with their size: the network
+sees crops of one size.
 Where a picture is larger than a crop, the crop with the most detail of a few random ones is taken: flat sky has no say in where an
 activation's range ends, edges do.
 """

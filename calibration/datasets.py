@@ -116,7 +116,9 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
             return _read_folder(folder, name=dataset.name, scale=scale, use=use)
     folder = Path(choice)
     if folder.is_dir():
-        return _read_folder(folder, name=folder.resolve().name, scale=scale, use=use)
+        known = {dataset.folder.lower(): dataset.name for dataset in DATASETS}
+        name = folder.resolve().name
+        return _read_folder(folder, name=known.get(name.lower(), name), scale=scale, use=use)
     if folder.exists() or "/" in choice or os.sep in choice:
         reason = "it is a file" if folder.exists() else "there is no such folder"
         raise DatasetError(f"{choice} is not a folder of pictures: {reason}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from calibration.observers import HistogramObserver
-from runtime.bundle import Sha256
+from runtime.bundle import Noun, Sha256
 from runtime.errors import UserError
 
 # One value in a million at either end. Of 99.9 to 99.9999 and min-max it lost least for LESRCNN x2 on sixteen BSDS500 test
@@ -30,11 +30,7 @@ class Method(Enum):
     PERCENTILE = "percentile"
 
 
-class _Noun(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CalibrationImage(_Noun):
+class CalibrationImage(Noun):
     """A picture that was used; hashes are over pixels (`datasets.picture_sha256`)."""
 
     name: str
@@ -42,7 +38,7 @@ class CalibrationImage(_Noun):
     high_sha256: Sha256 | None
 
 
-class CalibrationSource(_Noun):
+class CalibrationSource(Noun):
     """Everything the statistics follow from besides the graph: the same source and graph give the same table."""
 
     dataset: str
@@ -52,15 +48,21 @@ class CalibrationSource(_Noun):
     images: tuple[CalibrationImage, ...]
 
 
-class TensorStatistics(_Noun):
+class TensorStatistics(Noun):
     """What one tensor's values were: extremes, and (low, high) at each stored percentile."""
 
-    minimum: float
-    maximum: float
-    percentiles: dict[str, tuple[float, float]]
+    minimum: FiniteFloat
+    maximum: FiniteFloat
+    percentiles: dict[str, tuple[FiniteFloat, FiniteFloat]]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if any(low > high for low, high in ((self.minimum, self.maximum), *self.percentiles.values())):
+            raise ValueError("a range's low end is above its high end")
+        return self
 
 
-class CalibrationTable(_Noun):
+class CalibrationTable(Noun):
     """Statistics by tensor name, bound to one graph; readable, reusable, diffable."""
 
     schema_version: Literal[1] = 1

@@ -1,7 +1,8 @@
 """What a graph costs and how far it looks, read from the graph itself.
 
-MACs of a convolution: output elements × input channels / groups × kernel area. Halo: the input pixels around a tile that reach its
-output; a convolution adds (k - 1)/2 · dilation pixels of its own grid, which DepthToSpace of r makes r times finer.
+MACs of a convolution: output elements × input channels / groups × kernel area. Halo: the input pixels around a tile that reach
+its output; a convolution adds k // 2 · dilation pixels of its own grid, which DepthToSpace of r makes r times finer and a
+stride coarser.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def receptive_halo(graph: ir.Graph) -> int | Literal["global"]:
         grid = max(density[source] for source in sources)
         if node.op_type == "Conv":
             reach += Fraction(_kernel_reach(node)) / grid
+            grid /= max(node.attributes["strides"].as_ints()) if "strides" in node.attributes else 1
         elif node.op_type == "DepthToSpace":
             grid *= node.attributes["blocksize"].as_int()
         elif node.op_type in ("GlobalAveragePool", "ReduceMean"):
@@ -87,4 +89,4 @@ def _kernel_reach(node: ir.Node) -> int:
     assert weight.shape is not None
     dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else (1, 1)
     sides = weight.shape.numpy()[2:]
-    return max((side - 1) // 2 * dilation for side, dilation in zip(sides, dilations, strict=True))
+    return max(side // 2 * dilation for side, dilation in zip(sides, dilations, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import nn
@@ -17,7 +15,7 @@ TOLERANCE = 1e-4  # on [0, 1]: a fortieth of an 8-bit step, and a hundred times 
 _SHAPE = (1, 3, 37, 53)
 
 
-def check_parity(module: nn.Module, graph: Path, *, static_shape: tuple[int, int] | None) -> Parity:
+def check_parity(module: nn.Module, graph: bytes, *, static_shape: tuple[int, int] | None) -> Parity:
     """Runs both on the same uniform noise.
 
     Raises:

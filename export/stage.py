@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,7 +12,7 @@ from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_
 from export.parity import check_parity
 from export.passes import run_passes
 from export.weights import Weights, load_module
-from runtime.bundle import Bundle, Contract, Manifest, Variant, sha256_bytes, source_digest, write_bundle
+from runtime.bundle import Bundle, Contract, Manifest, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.errors import BundleError
 
 FP32_FILE = "model.fp32.onnx"
@@ -43,10 +41,7 @@ def export_network(
     model, passes = run_passes(export_graph(module, static_shape=static_shape))
     proto = convert_opset(ir.to_proto(model), opset)
     data = proto.SerializeToString(deterministic=True)
-    with tempfile.TemporaryDirectory() as folder:
-        graph_file = Path(folder) / FP32_FILE
-        graph_file.write_bytes(data)
-        parity = check_parity(module, graph_file, static_shape=static_shape)
+    parity = check_parity(module, data, static_shape=static_shape)
     variant = Variant(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
@@ -104,5 +99,4 @@ def _open_if_valid(directory: Path) -> Bundle | None:
 
 
 def _tools() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in _TOOLS}
-    return {**versions, "sredge": source_digest([Path(__file__).parent])}
+    return tool_versions(_TOOLS, sources=[Path(__file__).parent])

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
-from calibration.datasets import dataset_names, download
+from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.stage import quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
 from runtime.bundle import Bundle, resolve_bundle
+from runtime.errors import UserError
 from runtime.targets import TARGETS, find_target
 
 app = console.application("Quantize a bundle's network to INT8.")
@@ -31,7 +32,9 @@ def quantize(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     target: Annotated[str, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = "cpu",
     method: Annotated[Method, typer.Option(help="how ranges inside the network follow from statistics")] = Method.PERCENTILE,
-    percentile: Annotated[float, typer.Option(help="of values that a range holds, for that method")] = DEFAULT_PERCENTILE,
+    percentile: Annotated[
+        float | None, typer.Option(help=f"of values that a range holds, for that method [default: {DEFAULT_PERCENTILE}]")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
     crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
@@ -41,22 +44,26 @@ def quantize(
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8 and fp16 graphs."""
     chosen_target = find_target(target)
+    if percentile is not None and method is not Method.PERCENTILE:
+        raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
+    percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
     opened = Bundle.open(resolve_bundle(bundle))
     request = TableRequest(
         calib=calib,
         root=data,
         percentile=percentile,
+        measure_again=force,
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
     )
-    if fetch:
+    if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
             task = bar.add_task(f"downloading {calib}, MB", total=None)
             download(
                 calib,
-                scale=int(opened.manifest.scale),
+                scale=opened.manifest.scale,
                 on_bytes=lambda done, total: bar.update(task, completed=done // 1_000_000, total=total // 1_000_000),
             )
     with console.progress() as bar:
@@ -75,6 +82,14 @@ def quantize(
     console.say("quantizing …")
     done = quantize_bundle(opened, found.table, target=chosen_target, method=method, percentile=percentile, crops=found.crops)
     _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+
+
+def _is_here(request: TableRequest, *, scale: int) -> bool:
+    try:
+        find_images(request.calib, scale=scale, use="calibration", root=request.root)
+    except MissingDatasetError:
+        return False
+    return True
 
 
 def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:

@@ -6,6 +6,8 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from quantize.int8 import check_graph
+
 
 def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """A half-precision copy of `model`; its contract (float32 in, float32 out) stays."""
@@ -14,5 +16,4 @@ def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     sorted_model = ir.from_proto(convert_float_to_float16(copy, keep_io_types=True))
     sorted_model.graph.sort()  # ONNX Runtime's converter appends the input's Cast at the end
     converted: onnx.ModelProto = ir.to_proto(sorted_model)
-    onnx.checker.check_model(converted, full_check=True)
-    return converted
+    return check_graph(converted, what="fp16")

@@ -99,9 +99,13 @@ def quantize_int8(
     known = known_ranges(graph_model.graph, value_range, target)
     ranges = choose_ranges(placement, table, method=method, percentile=percentile, known=known)
     write_qdq(graph_model, placement=placement, ranges=ranges, target=target)
-    quantized = ir.to_proto(graph_model)
+    return check_graph(ir.to_proto(graph_model), what="int8"), placement
+
+
+def check_graph(model: onnx.ModelProto, *, what: str) -> onnx.ModelProto:
+    """`model`, or PipelineError where onnx's checker finds it invalid."""
     try:
-        onnx.checker.check_model(quantized, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise PipelineError(f"the int8 graph is invalid: {error}") from error
-    return quantized, placement
+        raise PipelineError(f"the {what} graph is invalid: {error}") from error
+    return model

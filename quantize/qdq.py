@@ -19,7 +19,7 @@ from quantize.placement import Placement
 from runtime.targets import Target
 
 ActivationRange = tuple[float, float]
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_SMALLEST_SCALE = 2.0**-100  # its product with another scale is still a normal float32, or nearly
 _LARGEST_BIAS = 1 << 30  # half of what int32 holds: the other half is the accumulator's
 
 
@@ -53,7 +53,9 @@ def quantize_weight(
     `smallest_scale`, of one value or one a channel, is what a channel of tiny weights gets instead of its own.
     """
     largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
-    scale = np.where(largest > 0, np.maximum(largest / 127, smallest_scale), np.maximum(1.0, smallest_scale)).astype(np.float32)
+    finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)
+    without_weights = np.where(finest > _SMALLEST_SCALE, finest, 1.0)  # a channel of nothing but its bias
+    scale = np.where(largest > 0, np.maximum(largest / 127, finest), without_weights).astype(np.float32)
     column = scale.reshape(-1, *([1] * (weight.ndim - 1)))
     return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
 

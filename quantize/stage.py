@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.fp16 import convert_to_fp16
 from quantize.int8 import quantize_int8
 from runtime.backends import open_backend
-from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, source_digest, write_bundle
+from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.targets import Target
 
 FP16_FILE = "model.fp16.onnx"
@@ -29,7 +27,7 @@ def int8_file(target: Target) -> str:
 
 
 def load_fp32(bundle: Bundle) -> onnx.ModelProto:
-    return onnx.load_model_from_string(bundle.path(bundle.variant("fp32")).read_bytes())
+    return onnx.load_model_from_string(bundle.read(bundle.variant("fp32")))
 
 
 def quantize_bundle(
@@ -71,7 +69,7 @@ def quantize_bundle(
             precision="fp16",
             parent_sha256=fp32.sha256,
             opset=_opset(model),
-            tools=_tools(),
+            tools=current_tools(),
         ),
         Variant(
             file=int8_file(target),
@@ -81,8 +79,8 @@ def quantize_bundle(
             parent_sha256=fp32.sha256,
             opset=_opset(int8),
             options=_options(table, method=method, percentile=percentile),
-            tools=_tools(),
-            psnr_vs_fp32_db=_psnr_on(crops, fp32=bundle.path(fp32), int8=files[int8_file(target)]),
+            tools=current_tools(),
+            psnr_vs_fp32_db=_psnr_on(crops, fp32=bundle.read(fp32), int8=files[int8_file(target)]),
             int8_layers=placement.int8_layers,
         ),
     )
@@ -103,7 +101,7 @@ def quantized_already(
         and manifest.find_variant("fp16") is not None
         and int8.parent_sha256 == bundle.variant("fp32").sha256
         and int8.options == _options(table, method=method, percentile=percentile)
-        and int8.tools == _tools()
+        and int8.tools == current_tools()
         and (int8.psnr_vs_fp32_db is not None) == compared
     )
 
@@ -116,26 +114,26 @@ def _options(table: CalibrationTable, *, method: Method, percentile: float) -> d
     }
 
 
-def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: Path, int8: bytes) -> float | None:
-    """10 log10(1 / MSE) of the two graphs' outputs, the MSE taken over all crops; two decimals."""
+def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) -> float | None:
+    """10 log10(1 / MSE) of the two graphs' outputs, clipped to [0, 1], the MSE taken over all crops; two decimals."""
     if not crops:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        int8_path = Path(folder) / "int8.onnx"
-        int8_path.write_bytes(int8)
-        with (
-            open_backend("onnxruntime", fp32, precision="fp32") as reference,
-            open_backend("onnxruntime", int8_path, precision="int8") as quantized,
-        ):
-            errors = [float(np.square(reference.run(crop).clip(0, 1) - quantized.run(crop)).mean()) for crop in crops]
-    return round(-10 * math.log10(max(sum(errors) / len(errors), 1e-12)), 2)
+    squares, count = 0.0, 0
+    with (
+        open_backend("onnxruntime", fp32, precision="fp32") as reference,
+        open_backend("onnxruntime", int8, precision="int8") as quantized,
+    ):
+        for crop in crops:
+            error = reference.run(crop).clip(0, 1) - quantized.run(crop).clip(0, 1)
+            squares += float(np.square(error, dtype=np.float64).sum())
+            count += error.size
+    return round(-10 * math.log10(max(squares / count, 1e-12)), 2)
 
 
 def _opset(model: onnx.ModelProto) -> int:
     return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
-def _tools() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in _TOOLS}
-    packages = [Path(__file__).parent, Path(str(calibration.__file__)).parent]
-    return {**versions, "sredge": source_digest(packages)}
+def current_tools() -> dict[str, str]:
+    """What a quantization made now would record."""
+    return tool_versions(_TOOLS, sources=[Path(__file__).parent, Path(str(calibration.__file__)).parent])

@@ -17,7 +17,7 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
 from quantize.int8 import observed_tensors
-from quantize.stage import load_fp32
+from quantize.stage import current_tools, load_fp32
 from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 
@@ -31,6 +31,7 @@ class TableRequest:
     calib: str
     root: Path | None
     percentile: float
+    measure_again: bool = False
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
@@ -55,11 +56,13 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     if request.calib.endswith(".json"):
         _refuse_sampling(request, "a calibration table")
         return FoundTable(read_table(Path(request.calib)), f"read from {request.calib}", ())
-    scale = int(bundle.manifest.scale)
+    scale = bundle.manifest.scale
     model = ir.from_proto(load_fp32(bundle))
     try:
         images = find_images(request.calib, scale=scale, use="calibration", root=request.root)
     except MissingDatasetError as missing:
+        if request.root is not None:
+            raise  # whoever names a folder means the pictures in it
         return _shipped(request, graph_fingerprint(model.graph), scale, missing)
     fixed = bundle.manifest.contract.static_shape
     if fixed is not None and request.crop_size not in (None, fixed):
@@ -72,7 +75,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         seed=request.seed or 0,
         on_step=on_step,
     )
-    table = _reusable(bundle, model.graph, source, request.percentile)
+    table = None if request.measure_again else _reusable(bundle, model.graph, source, request.percentile)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops"
     if table is None:
         table = measure_activations(
@@ -89,12 +92,15 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
 
 
 def _compared(images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool) -> list[NDArray[np.float32]]:
-    return list(islice(crops_of(images, source, scale=scale, fixed_shape=fixed_shape), _COMPARED_CROPS))
+    """Some of the crops, evenly over the pictures."""
+    step = max(1, source.crops // _COMPARED_CROPS)
+    return list(islice(crops_of(images, source, scale=scale, fixed_shape=fixed_shape), 0, step * _COMPARED_CROPS, step))
 
 
 def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float) -> CalibrationTable | None:
     """The bundle's own table, where measuring again would give the same."""
-    if bundle.manifest.calibration is None:
+    int8 = bundle.manifest.find_variant("int8")
+    if bundle.manifest.calibration is None or int8 is None or int8.tools != current_tools():
         return None
     table = read_table(bundle.path(bundle.manifest.calibration))
     same = table.source == source and table.graph_fingerprint == graph_fingerprint(graph) and holds_percentiles(table, percentile)

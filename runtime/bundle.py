@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,18 +37,20 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-
 Option = str | int | float | bool | None
 
 
-class _Noun(BaseModel):
+class Noun(BaseModel):
+    """Frozen data that crosses a file: unknown fields are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Part(_Noun):
+class Part(Noun):
     """A file of the bundle and what its bytes must hash to."""
 
     file: FileName
     sha256: Sha256
 
 
-class Checkpoint(_Noun):
+class Checkpoint(Noun):
     """Where the weights came from."""
 
     source: Literal["shipped", "published", "file"]
@@ -55,7 +58,7 @@ class Checkpoint(_Noun):
     sha256: Sha256
 
 
-class Contract(_Noun):
+class Contract(Noun):
     """What the graph takes and gives: (N, 3, H, W) float32 RGB with values in [0, 1]."""
 
     layout: Literal["NCHW"] = "NCHW"
@@ -66,7 +69,7 @@ class Contract(_Noun):
     """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
 
 
-class Layer(_Noun):
+class Layer(Noun):
     """An operator with multiply-accumulates; `macs` for one 128×128 input."""
 
     name: str
@@ -76,14 +79,14 @@ class Layer(_Noun):
     """What a backend that fuses it with the additions and activations after it may call the result."""
 
 
-class PassRecord(_Noun):
+class PassRecord(Noun):
     """A graph rewrite that ran, and what it changed."""
 
     name: str
     changes: str
 
 
-class Parity(_Noun):
+class Parity(Noun):
     """Largest difference between torch and ONNX Runtime on one random input of `shape` (N, C, H, W)."""
 
     shape: tuple[int, int, int, int]
@@ -108,12 +111,12 @@ class Variant(Part):
     int8_layers: tuple[str, ...] = ()
 
 
-class Manifest(_Noun):
+class Manifest(Noun):
     """Everything a reader of the bundle needs to know; the same inputs give the same bytes."""
 
     schema_version: Literal[1] = 1
     model: str
-    scale: float = Field(gt=0)
+    scale: int = Field(ge=1)
     checkpoint: Checkpoint
     contract: Contract
     halo: int | Literal["global"]
@@ -164,12 +167,31 @@ class Bundle:
             BundleError: no manifest, a newer schema, a part missing or changed.
         """
         manifest = _read_manifest(directory)
-        for part in manifest.parts:
-            _verify(directory, part)
+        try:
+            for part in manifest.parts:
+                _verify(directory, part)
+        except BundleError:
+            if _read_manifest(directory) == manifest:
+                raise
+            return cls.open(directory)  # somebody wrote it anew in between
         return cls(directory, manifest)
 
     def path(self, part: Part) -> Path:
         return self.directory / part.file
+
+    def read(self, part: Part) -> bytes:
+        """The part's bytes, verified: what a backend opens is what was checked, and nothing beside it.
+
+        Raises:
+            BundleError: it changed since the bundle was opened.
+        """
+        try:
+            data = self.path(part).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path(part)} cannot be read: {error.strerror or error}") from error
+        if sha256_bytes(data) != part.sha256:
+            raise BundleError(f"{self.path(part)} changed since the bundle was opened", hint="open it again")
+        return data
 
     def variant(self, precision: Precision, *, target: str | None = None) -> Variant:
         """The variant of that precision; BundleError names those present."""
@@ -190,16 +212,19 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with suppress(BundleError):
-            for part in _read_manifest(directory).parts:
-                _settle(directory, part)  # before its staged file is written over
+        before = _parts_before(directory)
+        for part in before:
+            _settle(directory, part)  # before its staged file is written over
         for name, data in files.items():
             _write_synced(directory / (name + _STAGED), data)
         _write_synced(directory / (MANIFEST + _STAGED), _manifest_bytes(manifest))
         (directory / (MANIFEST + _STAGED)).replace(directory / MANIFEST)  # the write takes effect here
         for part in manifest.parts:
             _settle(directory, part)
-        _remove_strays(directory, keep={part.file for part in manifest.parts})
+        for name in {part.file for part in before} - {part.file for part in manifest.parts}:
+            (directory / name).unlink(missing_ok=True)
+        for staged in (*directory.glob(f"model.*.onnx{_STAGED}"), *directory.glob(CALIBRATION + _STAGED)):
+            staged.unlink(missing_ok=True)  # what a write killed before it took effect left
     except OSError as error:
         raise BundleError(
             f"cannot write the bundle {directory}: {error.strerror or error}", hint="choose a folder that can be written"
@@ -232,6 +257,21 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest_schema() -> dict[str, object]:
+    """JSON Schema of manifest.json: that of `Manifest`, and the digest over everything else in the file."""
+    schema: dict[str, object] = Manifest.model_json_schema()
+    properties, required = schema["properties"], schema.get("required", [])
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    digest = {"type": "string", "pattern": "^[0-9a-f]{64}$", "title": "sha256 of the other fields as compact JSON, keys sorted"}
+    return {**schema, "properties": {**properties, _DIGEST: digest}, "required": [*required, _DIGEST]}
+
+
+def tool_versions(packages: Iterable[str], *, sources: Iterable[Path]) -> dict[str, str]:
+    """Versions of the distributions a stage works with, and of its own code, the Python files below `sources`."""
+    return {**{name: metadata.version(name) for name in packages}, "sredge": source_digest(sources)}
 
 
 def source_digest(packages: Iterable[Path]) -> str:
@@ -315,10 +355,9 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _remove_strays(directory: Path, *, keep: set[str]) -> None:
-    """Graphs the manifest no longer names, and what a killed write left staged."""
-    for path in directory.iterdir():
-        stale_graph = path.name.startswith("model.") and path.suffix == ".onnx" and path.name not in keep
-        stale_table = path.name == CALIBRATION and path.name not in keep
-        if stale_graph or stale_table or path.name.endswith(_STAGED):
-            path.unlink(missing_ok=True)
+def _parts_before(directory: Path) -> tuple[Part, ...]:
+    """The parts of the bundle that is there already, if a valid one is."""
+    try:
+        return _read_manifest(directory).parts
+    except BundleError:
+        return ()

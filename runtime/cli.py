@@ -15,10 +15,9 @@ from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
 from runtime.images import read_picture, write_picture
-from runtime.targets import Precision
+from runtime.targets import PRECISIONS, find_precision
 from runtime.upscaler import Upscaler
 
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _COMMANDS = "sredge.commands"
 
 app = console.application("Run a bundle's network.")
@@ -31,13 +30,16 @@ def upscale(
     picture: Annotated[Path, typer.Argument(help="an 8-bit grey or RGB picture")],
     out: Annotated[Path, typer.Option("-o", "--out", help="where the larger picture goes; its suffix is the format")],
     bundle: BundleArgument = None,
-    precision: Annotated[str | None, typer.Option(help=", ".join(_PRECISIONS) + " [default: int8 where it is]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help=", ".join(PRECISIONS) + " [default: int8 where the bundle has it, else fp32]")
+    ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
 ) -> None:
     """Upscale one picture."""
     opened = Bundle.open(resolve_bundle(bundle))
-    with Upscaler.open(opened, precision=_precision(opened, precision), backend=backend, threads=threads) as upscaler:
+    chosen = None if precision is None else find_precision(precision)
+    with Upscaler.open(opened, precision=chosen, backend=backend, threads=threads) as upscaler:
         source = read_picture(picture)
         larger = upscaler(source)
         write_picture(out, larger)
@@ -92,12 +94,3 @@ def sredge() -> None:
         console.show(f"sredge COMMAND …: {', '.join(known)}\nsredge COMMAND --help tells each one's options")
     else:
         console.fail(UnknownNameError("command", name, valid=known, hint="sredge export --help"))
-
-
-def _precision(bundle: Bundle, asked: str | None) -> Precision:
-    if asked is None:
-        return "int8" if bundle.manifest.find_variant("int8") is not None else "fp32"
-    for known in _PRECISIONS:
-        if known == asked:
-            return known
-    raise UnknownNameError("precision", asked, valid=_PRECISIONS)

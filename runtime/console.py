@@ -52,7 +52,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
     if interrupts:
-        typer.echo("stopped; nothing half-written was left", err=True)
+        typer.echo("stopped; nothing half-written is in use", err=True)
         sys.exit(_INTERRUPTED)
 
 

@@ -16,7 +16,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         staged.write_bytes(data)
         staged.replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         with suppress(OSError):
             staged.unlink()
         raise

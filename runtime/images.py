@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, PipelineError
 from runtime.files import write_whole
 
 Picture = NDArray[np.uint8]
@@ -57,8 +57,7 @@ def write_picture(path: Path, picture: Picture) -> None:
     """Encodes (H, W, 3) uint8 RGB by the suffix of `path`; the file appears whole or not at all."""
     if path.suffix.lower() not in _SUFFIXES:
         raise ImageError(f"cannot write {path}: its suffix names no picture format", hint=f"one of {', '.join(_SUFFIXES)}")
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-        raise ImageError(f"cannot write {path}: expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
+    check_picture(picture)
     done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not done:
         raise ImageError(f"cannot encode {path}")
@@ -68,13 +67,25 @@ def write_picture(path: Path, picture: Picture) -> None:
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def check_picture(picture: Picture) -> None:
+    """ImageError unless it is a (H, W, 3) uint8 array with pixels in it."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
+
+
 def to_network(picture: Picture) -> NDArray[np.float32]:
     """(H, W, 3) uint8 RGB -> (1, 3, H, W) float32 in [0, 1]."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(255)
 
 
 def from_network(output: NDArray[np.float32]) -> Picture:
-    """(1, 3, H, W) float32, clipped to [0, 1] -> (H, W, 3) uint8 RGB, rounded to nearest."""
+    """(1, 3, H, W) float32, clipped to [0, 1] -> (H, W, 3) uint8 RGB, rounded to nearest.
+
+    Raises:
+        PipelineError: the output holds NaN or infinity, as an fp16 graph's may; it would show as black.
+    """
+    if not np.isfinite(output.sum(dtype=np.float64)):
+        raise PipelineError("the network's output holds NaN or infinity", hint="run it in fp32 to see whether the precision is why")
     scaled = np.rint(np.clip(output[0], 0.0, 1.0) * np.float32(255))
     return np.ascontiguousarray(scaled.transpose(1, 2, 0)).astype(np.uint8)
 

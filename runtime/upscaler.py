@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from runtime.backends import Backend, choose_backend, open_backend
 from runtime.bundle import Bundle, Variant
-from runtime.errors import ImageError
-from runtime.images import Picture, from_network, to_network
+from runtime.errors import BackendError, ImageError
+from runtime.images import Picture, check_picture, from_network, to_network
 from runtime.precision import PrecisionReport, verify_precision
-from runtime.targets import Precision
+from runtime.targets import Precision, find_target
 
 
 class Upscaler:
@@ -33,27 +33,36 @@ class Upscaler:
         self.bundle = bundle
         self.variant = variant
         self.backend_name = backend.name
-        self._backend = backend
+        self._backend: Backend | None = backend
 
     @classmethod
     def open(
         cls,
         bundle: Path | str | Bundle,
         *,
-        precision: Precision = "fp32",
+        precision: Precision | None = None,
         backend: str = "auto",
         threads: int | None = None,
     ) -> Upscaler:
-        """Opens a bundle's graph of `precision` on `backend` ("auto": the fastest installed) with `threads` threads.
+        """Opens a bundle's graph of `precision` on `backend` with `threads` threads.
+
+        Args:
+            bundle: its folder, or an opened one.
+            precision: None takes int8 where the bundle has it, else fp32.
+            backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
+            threads: None leaves it to the backend.
 
         Raises:
             BundleError: no valid bundle there, or it has no such graph.
             UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-        name = choose_backend(backend).name
+        if precision is None:
+            precision = "int8" if opened.manifest.find_variant("int8") is not None else "fp32"
         variant = opened.variant(precision)
-        return cls(opened, variant, open_backend(name, opened.path(variant), precision=precision, threads=threads))
+        preferred = None if variant.target is None else find_target(variant.target).default_backend
+        name = choose_backend(backend, preferred=preferred).name
+        return cls(opened, variant, open_backend(name, opened.read(variant), precision=precision, threads=threads))
 
     def __call__(self, picture: Picture) -> Picture:
         """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB.
@@ -61,8 +70,7 @@ class Upscaler:
         Raises:
             ImageError: another shape or type, an empty picture, or not the one shape a fixed graph takes.
         """
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
+        check_picture(picture)
         return from_network(self.run(to_network(picture)))
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -79,18 +87,26 @@ class Upscaler:
                 f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {array.shape}",
                 hint="export it without --static for any size",
             )
-        return self._backend.run(array)
+        return self._opened().run(array)
 
     @cached_property
     def precision_report(self) -> PrecisionReport:
         """What every layer really ran in; the first look may run the graph once."""
-        return verify_precision(self.bundle.manifest, self.variant, self._backend.precisions())
+        return verify_precision(self.bundle.manifest, self.variant, self._opened().precisions())
 
     def close(self) -> None:
-        self._backend.__exit__(None, None, None)
+        """Frees the compiled graph; closing twice does nothing."""
+        if self._backend is not None:
+            self._backend.__exit__(None, None, None)
+        self._backend = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._backend.__exit__(kind, error, trace)
+        self.close()
+
+    def _opened(self) -> Backend:
+        if self._backend is None:
+            raise BackendError("this Upscaler is closed", hint="open another with Upscaler.open")
+        return self._backend

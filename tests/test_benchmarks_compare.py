@@ -261,3 +261,12 @@ def test_a_report_folder_that_cannot_be_written_is_an_error(measured: Path, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(SredgeError, match="cannot write the report"):
         write_report(result, [], tmp_path / "file" / "report")
+
+
+def test_two_bundles_of_unlike_precisions_share_a_report(exported: Bundle, quantized: Bundle, folder: Path, tmp_path: Path) -> None:
+    bundles = [str(quantized.directory), str(exported.directory)]
+    for order in (bundles, bundles[::-1]):
+        out = tmp_path / "report"
+        cli.main([*order, "--data", str(folder), "--backend", "onnxruntime", "--runs", "1", "--out", str(out), "--force"])
+        assert [row["precision"] for row in _rows(out)].count("fp32") == 2
+        assert cv2.imread(str(out / "pictures.png")) is not None

@@ -31,6 +31,7 @@ from runtime.errors import UserError
 
 STATISTICS = TensorStatistics(minimum=-2.0, maximum=3.0, percentiles={"99.9": (-1.0, 1.5), "99.9999": (-1.75, 2.5)})
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+RANGES = st.tuples(FINITE, FINITE).map(lambda ends: (min(ends), max(ends)))
 SHA256 = st.text("0123456789abcdef", min_size=64, max_size=64)
 SIZE = st.integers(1, 4096)
 IMAGES = st.builds(CalibrationImage, name=st.text(), low_sha256=SHA256, high_sha256=st.none() | SHA256)
@@ -48,10 +49,9 @@ TABLES = st.builds(
     tensors=st.dictionaries(
         st.text(),
         st.builds(
-            TensorStatistics,
-            minimum=FINITE,
-            maximum=FINITE,
-            percentiles=st.dictionaries(st.text(), st.tuples(FINITE, FINITE), max_size=4),
+            lambda ends, percentiles: TensorStatistics(minimum=ends[0], maximum=ends[1], percentiles=percentiles),
+            RANGES,
+            st.dictionaries(st.text(), RANGES, max_size=4),
         ),
         min_size=1,
         max_size=4,
@@ -70,6 +70,12 @@ def observer() -> HistogramObserver:
     observer = HistogramObserver()
     observer.update(np.random.default_rng(0).normal(size=1_000_000).astype(np.float32))
     return observer
+
+
+@pytest.mark.parametrize("ends", [(1.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_a_range_that_is_none_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"low end is above|finite"):
+        TensorStatistics(minimum=ends[0], maximum=ends[1], percentiles={})
 
 
 @given(table=TABLES)

@@ -272,7 +272,7 @@ def _spoil_with_nan(module: nn.Module) -> None:
 def test_a_graph_that_differs_from_torch_is_refused(exported: Bundle, spoil: Callable[[nn.Module], None]) -> None:
     network = _lesrcnn()
     module = load_module(network, scale=2, weights=_shipped(network))
-    graph = exported.path(exported.variant("fp32"))
+    graph = exported.read(exported.variant("fp32"))
     check_parity(module, graph, static_shape=None)
     spoil(module)
     with pytest.raises(PipelineError, match="differs from torch"):
@@ -281,7 +281,7 @@ def test_a_graph_that_differs_from_torch_is_refused(exported: Bundle, spoil: Cal
 
 def test_a_graph_whose_output_has_another_shape_is_refused(exported: Bundle) -> None:
     with pytest.raises(PipelineError, match=r"gives \(1, 3, 74, 106\) .* torch gives \(1, 3, 111, 159\)"):
-        check_parity(_module("lesrcnn", 3), exported.path(exported.variant("fp32")), static_shape=None)
+        check_parity(_module("lesrcnn", 3), exported.read(exported.variant("fp32")), static_shape=None)
 
 
 class _TwoFaced(nn.Module):
@@ -434,3 +434,16 @@ def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int
     module = nn.Conv2d(3, 3, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
     model, _ = run_passes(export_graph(module, static_shape=None))
     assert receptive_halo(model.graph) == halo
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1)], 3),
+        ([nn.Conv2d(3, 4, 3, padding=2, dilation=2)], 2),
+        ([nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(4, 4, 5, padding=2)], 2),
+    ],
+)
+def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module], expected: int) -> None:
+    model = export_graph(nn.Sequential(*layers).eval(), static_shape=(16, 16))
+    assert receptive_halo(run_passes(model)[0].graph) == expected

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime.bundle import Manifest
+from runtime.bundle import Bundle, manifest_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 # ARCHITECTURE: runtime <- calibration <- quantize; runtime <- export; benchmarks may import all of them.
@@ -31,7 +32,7 @@ OWNERS = {
 
 
 def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -70,29 +71,37 @@ def test_no_python_file_is_an_empty_shell() -> None:
         str(path.relative_to(ROOT))
         for package in ALLOWED
         for path in _modules(package)
-        if not path.read_text().strip() and path.name != "__init__.py"
+        if not path.read_text(encoding="utf-8").strip() and path.name != "__init__.py"
     ]
     assert not empty
 
 
 def test_the_published_schema_is_the_manifests_own() -> None:
-    published = json.loads((ROOT / "deploy_docs" / "manifest.schema.json").read_text())
-    assert published == Manifest.model_json_schema(), "run: make schema"
+    published = json.loads((ROOT / "deploy_docs" / "manifest.schema.json").read_text(encoding="utf-8"))
+    assert published == manifest_schema(), "run: make schema"
+
+
+def test_a_manifest_on_disk_has_the_fields_of_the_published_schema(quantized: Bundle) -> None:
+    written = json.loads((quantized.directory / "manifest.json").read_text(encoding="utf-8"))
+    schema = manifest_schema()
+    assert written.keys() == dict.fromkeys(schema["properties"]).keys()  # type: ignore[call-overload] # JSON
+    assert set(schema["required"]) <= written.keys()  # type: ignore[call-overload] # JSON
 
 
 def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = " ".join(project["dependencies"])
     assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "pillow", "openvino") if name in base]
 
 
 @pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "all"])
 def test_every_promised_extra_is_there(extra: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]
 
 
 def test_nothing_is_added_to_the_top_level() -> None:
     allowed = {*ALLOWED, "tests", "deploy_docs", "build", "dist", "Makefile", "constraints.txt", "pyproject.toml"}
     allowed |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
-    assert not {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} - allowed
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {path.partition("/")[0] for path in tracked.splitlines() if not path.startswith(".")} - allowed

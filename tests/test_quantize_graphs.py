@@ -168,7 +168,7 @@ def as_written(path: Path, array: NDArray[np.float32]) -> NDArray[np.float32]:
 @EACH_BACKEND
 def test_a_backend_computes_the_int8_graph_as_it_is_written(quantized: Bundle, picture: Picture, backend: str) -> None:
     path = quantized.path(quantized.variant("int8"))
-    with open_backend(backend, path, precision="int8") as opened:
+    with open_backend(backend, path.read_bytes(), precision="int8") as opened:
         computed = opened.run(to_network(picture))
 
     steps = np.abs(computed - as_written(path, to_network(picture))) / STEP
@@ -183,7 +183,7 @@ def test_the_int8_output_is_close_to_fp32(quantized: Bundle, picture: Picture, b
     outputs = []
     for precision in ("int8", "fp32"):
         variant = quantized.variant(precision)
-        with open_backend(backend, quantized.path(variant), precision=variant.precision) as opened:
+        with open_backend(backend, quantized.read(variant), precision=variant.precision) as opened:
             outputs.append(opened.run(to_network(picture)).clip(0, 1))
 
     # Rounding to 8 bits at the end alone gives 58.9 dB.
@@ -201,7 +201,7 @@ def test_the_fp16_output_is_fp32s_to_half_precision(quantized: Bundle, picture: 
     outputs = []
     for precision in ("fp16", "fp32"):
         variant = quantized.variant(precision)
-        with open_backend("onnxruntime", quantized.path(variant), precision=variant.precision) as opened:
+        with open_backend("onnxruntime", quantized.read(variant), precision=variant.precision) as opened:
             outputs.append(opened.run(to_network(picture)))
 
     assert outputs[0].dtype == np.float32

@@ -253,3 +253,20 @@ def test_the_int8_share_is_weighed_by_multiply_accumulates(quantized: Bundle) ->
     largest = max(manifest.layers, key=lambda layer: layer.macs)
     variant = quantized.variant("int8").model_copy(update={"int8_layers": (largest.name,)})
     assert manifest.int8_mac_share(variant) == pytest.approx(largest.macs / sum(layer.macs for layer in manifest.layers))
+
+
+def test_a_write_leaves_what_is_not_the_bundles_own(quantized: Bundle, tmp_path: Path) -> None:
+    theirs = ["model.v1.onnx", "notes.next", "calibration.json", "photograph.png"]
+    for name in theirs:
+        (tmp_path / name).write_text("mine")
+    fp32 = quantized.variant("fp32")
+    manifest = quantized.manifest.model_copy(update={"variants": (fp32,), "calibration": None})
+    write_bundle(tmp_path, manifest, files={fp32.file: quantized.read(fp32)})
+    assert [(tmp_path / name).read_text() for name in theirs] == ["mine"] * len(theirs)
+
+
+def test_a_part_that_changed_after_opening_is_not_read(bundle_copy: Bundle) -> None:
+    fp32 = bundle_copy.variant("fp32")
+    bundle_copy.path(fp32).write_bytes(b"another graph")
+    with pytest.raises(BundleError, match="changed since"):
+        bundle_copy.read(fp32)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, PipelineError
 from runtime.images import Picture, from_network, is_image_file, read_picture, to_network, write_picture
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -251,3 +251,11 @@ def test_a_picture_its_format_cannot_hold_is_refused(shape: tuple[int, int, int]
 )
 def test_a_picture_is_told_by_its_name(name: str, expected: bool) -> None:
     assert is_image_file(Path(name)) is expected
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf])
+def test_an_output_that_is_not_finite_is_refused_instead_of_shown_as_black(spoilt: float) -> None:
+    output = np.full((1, 3, 4, 5), 0.5, np.float32)
+    output[0, 1, 2, 3] = spoilt
+    with pytest.raises(PipelineError, match="NaN or infinity"):
+        from_network(output)

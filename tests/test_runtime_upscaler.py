@@ -73,7 +73,7 @@ def test_fp32_output_is_that_of_torch(
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_lower_precision_stays_close_to_fp32(quantized: Bundle, picture: Picture, backend: str, precision: Precision) -> None:
     with (
-        Upscaler.open(quantized, backend=backend) as reference,
+        Upscaler.open(quantized, precision="fp32", backend=backend) as reference,
         Upscaler.open(quantized, backend=backend, precision=precision) as upscaler,
     ):
         error = upscaler.run(to_network(picture)) - reference.run(to_network(picture))
@@ -105,7 +105,7 @@ def test_an_output_is_the_callers_to_keep(exported: Bundle, backend: str) -> Non
 
 @backends
 def test_fp32_is_verified_to_run_in_fp32(quantized: Bundle, backend: str) -> None:
-    with Upscaler.open(quantized, backend=backend) as upscaler:
+    with Upscaler.open(quantized, precision="fp32", backend=backend) as upscaler:
         report = upscaler.precision_report
     assert report.verified, report.not_as_asked
     assert report.mac_share == {"fp32": pytest.approx(1)}
@@ -139,7 +139,7 @@ def test_a_precision_is_claimed_for_no_layer_of_which_the_backend_did_not_say_it
 
 @backends
 def test_an_fp32_run_is_not_taken_for_an_int8_one(quantized: Bundle, backend: str) -> None:
-    with open_backend(backend, quantized.path(quantized.variant("fp32")), precision="fp32") as opened:
+    with open_backend(backend, quantized.read(quantized.variant("fp32")), precision="fp32") as opened:
         report = verify_precision(quantized.manifest, quantized.variant("int8"), opened.precisions())
     assert not report.verified
     assert report.mac_share == {"fp32": pytest.approx(1)}
@@ -225,12 +225,9 @@ def test_auto_without_any_backend_says_how_to_install_one(monkeypatch: pytest.Mo
 
 
 @backends
-def test_a_graph_that_is_none_is_a_backend_error_naming_the_file(backend: str, tmp_path: Path) -> None:
-    graph = tmp_path / "model.onnx"
-    graph.write_bytes(b"this is no graph")
+def test_bytes_that_are_no_graph_are_a_backend_error(backend: str) -> None:
     with pytest.raises(BackendError) as caught:
-        open_backend(backend, graph, precision="fp32")
-    assert str(graph) in str(caught.value)
+        open_backend(backend, b"this is no graph", precision="fp32")
     assert backend in str(caught.value)
 
 
@@ -332,3 +329,18 @@ def test_the_runtime_imports_nothing_that_trains_or_builds_graphs(quantized: Bun
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_without_a_precision_int8_is_taken_where_there_is_one(quantized: Bundle, exported: Bundle) -> None:
+    for bundle, expected in ((quantized, "int8"), (exported, "fp32")):
+        with Upscaler.open(bundle) as upscaler:
+            assert upscaler.variant.precision == expected
+
+
+@backends
+def test_a_closed_upscaler_says_that_it_is_closed(exported: Bundle, backend: str, picture: Picture) -> None:
+    upscaler = Upscaler.open(exported, backend=backend)
+    upscaler.close()
+    upscaler.close()
+    with pytest.raises(BackendError, match="closed"):
+        upscaler(picture)

@@ -22,7 +22,7 @@ _COLOURS = {"fp32": "#5b6b7b", "fp16": "#8aa0b5", "int8": "#2f7f5f"}
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:
     """PNG: a row a picture; the input, bicubic, each precision, the truth, and int8's error against fp32."""
-    precisions = list(panels[0].outputs)
+    precisions = list(dict.fromkeys(precision for panel in panels for precision in panel.outputs))
     with_error = {"fp32", "int8"} <= set(precisions)
     titles = ["input", "bicubic", *precisions, "ground truth", *(["|int8 − fp32|"] if with_error else [])]
     figure = Figure(figsize=(2.3 * len(titles), 2.5 * len(panels)), layout="constrained")
@@ -30,12 +30,15 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
     for line, panel in zip(axes, panels, strict=True):
         crop = _detail_window(panel.high)
         images = [_enlarge(panel.low, panel.high)[crop], panel.bicubic[crop]]
-        images += [panel.outputs[precision][crop] for precision in precisions]
+        blank = np.full_like(panel.high[crop], 255)  # a bundle may lack a precision that another has
+        images += [panel.outputs[precision][crop] if precision in panel.outputs else blank for precision in precisions]
         images.append(panel.high[crop])
+        for axis in line[len(images) :]:
+            axis.set_axis_off()
         for axis, image, title in zip(line, images, titles, strict=False):
             _show(axis, image, title)
         line[0].set_ylabel(panel.name, fontsize=9)
-        if with_error:
+        if {"fp32", "int8"} <= panel.outputs.keys():
             _show_error(line[-1], panel.outputs["int8"][crop], panel.outputs["fp32"][crop], figure)
     return _png(figure)
 
@@ -86,6 +89,7 @@ def _show(axis: Axes, image: NDArray[np.uint8], title: str) -> None:
 def _show_error(axis: Axes, int8: Picture, fp32: Picture, figure: Figure) -> None:
     error = np.abs(int8.astype(np.int16) - fp32.astype(np.int16)).max(axis=2)
     image = axis.imshow(error, cmap="magma", vmin=0, vmax=_ERROR_LIMIT, interpolation="nearest")
+    axis.set_axis_on()
     axis.set_title(f"|int8 − fp32|, max {int(error.max())}", fontsize=9)
     axis.set_xticks([])
     axis.set_yticks([])

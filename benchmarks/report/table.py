@@ -34,7 +34,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.latency.p50_ms:.1f}",
         "–" if row.speedup is None else f"{row.speedup:.2f}",
         f"{row.size_bytes / 1e6:.2f}",
-        f"{row.peak_rss_bytes / 1e6:.0f}",
+        "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 1e6:.0f}",
     )
 
 
@@ -48,12 +48,13 @@ def bicubic_lines(result: Result) -> list[str]:
 def notes(result: Result) -> list[str]:
     """How the figures were taken, and every case that is not what it was asked to be."""
     first = result.rows[0]
-    shape = "×".join(str(size) for size in first.latency.shape)
+    shapes = " and ".join(dict.fromkeys("×".join(str(size) for size in row.latency.shape) for row in result.rows))
     lines = [
         f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
         f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
-        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shape}, {first.latency.threads} threads, "
+        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shapes}, {first.latency.threads} threads, "
         f"cases in turn; × fp32: on the same backend",
+        "peak MB: the largest resident memory of a process that ran all of this and nothing else, pictures and timing",
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from runtime.backends.backend import Backend, LayerPrecision, RanIn
@@ -42,15 +41,15 @@ BACKENDS: tuple[BackendEntry, ...] = (
 )
 
 
-def choose_backend(name: str) -> BackendEntry:
-    """The backend of that name, or the first installed one for "auto".
+def choose_backend(name: str, *, preferred: str | None = None) -> BackendEntry:
+    """The backend of that name; for "auto" the `preferred` one where it is installed, else the first that is.
 
     Raises:
         UnknownNameError: no such backend; lists them.
         BackendError: it is not installed; says how to get it.
     """
     if name == "auto":
-        for entry in BACKENDS:
+        for entry in sorted(BACKENDS, key=lambda entry: entry.name != preferred):
             if entry.installed:
                 return entry
         raise BackendError("no inference backend is installed", hint=BACKENDS[-1].install)
@@ -62,8 +61,9 @@ def choose_backend(name: str) -> BackendEntry:
     raise UnknownNameError("backend", name, valid=("auto", *(entry.name for entry in BACKENDS)))
 
 
-def open_backend(name: str, graph: Path, *, precision: Precision, threads: int | None = None) -> Backend:
-    """Compiles `graph`, whose arithmetic should run in `precision`, on `threads` threads (None: the backend's default).
+def open_backend(name: str, graph: bytes, *, precision: Precision, threads: int | None = None) -> Backend:
+    """Compiles `graph`, a serialized ONNX model, whose arithmetic should run in `precision`, on `threads` threads (None: the
+    backend's default).
 
     Raises:
         UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph so.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +34,7 @@ _LOG_ERRORS_ONLY = 3
 _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
 
-def open_graph(graph: Path, *, precision: Precision, threads: int | None) -> OnnxRuntimeBackend:
+def open_graph(graph: bytes, *, precision: Precision, threads: int | None) -> OnnxRuntimeBackend:
     del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
     return OnnxRuntimeBackend(graph, threads=threads)
 
@@ -45,7 +44,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, *, threads: int | None) -> None:
+    def __init__(self, graph: bytes, *, threads: int | None) -> None:
         self._graph = graph
         self._threads = threads
         self._session = self._open(_options(threads))
@@ -55,8 +54,7 @@ class OnnxRuntimeBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(AttributeError):  # closed already
-            del self._session
+        del self._session
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})
@@ -76,10 +74,10 @@ class OnnxRuntimeBackend:
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise BackendError(f"onnxruntime {ort.__version__} cannot open {self._graph}: {reason}") from error
+            raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
 
 
 def _options(threads: int | None) -> ort.SessionOptions:

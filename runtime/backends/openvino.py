@@ -5,8 +5,6 @@ Precisions are read from the compiled model's runtime graph, where each primitiv
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +25,7 @@ _NAMES: dict[str, RanIn] = {
 }
 
 
-def open_graph(graph: Path, *, precision: Precision, threads: int | None) -> OpenVinoBackend:
+def open_graph(graph: bytes, *, precision: Precision, threads: int | None) -> OpenVinoBackend:
     return OpenVinoBackend(graph, precision=precision, threads=threads)
 
 
@@ -36,7 +34,7 @@ class OpenVinoBackend:
 
     name = "openvino"
 
-    def __init__(self, graph: Path, *, precision: Precision, threads: int | None) -> None:
+    def __init__(self, graph: bytes, *, precision: Precision, threads: int | None) -> None:
         config: dict[str, object] = {
             # Without it openvino may compute fp32 graphs in bf16 or fp16 where the CPU has them.
             "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
@@ -45,18 +43,18 @@ class OpenVinoBackend:
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._model = ov.Core().compile_model(str(graph), "CPU", config)
+            core = ov.Core()
+            self._model = core.compile_model(core.read_model(graph), "CPU", config)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise BackendError(f"openvino {ov.__version__} cannot open {graph}: {reason}") from error
+            raise BackendError(f"openvino {ov.__version__} cannot open this graph: {reason}") from error
         self._request = self._model.create_infer_request()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with suppress(AttributeError):  # closed already
-            del self._request, self._model
+        del self._request, self._model
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs = self._request.infer([array], share_inputs=True, share_outputs=False)

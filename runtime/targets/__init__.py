@@ -1,11 +1,14 @@
 """Accelerators, as data: one file a target, and this list."""
 
+from typing import get_args
+
 from runtime.errors import UnknownNameError
 from runtime.targets import cpu
 from runtime.targets.target import Precision, Target
 
-__all__ = ["TARGETS", "Precision", "Target", "find_target"]
+__all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
 
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGETS: tuple[Target, ...] = (cpu.TARGET,)
 
 
@@ -15,3 +18,11 @@ def find_target(name: str) -> Target:
         if target.name == name:
             return target
     raise UnknownNameError("target", name, valid=(target.name for target in TARGETS))
+
+
+def find_precision(name: str) -> Precision:
+    """`name` as a precision; UnknownNameError lists the valid ones."""
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise UnknownNameError("precision", name, valid=PRECISIONS)
