@@ -18,7 +18,8 @@ from benchmarks.report import RESULT_FILE, write_report
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
 from benchmarks.result import Result
 from benchmarks.worker import Case
-from calibration.datasets import SAMPLES, dataset_names, find_images, hash_pair
+from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.pairs import hash_pair
 from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle

@@ -23,7 +23,8 @@ from benchmarks.metrics import Score, prepare, psnr_db, score, to_picture
 from benchmarks.protocols import Protocol
 from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker
-from calibration.datasets import ImageSet, PairHashes, dataset_names, load_pair
+from calibration.datasets import dataset_names
+from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.ranges import read_table
 from runtime.bundle import Bundle, sha256_bytes, source_digest
 from runtime.errors import DatasetError

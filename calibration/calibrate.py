@@ -17,9 +17,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from calibration.datasets import ImageSet, Pair, hash_pair, load_low
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import HistogramObserver
+from calibration.pairs import ImageSet, Pair, hash_pair, load_low
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.errors import PipelineError
 from runtime.images import Picture, to_network

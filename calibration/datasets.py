@@ -1,55 +1,31 @@
-"""Where pictures are, and how low and high resolution are paired.
+"""Which data sets there are, and where on this machine.
 
 A name (`div2k`, `set5`, …) is looked for as a folder under --data, then under SREDGE_DATA, then in the download cache; a folder
-can be named outright. Its layout is recognised from what is inside. Missing low-resolution pictures are made by antialiased
-bicubic.
+can be named outright.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from PIL import Image
-
-from runtime.bundle import sha256_bytes
+from calibration.layouts import Use, read_folder
+from calibration.pairs import ImageSet, Pair
 from runtime.errors import DatasetError, UnknownNameError
-from runtime.images import Picture, is_image_file, read_picture
 
 _FOLDER_VARIABLE = "SREDGE_DATA"
-Use = Literal["calibration", "evaluation"]
 OnBytes = Callable[[int, int], None]
 """Called with how many bytes have come, and of how many."""
 
 
 class MissingDatasetError(DatasetError):
     """A known data set that is nowhere to be found on this machine."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One picture: its high-resolution file, its low-resolution file, or both."""
-
-    name: str
-    high: Path | None
-    low: Path | None
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """The pictures of one data set or folder, in the order of their names."""
-
-    name: str
-    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
@@ -113,12 +89,12 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
     for dataset in DATASETS:
         if dataset.name == choice.lower():
             folder = _locate(dataset, root)
-            return _read_folder(folder, name=dataset.name, scale=scale, use=use)
+            return read_folder(folder, name=dataset.name, scale=scale, use=use)
     folder = Path(choice)
     if folder.is_dir():
         known = {dataset.folder.lower(): dataset.name for dataset in DATASETS}
         name = folder.resolve().name
-        return _read_folder(folder, name=known.get(name.lower(), name), scale=scale, use=use)
+        return read_folder(folder, name=known.get(name.lower(), name), scale=scale, use=use)
     if folder.exists() or "/" in choice or os.sep in choice:
         reason = "it is a file" if folder.exists() else "there is no such folder"
         raise DatasetError(f"{choice} is not a folder of pictures: {reason}")
@@ -149,66 +125,6 @@ def download(choice: str, *, scale: int, on_bytes: OnBytes) -> None:
             _unpack(archive_file, _cache() / dataset.folder)
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data") from error
-
-
-def load_low(pair: Pair, *, scale: int) -> Picture:
-    """The low-resolution picture, (h, w, 3) uint8 RGB: read where there is one, else made from the high one."""
-    if pair.low is not None:
-        return read_picture(pair.low)
-    assert pair.high is not None
-    return shrink(read_picture(pair.high), scale)
-
-
-def load_pair(pair: Pair, *, scale: int) -> tuple[Picture, Picture]:
-    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB.
-
-    The high one may have up to `scale` - 1 more rows and columns, which are what does not fill a low-resolution pixel; they are
-    cropped.
-
-    Raises:
-        DatasetError: there is no high-resolution picture, or it is not `scale` times the low one.
-    """
-    if pair.high is None:
-        raise DatasetError(f"{pair.name} has no high-resolution picture to compare with")
-    high = read_picture(pair.high)
-    low = read_picture(pair.low) if pair.low is not None else shrink(high, scale)
-    height, width = low.shape[0] * scale, low.shape[1] * scale
-    if not (0 <= high.shape[0] - height < scale and 0 <= high.shape[1] - width < scale):
-        sizes = f"{high.shape[1]}×{high.shape[0]} is not {scale} times {low.shape[1]}×{low.shape[0]}"
-        raise DatasetError(f"{pair.name}: {sizes}", hint="are these pairs for another scale?")
-    return low, high[:height, :width]
-
-
-def shrink(picture: Picture, scale: int) -> Picture:
-    """Antialiased bicubic (a = -0.5, the kernel widened by `scale`), after cropping to a multiple of `scale`."""
-    height, width = picture.shape[0] // scale, picture.shape[1] // scale
-    if height == 0 or width == 0:
-        raise DatasetError(f"a picture of {picture.shape[1]}×{picture.shape[0]} is too small to shrink by {scale}")
-    cropped = Image.fromarray(picture[: height * scale, : width * scale])
-    return np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
-
-
-@dataclass(frozen=True)
-class PairHashes:
-    """sha256 over the pixels of the low and, where there is one, the high picture: what tells a picture in another data set."""
-
-    low: str
-    high: str | None
-
-    @property
-    def known(self) -> frozenset[str]:
-        return frozenset(digest for digest in (self.low, self.high) if digest is not None)
-
-
-def hash_pair(pair: Pair, *, scale: int) -> PairHashes:
-    """Hashes of both pictures as they are in their files; of a low one that is missing, as it is made."""
-    high = None if pair.high is None else picture_sha256(read_picture(pair.high))
-    return PairHashes(picture_sha256(load_low(pair, scale=scale)), high)
-
-
-def picture_sha256(picture: Picture) -> str:
-    """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
-    return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
@@ -271,55 +187,3 @@ def _locate(dataset: Dataset, root: Path | None) -> Path:
         f"{dataset.name} is not on this machine: no folder {dataset.folder} under {places}",
         hint=f"name the folder that holds {dataset.folder} with --data or {_FOLDER_VARIABLE}",
     )
-
-
-def _read_folder(folder: Path, *, name: str, scale: int, use: Use) -> ImageSet:
-    for layout in (_split_layout, _paired_names_layout, _plain_layout):
-        pairs = layout(folder, scale, use)
-        if pairs:
-            return ImageSet(name, tuple(sorted(pairs, key=lambda pair: pair.name)))
-    raise DatasetError(
-        f"{folder} has no pictures for scale {scale}, in no layout known here",
-        hint="a folder of pictures, DIV2K's layout, or NAME_LR/NAME_HR pairs are read",
-    )
-
-
-def _split_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
-    """DIV2K's folders (one for high, one for low resolution), EDSR's benchmark folders, or BSDS500's train and test."""
-    splits = ("train", "valid", "test") if use == "calibration" else ("valid", "test", "train")
-    for split in splits:
-        pairs = _two_folders(folder / f"DIV2K_{split}_HR", folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale}", use)
-        pairs = pairs or _two_folders(folder / split, None, use)
-        if pairs:
-            return pairs
-    return _two_folders(folder / "HR", folder / "LR_bicubic" / f"X{scale}", use)
-
-
-def _two_folders(high_folder: Path, low_folder: Path | None, use: Use) -> list[Pair]:
-    """Pairs by name, the low file's ending in xS; for evaluation only those that have a high one."""
-    high = {path.stem: path for path in _pictures(high_folder)}
-    low = {re.sub(r"x\d+$", "", path.stem): path for path in _pictures(low_folder)}
-    names = high.keys() | low.keys() if use == "calibration" else high.keys()
-    return [Pair(name, high.get(name), low.get(name)) for name in names]
-
-
-def _paired_names_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
-    """NAME_HR and NAME_LR side by side, as in SelfExSR's Set5 and Set14 (a folder image_SRF_S for each scale)."""
-    del use
-    inside = folder / f"image_SRF_{scale}"
-    files = {path.stem: path for path in _pictures(inside if inside.is_dir() else folder)}
-    stems = [stem.removesuffix("_HR") for stem in files if stem.endswith("_HR")]
-    return [Pair(stem, files[f"{stem}_HR"], files.get(f"{stem}_LR")) for stem in stems]
-
-
-def _plain_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
-    del scale
-    if use == "calibration":
-        return [Pair(path.stem, None, path) for path in _pictures(folder)]
-    return [Pair(path.stem, path, None) for path in _pictures(folder)]
-
-
-def _pictures(folder: Path | None) -> list[Path]:
-    if folder is None or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_image_file(path))

@@ -31,7 +31,7 @@ class Method(Enum):
 
 
 class CalibrationImage(Noun):
-    """A picture that was used; hashes are over pixels (`datasets.picture_sha256`)."""
+    """A picture that was used; hashes are over pixels (`pairs.picture_sha256`)."""
 
     name: str
     low_sha256: Sha256

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import CROP_SIZE, CROPS, OnStep, crops_of, describe_source, measure_activations
-from calibration.datasets import ImageSet, MissingDatasetError, can_download, find_images
+from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
+from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
 from quantize.int8 import observed_tensors

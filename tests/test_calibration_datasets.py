@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.datasets import (
-    DATASETS,
-    Dataset,
-    MissingDatasetError,
-    Pair,
-    Use,
-    dataset_names,
-    find_images,
-    load_low,
-    load_pair,
-    picture_sha256,
-    shrink,
-)
+from calibration.datasets import DATASETS, Dataset, MissingDatasetError, dataset_names, find_images
+from calibration.layouts import Use
+from calibration.pairs import Pair, load_low, load_pair, picture_sha256, shrink
 from runtime.errors import DatasetError, UnknownNameError
 from runtime.images import Picture, read_picture, write_picture
 

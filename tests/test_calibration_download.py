@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from calibration import datasets
-from calibration.datasets import DATASETS, Dataset, MissingDatasetError, download, find_images, load_low
+from calibration.datasets import DATASETS, Dataset, MissingDatasetError, download, find_images
+from calibration.pairs import load_low
 from runtime.errors import DatasetError
 from runtime.images import write_picture
 

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.calibrate import crops_of, describe_source, measure_activations
-from calibration.datasets import ImageSet, Pair, find_images, picture_sha256
+from calibration.datasets import find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import BINS
+from calibration.pairs import ImageSet, Pair, picture_sha256
 from calibration.ranges import CalibrationTable, write_table
 from quantize.int8 import observed_tensors
 from runtime.bundle import Bundle

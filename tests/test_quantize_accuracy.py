@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from calibration.calibrate import CROP_SIZE, CROPS, crops_of, describe_source, ignore_step
-from calibration.datasets import find_images, load_pair
+from calibration.datasets import find_images
+from calibration.pairs import load_pair
 from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.models import find_network
 from export.stage import export_network

@@ -15,8 +15,8 @@ import onnxruntime as ort
 import pytest
 
 from calibration.calibrate import crops_of, describe_source, measure_activations
-from calibration.datasets import ImageSet, Pair
 from calibration.fingerprint import graph_fingerprint
+from calibration.pairs import ImageSet, Pair
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, TensorStatistics, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
 from export.onnx_export import OPSET_RANGE, convert_opset
