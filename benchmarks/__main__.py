@@ -1,3 +1,3 @@
-from benchmarks.cli import main
+from runtime.console import start
 
-main()
+start("benchmarks")

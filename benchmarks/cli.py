@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -76,6 +77,7 @@ def benchmarks(
         requests.append(request)
     name = f"{requests[0].images.name}-{chosen.name}"
     directory = out or (opened[0].directory / REPORTS if len(opened) == 1 else BUILD / REPORTS) / name
+    _check_writable(directory, json_file)
     result = None if force else _measured_before(directory / RESULT_FILE, key=request_key(requests))
     if result is None:
         result = _measure(requests, directory)
@@ -84,6 +86,19 @@ def benchmarks(
     if json_file is not None:
         _write_json(result, json_file)
     _print_result(result, directory)
+
+
+def _check_writable(directory: Path, json_file: Path | None) -> None:
+    """UserError now rather than after minutes of measuring."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for folder in (directory, *([json_file.parent] if json_file is not None else [])):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report to {error.filename}: {error.strerror}", hint="choose other places with --out and --json"
+        ) from error
 
 
 def _measure(requests: Sequence[Request], directory: Path) -> Result:

@@ -81,6 +81,7 @@ def request_key(requests: Iterable[Request]) -> str:
     """sha256 over bundles, pictures, protocol, cases, machine, versions and the benchmark's own code."""
     described = [
         {
+            "folder": str(request.bundle.directory),
             "bundle": request.bundle.manifest.model_dump(mode="json"),
             "cases": [str(case) for case in request.cases],
             "pictures": [sorted(hashes.known) for hashes in request.hashes],

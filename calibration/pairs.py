@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from runtime.bundle import sha256_bytes
 from runtime.errors import DatasetError
 from runtime.images import Picture, read_picture
 
@@ -87,4 +87,6 @@ def hash_pair(pair: Pair, *, scale: int) -> PairHashes:
 
 def picture_sha256(picture: Picture) -> str:
     """sha256 over shape and pixels: the same picture has it in whatever file format and under whatever name."""
-    return sha256_bytes(repr(picture.shape).encode() + picture.tobytes())
+    digest = hashlib.sha256(repr(picture.shape).encode())
+    digest.update(np.ascontiguousarray(picture).data)  # no copy of a large picture
+    return digest.hexdigest()

@@ -1,3 +1,3 @@
-from export.cli import main
+from runtime.console import start
 
-main()
+start("export")

@@ -103,10 +103,16 @@ def load_state_dict(path: Path) -> StateDict:
 def describe_state_dict(state: StateDict) -> str:
     """What these keys and shapes look like: a registered network, or none known here."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
+    found = []
     for network in NETWORKS:
         for scale in network.scales:
-            if _expected_shapes(network, scale) == shapes:
+            expected = _expected_shapes(network, scale)
+            if expected == shapes:
                 return f"it looks like {network.name} x{scale}"
+            found.append((len(expected.items() & shapes.items()), len(expected), f"{network.name} x{scale}"))
+    matching, wanted, nearest = max(found)
+    if 2 * matching > wanted:
+        return f"it looks most like {nearest}, of whose {wanted} tensors it has {matching}"
     first = "".join(f", {key} {shape}" for key, shape in list(shapes.items())[:3])
     return f"it looks like no network known here: {len(shapes)} tensors{first}"
 
@@ -132,6 +138,7 @@ def _published(network: Network, scale: int) -> Weights:
         if sha256_file(local) != published.sha256:
             raise WeightsError(f"{local} is not the published file (sha256 differs)", hint=f"get it from {published.url}")
         return Weights(local, checkpoint)
+    pooch.get_logger().setLevel("WARNING")  # what it downloads is said by the command line
     try:
         cached = pooch.retrieve(
             published.url, f"sha256:{published.sha256}", fname=published.file, path=pooch.os_cache("sredge") / "weights"

@@ -1,3 +1,3 @@
-from quantize.cli import main
+from runtime.console import start
 
-main()
+start("quantize")

@@ -1,3 +1,3 @@
-from runtime.cli import main
+from runtime.console import start
 
-main()
+start("runtime")

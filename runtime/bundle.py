@@ -215,6 +215,8 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
         before = _parts_before(directory)
         for part in before:
             _settle(directory, part)  # before its staged file is written over
+        if not (directory / MANIFEST).exists():
+            _refuse_foreign(directory, files)
         for name, data in files.items():
             _write_synced(directory / (name + _STAGED), data)
         _write_synced(directory / (MANIFEST + _STAGED), _manifest_bytes(manifest))
@@ -353,6 +355,13 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _refuse_foreign(directory: Path, names: Iterable[str]) -> None:
+    """BundleError where a folder that is no bundle has files of these names: they are somebody else's."""
+    theirs = [name for name in names if (directory / name).exists()]
+    if theirs:
+        raise BundleError(f"{directory} is no bundle and has a {theirs[0]} of its own", hint="choose another folder with --out")
 
 
 def _parts_before(directory: Path) -> tuple[Part, ...]:

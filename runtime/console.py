@@ -5,6 +5,7 @@ Results go to stdout, progress and errors to stderr; progress is silent where st
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,17 @@ err = Console(stderr=True, highlight=False)
 def application(help_text: str) -> typer.Typer:
     """A typer application that leaves errors to `run`."""
     return typer.Typer(help=help_text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def start(package: str) -> None:
+    """`python -m package`: its command line, or what to install where that cannot be imported."""
+    try:
+        module = importlib.import_module(f"{package}.cli")
+    except ModuleNotFoundError as error:
+        fail(UserError(f"`python -m {package}` needs {error.name}", hint=f"pip install 'sredge[{package}]'"))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    module.main()
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None:

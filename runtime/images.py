@@ -69,6 +69,8 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 def check_picture(picture: Picture) -> None:
     """ImageError unless it is a (H, W, 3) uint8 array with pixels in it."""
+    if not isinstance(picture, np.ndarray):
+        raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {type(picture).__name__}")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def draw_latency(result: Result) -> bytes:
     axis = figure.subplots()
     medians = [row.latency.p50_ms for row in rows]
     tails = [[0.0] * len(rows), [row.latency.p90_ms - row.latency.p50_ms for row in rows]]
-    labels = [f"{row.model} x{row.scale:g} {row.precision}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
+    labels = [f"{Path(row.bundle).name} {row.precision}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
     bars = axis.barh(range(len(rows)), medians, xerr=tails, color=[_COLOURS[row.precision] for row in rows], height=0.62)
     axis.bar_label(bars, [f" {value:.0f}" for value in medians], fontsize=8)
     axis.set_yticks(range(len(rows)), labels, fontsize=8)

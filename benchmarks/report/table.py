@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.result import Result, Row
 
 COLUMNS = (
-    "network",
+    "bundle",
     "precision",
     "ran in",
     "backend",
@@ -23,7 +25,7 @@ COLUMNS = (
 def cells(row: Row) -> tuple[str, ...]:
     """The texts of one row, in the order of COLUMNS."""
     return (
-        f"{row.model} x{row.scale:g}",
+        Path(row.bundle).name,
         row.precision,
         _shares(row) if row.precision_verified else f"{_shares(row)} (!)",
         row.backend,
@@ -59,12 +61,12 @@ def notes(result: Result) -> list[str]:
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
     ]
     lines += [
-        f"(!) not {row.precision}: {row.model} x{row.scale:g} on {row.backend} ran in {_shares(row)}"
+        f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
         for row in result.rows
         if not row.precision_verified
     ]
     lines += [
-        f"(!) flattered: {row.model} x{row.scale:g} int8 on {row.backend} was calibrated on "
+        f"(!) flattered: {Path(row.bundle).name} int8 on {row.backend} was calibrated on "
         f"{row.calibration_images_evaluated} of these pictures"
         for row in result.rows
         if row.calibration_images_evaluated
