@@ -206,53 +206,33 @@ def test_an_export_of_the_same_graph_keeps_what_was_made_from_it(bundle_copy: Bu
     assert {part.file: part for part in again.manifest.parts} == {part.file: part for part in bundle_copy.manifest.parts}
 
 
-def test_an_export_is_known_to_be_done_already(exported: Bundle) -> None:
+def _done_already(
+    bundle: Bundle, *, weights: Weights | None = None, opset: int = NATIVE_OPSET, static_shape: tuple[int, int] | None = None
+) -> Bundle | None:
     network = _lesrcnn()
-    existing = exported_already(
-        network,
-        scale=2,
-        weights=_shipped(network),
-        directory=exported.directory,
-        opset=NATIVE_OPSET,
-        static_shape=None,
-    )
-    assert existing == exported
+    asked = weights if weights is not None else _shipped(network)
+    return exported_already(network, scale=2, weights=asked, directory=bundle.directory, opset=opset, static_shape=static_shape)
+
+
+def test_an_export_is_known_to_be_done_already(exported: Bundle) -> None:
+    assert _done_already(exported) == exported
 
 
 @pytest.mark.parametrize(("opset", "static_shape"), [(NATIVE_OPSET - 1, None), (NATIVE_OPSET, STATIC)], ids=str)
 def test_an_export_with_other_options_is_not_done_already(
     exported: Bundle, opset: int, static_shape: tuple[int, int] | None
 ) -> None:
-    network = _lesrcnn()
-    assert not exported_already(
-        network,
-        scale=2,
-        weights=_shipped(network),
-        directory=exported.directory,
-        opset=opset,
-        static_shape=static_shape,
-    )
+    assert not _done_already(exported, opset=opset, static_shape=static_shape)
 
 
 def test_an_export_with_other_weights_is_not_done_already(exported: Bundle, export: Export) -> None:
-    network = _lesrcnn()
-    other = find_weights(network, scale=2, choice=str(export("lesrcnn", 2).directory.parent / "weights.pth"))
-    assert not exported_already(
-        network, scale=2, weights=other, directory=exported.directory, opset=NATIVE_OPSET, static_shape=None
-    )
+    other = find_weights(_lesrcnn(), scale=2, choice=str(export("lesrcnn", 2).directory.parent / "weights.pth"))
+    assert not _done_already(exported, weights=other)
 
 
 def test_a_damaged_bundle_is_not_taken_for_an_export_done_already(bundle_copy: Bundle) -> None:
-    network = _lesrcnn()
     bundle_copy.path(bundle_copy.variant("fp32")).write_bytes(b"")
-    assert not exported_already(
-        network,
-        scale=2,
-        weights=_shipped(network),
-        directory=bundle_copy.directory,
-        opset=NATIVE_OPSET,
-        static_shape=None,
-    )
+    assert not _done_already(bundle_copy)
 
 
 # Parity
