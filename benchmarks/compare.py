@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.latency import ROUND, WARM_UP, summarise
 from benchmarks.machine import describe_machine
-from benchmarks.metrics import Score, prepare, psnr_db, score, to_picture
+from benchmarks.metrics import Score, prepare, psnr_db, score
 from benchmarks.protocols import Protocol
 from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker
@@ -158,6 +158,7 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
 def _score_pictures(
     request: Request, reference: Case, workers: dict[Case, Worker], panels: list[Panel], on_step: OnStep
 ) -> tuple[dict[Case, _Tally], Baseline]:
+    colour = request.bundle.manifest.contract.colour
     tallies = {case: _Tally() for case in workers}
     bicubic_scores = []
     for index, pair in enumerate(request.images.pairs):
@@ -165,16 +166,16 @@ def _score_pictures(
         low, high = prepare(*load_pair(pair, scale=request.scale), request.protocol, scale=request.scale)
         bicubic = np.asarray(Image.fromarray(low).resize(high.shape[1::-1], Image.Resampling.BICUBIC))
         bicubic_scores.append(score(bicubic, high, request.protocol, scale=request.scale))
-        array = to_network(low)
+        array = to_network(low, colour)
         fp32 = workers[reference].run(array)
         shown: dict[str, Picture] = {}
         for case, worker in workers.items():
             output = fp32 if case == reference else worker.run(array)
             tally = tallies[case]
-            picture = to_picture(output, request.protocol)
+            picture = from_network(output, colour, source=low, rounding=request.protocol.rounding)
             tally.scores.append((pair.name, score(picture, high, request.protocol, scale=request.scale)))
             tally.against_fp32_db.append(psnr_db(output.clip(0, 1), fp32.clip(0, 1), peak=1))
-            shown.setdefault(case.precision, from_network(output))
+            shown.setdefault(case.precision, from_network(output, colour, source=low))
         if index < PICTURED:
             panels.append(Panel(request.bundle.directory.name, pair.name, low, high, bicubic, shown))
     psnr, ssim = _means(bicubic_scores)
@@ -196,8 +197,9 @@ def _time_in_turn(request: Request, workers: Sequence[Worker], on_step: OnStep) 
 
 
 def _latency_input(request: Request) -> NDArray[np.float32]:
-    side = request.bundle.manifest.contract.static_shape or (_LATENCY_SIDE, _LATENCY_SIDE)
-    return np.random.default_rng(0).random((1, 3, *side), np.float32)
+    contract = request.bundle.manifest.contract
+    side = contract.static_shape or (_LATENCY_SIDE, _LATENCY_SIDE)
+    return np.random.default_rng(0).random((1, contract.channels, *side), np.float32)
 
 
 def _row(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from benchmarks.protocols import Channel, Protocol, Rounding
+from benchmarks.protocols import Channel, Protocol
 from runtime.errors import ImageError
-from runtime.images import Picture, from_network
+from runtime.images import Picture
 
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
 _WINDOW = 11  # pixels a side of SSIM's window
@@ -34,14 +34,6 @@ def prepare(low: Picture, high: Picture, protocol: Protocol, *, scale: int) -> t
     if protocol.side is None:
         return low, high
     return _resize_by_area(low, protocol.side), _resize_by_area(high, protocol.side * scale)
-
-
-def to_picture(output: NDArray[np.float32], protocol: Protocol) -> Picture:
-    """A network's (1, 3, H, W) output -> (H, W, 3) uint8 RGB, by the protocol's rounding."""
-    if protocol.rounding is Rounding.NEAREST:
-        return from_network(output)
-    values: NDArray[np.float32] = np.clip(output[0].transpose(1, 2, 0), 0.0, 1.0) * np.float32(255)
-    return values.astype(np.uint8)
 
 
 def score(picture: Picture, truth: Picture, protocol: Protocol, *, scale: int) -> Score:

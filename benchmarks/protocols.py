@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from runtime.errors import UnknownNameError
+from runtime.images import Rounding
 
 
 class Channel(Enum):
@@ -16,13 +17,6 @@ class Channel(Enum):
 
     LUMA = "luma, rounded"
     RGB = "RGB"
-
-
-class Rounding(Enum):
-    """How the network's output becomes uint8."""
-
-    NEAREST = "rounded"
-    TRUNCATE = "truncated"
 
 
 @dataclass(frozen=True)

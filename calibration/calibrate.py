@@ -21,6 +21,7 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.observers import HistogramObserver
 from calibration.pairs import ImageSet, Pair, hash_pair, load_low
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
+from runtime.bundle import Contract
 from runtime.errors import PipelineError
 from runtime.images import Picture, to_network
 
@@ -55,12 +56,10 @@ def describe_source(
     return CalibrationSource(dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described))
 
 
-def crops_of(
-    images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool = False
-) -> Iterator[NDArray[np.float32]]:
-    """The crops that `source` describes, (1, 3, H, W) float32 in [0, 1].
+def crops_of(images: ImageSet, source: CalibrationSource, *, scale: int, contract: Contract) -> Iterator[NDArray[np.float32]]:
+    """The crops that `source` describes, (1, C, H, W) float32 in [0, 1], of RGB or luma.
 
-    Where a picture is smaller than a crop, so is its crop; with `fixed_shape` it is mirrored up to size.
+    Where a picture is smaller than a crop, so is its crop; for a graph of fixed shape it is mirrored up to size.
     """
     rng = np.random.default_rng(source.seed)
     chosen = _choose(images.pairs, source.crops, source.seed)
@@ -69,7 +68,7 @@ def crops_of(
         picture = load_low(pair, scale=scale)
         for _ in range(share):
             crop = _detailed_crop(picture, source.crop_size, rng)
-            yield to_network(_mirror_to(crop, source.crop_size) if fixed_shape else crop)
+            yield to_network(_mirror_to(crop, source.crop_size) if contract.static_shape else crop, contract.colour)
 
 
 def measure_activations(

@@ -1,4 +1,4 @@
-"""python -m export MODEL --scale S"""
+"""python -m export MODEL --scale S, and python -m export list"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from export.models import NETWORKS, find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
@@ -14,14 +15,20 @@ from export.stage import export_network, exported_already
 from export.weights import find_weights
 from runtime import console
 from runtime.bundle import BUILD, Bundle
+from runtime.errors import UserError
+
+_LIST = "list"
 
 app = console.application("Export a super-resolution network to ONNX, as a bundle.")
 
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}")],
-    scale: Annotated[int, typer.Option(help="how many times larger the picture becomes")],
+    model: Annotated[
+        str,
+        typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}; or list"),
+    ],
+    scale: Annotated[int | None, typer.Option(help="how many times larger the picture becomes")] = None,
     weights: Annotated[
         str | None,
         typer.Option(help="shipped (with sredge; the default), published (by the authors), or a .pth or .safetensors file"),
@@ -34,6 +41,11 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
 ) -> None:
     """Export a network to ONNX: dynamic shape, simplified, compared with torch."""
+    if model == _LIST:
+        _print_networks()
+        return
+    if scale is None:
+        raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     network = find_network(model, scale=scale)
     check_opset(opset)
     static_shape = None if static is None else console.parse_size(static, option="--static")
@@ -51,13 +63,24 @@ def export(
     _print_result(bundle)
 
 
+def _print_networks() -> None:
+    table = Table("network", "scale", "input", "weights", "paper", box=None, header_style="bold", pad_edge=False)
+    for network in NETWORKS:
+        for scale in network.scales:
+            kinds = {"shipped": scale in network.shipped, "published": scale in network.published}
+            weights = ", ".join(kind for kind, there in kinds.items() if there) or "must be given: --weights FILE"
+            table.add_row(network.name, f"x{scale}", network.colour, weights, network.paper)
+    console.out.print(table)
+
+
 def _print_result(bundle: Bundle) -> None:
     manifest, fp32 = bundle.manifest, bundle.variant("fp32")
-    shape = manifest.contract.static_shape
+    contract = manifest.contract
+    shape, channels = contract.static_shape, f"{contract.channels} ({contract.colour})"
     assert fp32.parity is not None
     rows = {
         "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
-        "input": "1×3×{}×{}".format(*shape) if shape else "N×3×H×W, any size",
+        "input": "1×{}×{}×{}".format(channels, *shape) if shape else f"N×{channels}×H×W, any size",
         "opset": str(fp32.opset),
         "passes": "; ".join(f"{record.name}: {record.changes}" for record in fp32.passes),
         "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 input",

@@ -24,7 +24,7 @@ INPUT, OUTPUT = "input", "output"
 NATIVE_OPSET = 18  # what torch's exporter implements without converting
 # 11 brought DepthToSpace in PixelShuffle's channel order (mode CRD); 26 is the newest that ONNX Runtime 1.31 loads.
 OPSET_RANGE = (11, 26)
-_TRACE_SHAPE = (2, 3, 33, 47)  # not square and odd: a shape burnt into the graph shows up in the parity check
+_TRACE_BATCH, _TRACE_SIDES = 2, (33, 47)  # not square and odd: a shape burnt into the graph shows up in the parity check
 
 
 def check_opset(opset: int) -> None:
@@ -34,9 +34,9 @@ def check_opset(opset: int) -> None:
         raise UserError(f"opset {opset} is not supported; from {low} to {high} are", hint=f"--opset {NATIVE_OPSET}")
 
 
-def export_graph(module: nn.Module, *, static_shape: tuple[int, int] | None) -> ir.Model:
+def export_graph(module: nn.Module, *, channels: int, static_shape: tuple[int, int] | None) -> ir.Model:
     """Traces `module` to a graph at NATIVE_OPSET: free batch, height and width, or one picture of `static_shape` (H, W)."""
-    shape = _TRACE_SHAPE if static_shape is None else (1, 3, *static_shape)
+    shape = (_TRACE_BATCH, channels, *_TRACE_SIDES) if static_shape is None else (1, channels, *static_shape)
     free = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")} if static_shape is None else None
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(

@@ -8,21 +8,21 @@ from torch import nn
 
 from export.onnx_export import INPUT
 from runtime.backends import open_backend
-from runtime.bundle import Parity
+from runtime.bundle import Contract, Parity
 from runtime.errors import PipelineError
 
 TOLERANCE = 1e-4  # on [0, 1]: a fortieth of an 8-bit step, and a hundred times float32's own noise here
-_SHAPE = (1, 3, 37, 53)
+_SIDES = (37, 53)
 
 
-def check_parity(module: nn.Module, graph: bytes, *, static_shape: tuple[int, int] | None) -> Parity:
+def check_parity(module: nn.Module, graph: bytes, contract: Contract) -> Parity:
     """Runs both on the same uniform noise.
 
     Raises:
         PipelineError: they differ by more than TOLERANCE anywhere.
         BackendError: ONNX Runtime cannot open the graph.
     """
-    shape = _SHAPE if static_shape is None else (1, 3, *static_shape)
+    shape = (1, contract.channels, *(contract.static_shape or _SIDES))
     array = np.random.default_rng(0).random(shape, np.float32)
     with torch.no_grad():
         expected = module(torch.from_numpy(array)).numpy()

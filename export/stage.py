@@ -38,10 +38,11 @@ def export_network(
     """
     check_opset(opset)
     module = load_module(network, scale=scale, weights=weights)
-    model, passes = run_passes(export_graph(module, static_shape=static_shape))
+    contract = Contract(colour=network.colour, static_shape=static_shape)
+    model, passes = run_passes(export_graph(module, channels=contract.channels, static_shape=static_shape))
     proto = convert_opset(ir.to_proto(model), opset)
     data = proto.SerializeToString(deterministic=True)
-    parity = check_parity(module, data, static_shape=static_shape)
+    parity = check_parity(module, data, contract)
     variant = Variant(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
@@ -56,7 +57,7 @@ def export_network(
         model=network.name,
         scale=scale,
         checkpoint=weights.checkpoint,
-        contract=Contract(static_shape=static_shape),
+        contract=contract,
         halo=receptive_halo(model.graph),
         layers=count_macs(proto),
         variants=(variant,),

@@ -11,7 +11,10 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import google.protobuf.message
+import onnx
 import pooch
 import safetensors
 import safetensors.torch
@@ -75,17 +78,27 @@ def load_module(network: Network, *, scale: int, weights: Weights) -> nn.Module:
 
 
 def load_state_dict(path: Path) -> StateDict:
-    """Tensors by key from a .safetensors or .pth file; the latter with weights_only, so that no code in it runs."""
+    """Tensors by key from a .safetensors, .onnx or .pth file."""
+    loaded = load_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
+    return loaded
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a .safetensors, .onnx (its initializers) or .pth file holds; the last with weights_only, so that no code in it runs."""
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        if path.suffix == ".onnx":
+            return _initializers(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is not a checkpoint of tensors alone: it is another kind of file, or holds objects that could run code",
             hint=_GIVE_A_FILE,
         ) from error
-    except (safetensors.SafetensorError, EOFError, RuntimeError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, google.protobuf.message.DecodeError, EOFError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{path} cannot be read as a checkpoint: {reason}", hint="is the file complete? download or copy it again"
@@ -95,7 +108,7 @@ def load_state_dict(path: Path) -> StateDict:
             f"{path} is not a checkpoint ({type(error).__name__} while reading it)",
             hint=_GIVE_A_FILE,
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict):
         raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
     return dict(loaded)
 
@@ -165,6 +178,13 @@ def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) ->
     if wrong:
         shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         raise WeightsError(f"{path} does not fit {name}: {shown}", hint=describe_state_dict(state))
+
+
+def _initializers(path: Path) -> StateDict:
+    """The weights stored in an ONNX file, by name; none outside it are followed."""
+    model = onnx.load_model(path, load_external_data=False)
+    tensors = [tensor for tensor in model.graph.initializer if not onnx.external_data_helper.uses_external_data(tensor)]
+    return {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in tensors}
 
 
 def _unusable(value: Tensor) -> str:

@@ -41,7 +41,7 @@ def quantize_bundle(
 ) -> Bundle:
     """Adds the int8 graph for `target`, the fp16 graph and the calibration table to `bundle`.
 
-    `crops`, (1, 3, H, W) float32 in [0, 1], are what int8 is compared with fp32 on; without any, that figure is left out.
+    `crops`, (1, C, H, W) float32 in [0, 1], are what int8 is compared with fp32 on; without any, that figure is left out.
 
     Raises:
         UserError: the table is not this graph's.

@@ -19,7 +19,7 @@ from calibration.ranges import CalibrationSource, CalibrationTable, holds_percen
 from calibration.shipped_tables import find_shipped_table
 from quantize.int8 import observed_tensors
 from quantize.stage import current_tools, load_fp32
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.errors import DatasetError, UserError
 
 _COMPARED_CROPS = 8
@@ -65,7 +65,8 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         if request.root is not None:
             raise  # whoever names a folder means the pictures in it
         return _shipped(request, graph_fingerprint(model.graph), scale, missing)
-    fixed = bundle.manifest.contract.static_shape
+    contract = bundle.manifest.contract
+    fixed = contract.static_shape
     if fixed is not None and request.crop_size not in (None, fixed):
         raise UserError(f"this graph takes {fixed[0]}x{fixed[1]} pictures only, so crops have that size", hint="drop --crop-size")
     source = describe_source(
@@ -81,7 +82,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     if table is None:
         table = measure_activations(
             model,
-            crops_of(images, source, scale=scale, fixed_shape=fixed is not None),
+            crops_of(images, source, scale=scale, contract=contract),
             tensors=observed_tensors(model.graph),
             source=source,
             percentile=request.percentile,
@@ -89,13 +90,13 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         )
     else:
         origin += ", measured before"
-    return FoundTable(table, origin, _compared(images, source, scale=scale, fixed_shape=fixed is not None))
+    return FoundTable(table, origin, _compared(images, source, scale=scale, contract=contract))
 
 
-def _compared(images: ImageSet, source: CalibrationSource, *, scale: int, fixed_shape: bool) -> list[NDArray[np.float32]]:
+def _compared(images: ImageSet, source: CalibrationSource, *, scale: int, contract: Contract) -> list[NDArray[np.float32]]:
     """Some of the crops, evenly over the pictures."""
     step = max(1, source.crops // _COMPARED_CROPS)
-    return list(islice(crops_of(images, source, scale=scale, fixed_shape=fixed_shape), 0, step * _COMPARED_CROPS, step))
+    return list(islice(crops_of(images, source, scale=scale, contract=contract), 0, step * _COMPARED_CROPS, step))
 
 
 def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float) -> CalibrationTable | None:

@@ -34,6 +34,7 @@ _DIGEST = "digest"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A plain name: no separator and no leading dot, so that no part can lie outside the bundle.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+Colour = Literal["RGB", "Y"]
 Option = str | int | float | bool | None
 
 
@@ -59,14 +60,19 @@ class Checkpoint(Noun):
 
 
 class Contract(Noun):
-    """What the graph takes and gives: (N, 3, H, W) float32 RGB with values in [0, 1]."""
+    """What the graph takes and gives: (N, C, H, W) float32 with values in [0, 1]; C is 3 of RGB, or 1 of luma (Y)."""
 
     layout: Literal["NCHW"] = "NCHW"
     dtype: Literal["float32"] = "float32"
     value_range: tuple[float, float] = (0.0, 1.0)
-    colour: Literal["RGB"] = "RGB"
+    colour: Colour = "RGB"
+    """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
     static_shape: tuple[int, int] | None = None
     """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour == "RGB" else 1
 
 
 class Layer(Noun):

@@ -60,10 +60,11 @@ def info(
     if as_json:
         console.show(manifest.model_dump_json(indent=1))
         return
-    shape = manifest.contract.static_shape
-    low, high = manifest.contract.value_range
+    contract = manifest.contract
+    shape, (low, high) = contract.static_shape, contract.value_range
+    size = "1×{}×{}×{}" if shape else "N×{}×H×W"
     console.show(f"{opened.directory}: {manifest.model} x{manifest.scale:g}, {manifest.checkpoint.source} weights")
-    console.show(f"  input   {'1×3×{}×{}'.format(*shape) if shape else 'N×3×H×W'} float32 RGB, {low:g} to {high:g}")
+    console.show(f"  input   {size.format(contract.channels, *(shape or ()))} float32 {contract.colour}, {low:g} to {high:g}")
     console.show(f"  halo    {manifest.halo}")
     console.show(f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 input")
     for variant in manifest.variants:

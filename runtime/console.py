@@ -36,7 +36,7 @@ def start(package: str) -> None:
     try:
         module = importlib.import_module(f"{package}.cli")
     except ModuleNotFoundError as error:
-        fail(UserError(f"`python -m {package}` needs {error.name}", hint=f"pip install 'sredge[{package}]'"))
+        fail(UserError(f"`python -m {package}` needs {error.name}", hint=f"pip install 'sredge[{package.partition('.')[0]}]'"))
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     module.main()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle import Colour
 from runtime.errors import ImageError, PipelineError
 from runtime.files import write_whole
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
+
+
+class Rounding(Enum):
+    """How a network's output becomes 8 bits."""
+
+    NEAREST = "rounded"
+    TRUNCATE = "truncated"
+
 
 _JPEG_MAGIC = b"\xff\xd8"
 _LARGEST_PIXELS = 1 << 28  # 268 megapixels, 0.8 GB decoded: above it a file is taken for a decompression bomb
@@ -75,21 +85,32 @@ def check_picture(picture: Picture) -> None:
         raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
 
 
-def to_network(picture: Picture) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W) float32 in [0, 1]."""
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(255)
+def to_network(picture: Picture, colour: Colour) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 RGB -> (1, C, H, W) float32 in [0, 1], of RGB or of 8-bit luma."""
+    planes = picture if colour == "RGB" else cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)[..., :1]
+    return np.ascontiguousarray(planes.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(255)
 
 
-def from_network(output: NDArray[np.float32]) -> Picture:
-    """(1, 3, H, W) float32, clipped to [0, 1] -> (H, W, 3) uint8 RGB, rounded to nearest.
+def from_network(output: NDArray[np.float32], colour: Colour, *, source: Picture, rounding: Rounding = Rounding.NEAREST) -> Picture:
+    """(1, C, H, W) float32, clipped to [0, 1] -> (H, W, 3) uint8 RGB; where C is luma, the chroma is that of `source`, bicubic.
+
+    `source` is the picture that went in, (h, w, 3) uint8 RGB.
 
     Raises:
         PipelineError: the output holds NaN or infinity, as an fp16 graph's may; it would show as black.
     """
     if not np.isfinite(output.sum(dtype=np.float64)):
         raise PipelineError("the network's output holds NaN or infinity", hint="run it in fp32 to see whether the precision is why")
-    scaled = np.rint(np.clip(output[0], 0.0, 1.0) * np.float32(255))
-    return np.ascontiguousarray(scaled.transpose(1, 2, 0)).astype(np.uint8)
+    scaled = np.clip(output[0], 0.0, 1.0) * np.float32(255)
+    whole = np.rint(scaled) if rounding is Rounding.NEAREST else np.trunc(scaled)
+    planes = np.ascontiguousarray(whole.transpose(1, 2, 0)).astype(np.uint8)
+    return planes if colour == "RGB" else _with_chroma(planes, source)
+
+
+def _with_chroma(luma: NDArray[np.uint8], source: Picture) -> Picture:
+    """(H, W, 1) luma and the chroma of (h, w, 3) RGB, enlarged -> (H, W, 3) RGB."""
+    chroma = cv2.resize(cv2.cvtColor(source, cv2.COLOR_RGB2YCrCb)[..., 1:], luma.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return cv2.cvtColor(np.concatenate([luma, chroma], axis=2), cv2.COLOR_YCrCb2RGB).astype(np.uint8, copy=False)
 
 
 def _decode(data: bytes, flags: int) -> NDArray[np.generic] | None:

@@ -71,17 +71,19 @@ class Upscaler:
             ImageError: another shape or type, an empty picture, or not the one shape a fixed graph takes.
         """
         check_picture(picture)
-        return from_network(self.run(to_network(picture)))
+        colour = self.bundle.manifest.contract.colour
+        return from_network(self.run(to_network(picture, colour)), colour, source=picture)
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network itself: (N, 3, H, W) float32 in [0, 1] -> (N, 3, H·scale, W·scale) float32, not clipped.
+        """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped.
 
         Raises:
             ImageError: another shape or type, or not the one shape a fixed graph takes.
         """
-        if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != 3 or 0 in array.shape:
-            raise ImageError(f"expected a (N, 3, H, W) float32 array, got {array.shape} {array.dtype}")
-        fixed = self.bundle.manifest.contract.static_shape
+        contract = self.bundle.manifest.contract
+        if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != contract.channels or 0 in array.shape:
+            raise ImageError(f"expected a (N, {contract.channels}, H, W) float32 array, got {array.shape} {array.dtype}")
+        fixed = contract.static_shape
         if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
             raise ImageError(
                 f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {array.shape}",

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import convolve2d
 
-from benchmarks.metrics import prepare, psnr_db, score, to_picture
-from benchmarks.protocols import PROTOCOLS, Channel, Protocol, Rounding, find_protocol
+from benchmarks.metrics import prepare, psnr_db, score
+from benchmarks.protocols import PROTOCOLS, Channel, Protocol, find_protocol
 from runtime.errors import ImageError, UnknownNameError
 from runtime.images import Picture
 
@@ -76,14 +76,6 @@ def test_the_border_is_left_out_where_the_protocol_says_so(picture: Picture) -> 
     damaged[:3] = 255 - damaged[:3]
     assert score(damaged, picture, find_protocol("paper-y"), scale=3).psnr_db == float("inf")
     assert score(damaged, picture, find_protocol("vacc"), scale=3).psnr_db < 40
-
-
-@pytest.mark.parametrize(("rounding", "expected"), [(Rounding.NEAREST, [0, 1, 255, 255]), (Rounding.TRUNCATE, [0, 0, 254, 255])])
-def test_an_output_becomes_bytes_by_the_protocols_rounding(rounding: Rounding, expected: list[int]) -> None:
-    protocol = next(protocol for protocol in PROTOCOLS if protocol.rounding is rounding)
-    values = np.array([-0.2, 0.7 / 255, 254.7 / 255, 1.3], np.float32)
-    output = np.broadcast_to(values, (1, 3, 1, 4)).astype(np.float32)
-    assert to_picture(output, protocol)[0, :, 0].tolist() == expected
 
 
 def test_vacc_squeezes_both_pictures_by_area(picture: Picture) -> None:

@@ -20,7 +20,7 @@ from calibration.observers import BINS
 from calibration.pairs import ImageSet, Pair, picture_sha256
 from calibration.ranges import CalibrationTable, write_table
 from quantize.int8 import observed_tensors
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.errors import ImageError, PipelineError
 from runtime.images import Picture, read_picture, write_picture
 
@@ -41,7 +41,7 @@ def crops_from(
     images: ImageSet, *, crops: int, seed: int = 0, crop_size: tuple[int, int] = SMALL, fixed_shape: bool = False
 ) -> list[NDArray[np.float32]]:
     source = describe_source(images, scale=2, crops=crops, crop_size=crop_size, seed=seed)
-    return list(crops_of(images, source, scale=2, fixed_shape=fixed_shape))
+    return list(crops_of(images, source, scale=2, contract=Contract(static_shape=SMALL if fixed_shape else None)))
 
 
 def measure(
@@ -51,7 +51,7 @@ def measure(
     source = describe_source(images, scale=2, crops=crops, crop_size=SMALL, seed=seed)
     return measure_activations(
         model,
-        crops_of(images, source, scale=2, fixed_shape=fixed_shape),
+        crops_of(images, source, scale=2, contract=Contract(static_shape=SMALL if fixed_shape else None)),
         tensors=observed_tensors(model.graph),
         source=source,
         percentile=99.9999,

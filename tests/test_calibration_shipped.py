@@ -13,11 +13,11 @@ from calibration.datasets import find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range, read_table
 from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
-from export.models import NETWORKS, Network
+from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.int8 import observed_tensors
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 
 SHIPPED = [(network, scale) for network in NETWORKS for scale in network.shipped]
 RENEW = "run `make calibration-tables`"
@@ -93,7 +93,7 @@ def test_measuring_again_gives_the_shipped_table(shared: Path, table: Calibratio
 
     measured = measure_activations(
         model,
-        crops_of(images, source, scale=int(scale)),
+        crops_of(images, source, scale=int(scale), contract=Contract(colour=find_network(name, scale=int(scale)).colour)),
         tensors=table.tensors,
         source=source,
         percentile=DEFAULT_PERCENTILE,

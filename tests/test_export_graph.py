@@ -23,12 +23,12 @@ from export.parity import TOLERANCE, check_parity
 from export.passes import PASSES, Pass, run_passes
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
-from runtime.bundle import MANIFEST, Bundle, sha256_file
+from runtime.bundle import MANIFEST, Bundle, Contract, sha256_file
 from runtime.errors import PipelineError, UserError
 
 pytestmark = pytest.mark.xdist_group("export_graph")  # one worker traces each network once, for all of this file
 
-SHAPES = [(1, 3, 1, 1), (2, 3, 17, 30), (1, 3, 41, 23)]
+SHAPES = [(1, 1, 1), (2, 17, 30), (1, 41, 23)]  # N, H, W
 STATIC = (19, 26)
 cases = pytest.mark.parametrize(("name", "scale"), [(network.name, scale) for network in NETWORKS for scale in network.scales])
 networks = pytest.mark.parametrize(("name", "scale"), [(network.name, network.scales[0]) for network in NETWORKS])
@@ -41,9 +41,13 @@ def _module(name: str, scale: int) -> nn.Module:
     return find_network(name, scale=scale).build(scale).eval()
 
 
+def _channels(name: str) -> int:
+    return next(Contract(colour=network.colour).channels for network in NETWORKS if network.name == name)
+
+
 @cache
 def _raw_graph(name: str, scale: int) -> onnx.ModelProto:
-    return ir.to_proto(export_graph(_module(name, scale), static_shape=None))
+    return ir.to_proto(export_graph(_module(name, scale), channels=_channels(name), static_shape=None))
 
 
 def _graph(name: str, scale: int, *, passes: tuple[Pass, ...] = PASSES) -> ir.Model:
@@ -113,9 +117,11 @@ def _shipped(network: Network) -> Weights:
 def test_an_exported_graph_runs_on_any_batch_and_size_as_torch_does(
     export: Export, name: str, scale: int, shape: tuple[int, ...]
 ) -> None:
-    output = _run(_proto(export(name, scale)), _noise(shape))
-    assert output.shape == (shape[0], 3, shape[2] * scale, shape[3] * scale)
-    assert np.abs(output - _run_torch(_module(name, scale), _noise(shape))).max() < TOLERANCE
+    (batch, height, width), channels = shape, _channels(name)
+    noise = _noise((batch, channels, height, width))
+    output = _run(_proto(export(name, scale)), noise)
+    assert output.shape == (batch, channels, height * scale, width * scale)
+    assert np.abs(output - _run_torch(_module(name, scale), noise)).max() < TOLERANCE
 
 
 @networks
@@ -125,8 +131,8 @@ def test_the_graph_has_the_opset_asked_for_and_still_runs_on_any_size(export: Ex
     model = _proto(bundle)
     assert _opset(model) == bundle.variant("fp32").opset == opset
     onnx.checker.check_model(model, full_check=True)
-    expected = _run_torch(_module(name, scale), _noise((2, 3, 17, 30)))
-    assert np.abs(_run(model, _noise((2, 3, 17, 30))) - expected).max() < TOLERANCE
+    noise = _noise((2, _channels(name), 17, 30))
+    assert np.abs(_run(model, noise) - _run_torch(_module(name, scale), noise)).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("opset", [OPSET_RANGE[0] - 1, OPSET_RANGE[1] + 1, 0, -1])
@@ -142,16 +148,16 @@ def test_an_opset_outside_the_range_names_the_range(opset: int, tmp_path: Path) 
 def test_a_static_graph_has_its_shape_in_the_file_and_the_manifest(export: Export, name: str, scale: int) -> None:
     bundle = export(name, scale, static_shape=STATIC)
     (declared,) = _proto(bundle).graph.input
-    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [1, 3, *STATIC]
+    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [1, _channels(name), *STATIC]
     assert bundle.manifest.contract.static_shape == STATIC
-    expected = _run_torch(_module(name, scale), _noise((1, 3, *STATIC)))
-    assert np.abs(_run(_proto(bundle), _noise((1, 3, *STATIC))) - expected).max() < TOLERANCE
+    noise = _noise((1, _channels(name), *STATIC))
+    assert np.abs(_run(_proto(bundle), noise) - _run_torch(_module(name, scale), noise)).max() < TOLERANCE
 
 
 @networks
 def test_a_graph_without_static_shape_fixes_the_channels_alone(export: Export, name: str, scale: int) -> None:
     (declared,) = _proto(export(name, scale)).graph.input
-    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [0, 3, 0, 0]
+    assert [dimension.dim_value for dimension in declared.type.tensor_type.shape.dim] == [0, _channels(name), 0, 0]
 
 
 @networks
@@ -253,15 +259,15 @@ def test_a_graph_that_differs_from_torch_is_refused(exported: Bundle, spoil: Cal
     network = _lesrcnn()
     module = load_module(network, scale=2, weights=_shipped(network))
     graph = exported.read(exported.variant("fp32"))
-    check_parity(module, graph, static_shape=None)
+    check_parity(module, graph, Contract())
     spoil(module)
     with pytest.raises(PipelineError, match="differs from torch"):
-        check_parity(module, graph, static_shape=None)
+        check_parity(module, graph, Contract())
 
 
 def test_a_graph_whose_output_has_another_shape_is_refused(exported: Bundle) -> None:
     with pytest.raises(PipelineError, match=r"gives \(1, 3, 74, 106\) .* torch gives \(1, 3, 111, 159\)"):
-        check_parity(_module("lesrcnn", 3), exported.read(exported.variant("fp32")), static_shape=None)
+        check_parity(_module("lesrcnn", 3), exported.read(exported.variant("fp32")), Contract())
 
 
 class _TwoFaced(nn.Module):
@@ -292,8 +298,8 @@ def test_an_export_that_fails_leaves_the_old_bundle(bundle_copy: Bundle, tmp_pat
 @pytest.mark.parametrize("index", range(len(PASSES)), ids=[step.name for step in PASSES])
 @networks
 def test_a_pass_keeps_what_the_graph_computes(name: str, scale: int, index: int) -> None:
-    before = _run(ir.to_proto(_graph(name, scale, passes=PASSES[:index])), _noise((1, 3, 17, 30)))
-    after = _run(ir.to_proto(_graph(name, scale, passes=PASSES[: index + 1])), _noise((1, 3, 17, 30)))
+    before = _run(ir.to_proto(_graph(name, scale, passes=PASSES[:index])), _noise((1, _channels(name), 17, 30)))
+    after = _run(ir.to_proto(_graph(name, scale, passes=PASSES[: index + 1])), _noise((1, _channels(name), 17, 30)))
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)  # the order of float32 sums; an 8-bit step is 4e-3
 
 
@@ -355,11 +361,11 @@ def _counted_by_torch(name: str, scale: int) -> int:
         total += output.numel() * int(np.prod(layer.get_parameter("weight").shape[1:]))
 
     with torch.device("meta"):
-        module = find_network(name, scale=scale).build(scale)
+        module = find_network(name, scale=scale).build(scale).eval()
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(count)
-        module(torch.zeros(1, 3, 128, 128))
+        module(torch.zeros(1, _channels(name), 128, 128))
     return total
 
 
@@ -382,10 +388,10 @@ def test_every_layer_of_the_manifest_is_a_node_of_the_graph(export: Export, name
     ]
 
 
-def _reach(module: nn.Module, scale: int) -> int | Literal["global"]:
+def _reach(module: nn.Module, scale: int, channels: int) -> int | Literal["global"]:
     """How far an input pixel reaches, in input pixels: a NaN there turns every output pixel that depends on it into NaN."""
     side, middle = 61, 30
-    picture = torch.zeros(1, 3, side, side)
+    picture = torch.zeros(1, channels, side, side)
     picture[..., middle, middle] = torch.nan
     with torch.no_grad():
         touched = torch.isnan(module(picture))[0].any(dim=0)
@@ -397,7 +403,7 @@ def _reach(module: nn.Module, scale: int) -> int | Literal["global"]:
 
 @cases
 def test_the_halo_is_exactly_how_far_a_pixel_reaches(export: Export, name: str, scale: int) -> None:
-    assert export(name, scale).manifest.halo == _reach(_module(name, scale), scale)
+    assert export(name, scale).manifest.halo == _reach(_module(name, scale), scale, _channels(name))
 
 
 def test_an_operator_of_unknown_reach_is_refused_by_name() -> None:
@@ -412,7 +418,7 @@ def test_an_operator_of_unknown_reach_is_refused_by_name() -> None:
 @pytest.mark.parametrize(("kernel", "dilation", "halo"), [(1, 1, 0), (3, 1, 1), (9, 1, 4), (3, 2, 2), (5, 3, 6)])
 def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int, dilation: int, halo: int) -> None:
     module = nn.Conv2d(3, 3, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
-    model, _ = run_passes(export_graph(module, static_shape=None))
+    model, _ = run_passes(export_graph(module, channels=3, static_shape=None))
     assert receptive_halo(model.graph) == halo
 
 
@@ -425,5 +431,5 @@ def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int
     ],
 )
 def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module], expected: int) -> None:
-    model = export_graph(nn.Sequential(*layers).eval(), static_shape=(16, 16))
+    model = export_graph(nn.Sequential(*layers).eval(), channels=3, static_shape=(16, 16))
     assert receptive_halo(run_passes(model)[0].graph) == expected

@@ -58,7 +58,10 @@ def checkpoint(lesrcnn: Network, tmp_path: Path) -> Path:
 def _published_file(shared: Path, network: Network, scale: int) -> Path:
     """The development machine's copy of the published checkpoint, found by its sha256."""
     sums = dict(line.split() for line in (shared / "weights" / "SHA256SUMS").read_text().splitlines())
-    return shared / "weights" / sums[network.published[scale].sha256]
+    sha256 = network.published[scale].sha256
+    if sha256 not in sums:
+        pytest.skip(f"{network.published[scale].url} is not among the development data")
+    return shared / "weights" / sums[sha256]
 
 
 def _load(network: Network, path: Path, *, scale: int = 2) -> torch.nn.Module:

@@ -20,7 +20,7 @@ from export.stage import export_network
 from export.weights import find_weights
 from quantize.stage import quantize_bundle
 from quantize.tables import TableRequest, find_table
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.images import Picture
 from runtime.targets import find_target
 from runtime.upscaler import Upscaler
@@ -72,7 +72,7 @@ def test_int8_is_closer_to_fp32_than_onnxruntimes_own_quantizer(
     exported: Bundle, bundle_copy: Bundle, tmp_path: Path, picture_folder: Callable[..., Path]
 ) -> None:
     samples = find_images("samples", scale=2, use="calibration")
-    crops = list(crops_of(samples, describe_source(samples, scale=2, crops=5, crop_size=(48, 48)), scale=2))
+    crops = list(crops_of(samples, describe_source(samples, scale=2, crops=5, crop_size=(48, 48)), scale=2, contract=Contract()))
     theirs = tmp_path / "theirs.onnx"
     quantize_static(
         str(exported.path(exported.variant("fp32"))),

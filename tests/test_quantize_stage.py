@@ -22,7 +22,7 @@ from calibration.shipped_tables import SHIPPED_TABLES
 from export.onnx_export import OPSET_RANGE, convert_opset
 from quantize.int8 import observed_tensors, quantize_int8
 from quantize.stage import load_fp32, quantize_bundle, quantized_already
-from runtime.bundle import CALIBRATION, MANIFEST, Bundle, sha256_bytes, sha256_file, write_bundle
+from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Contract, sha256_bytes, sha256_file, write_bundle
 from runtime.errors import UserError
 from runtime.images import Picture, to_network, write_picture
 from runtime.targets import Target, find_target
@@ -84,7 +84,7 @@ def test_the_ends_of_exports_opset_range_quantize(
 
     assert variant.opset == max(opset, CPU.opset_range[0])
     session = ort.InferenceSession(bundle.path(variant).read_bytes(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"input": to_network(picture)})
+    (output,) = session.run(None, {"input": to_network(picture, "RGB")})
     assert output.shape == (1, 3, 80, 112)
 
 
@@ -198,13 +198,13 @@ def test_the_distance_to_fp32_is_recorded_where_there_are_pictures(
         target=CPU,
         method=Method.PERCENTILE,
         percentile=DEFAULT_PERCENTILE,
-        crops=[to_network(picture), to_network(picture[:20])],
+        crops=[to_network(picture, "RGB"), to_network(picture[:20], "RGB")],
     )
 
     errors = []
     for precision in ("int8", "fp32"):
         session = ort.InferenceSession(str(done.path(done.variant(precision))), providers=["CPUExecutionProvider"])
-        errors.append([session.run(None, {"input": to_network(crop)})[0].clip(0, 1) for crop in (picture, picture[:20])])
+        errors.append([session.run(None, {"input": to_network(crop, "RGB")})[0].clip(0, 1) for crop in (picture, picture[:20])])
     mean_square = np.concatenate([np.square(int8 - fp32).ravel() for int8, fp32 in zip(*errors, strict=True)]).mean()
     assert done.variant("int8").psnr_vs_fp32_db == pytest.approx(-10 * np.log10(mean_square), abs=0.01)
     assert quantized.variant("int8").psnr_vs_fp32_db is None
@@ -253,7 +253,7 @@ def test_a_channel_with_next_to_no_weight_keeps_its_bias(tmp_path: Path, magnitu
     source = describe_source(images, scale=2, crops=1)
     table = measure_activations(
         graph_model,
-        crops_of(images, source, scale=2),
+        crops_of(images, source, scale=2, contract=Contract()),
         tensors=observed_tensors(graph_model.graph),
         source=source,
         percentile=DEFAULT_PERCENTILE,
@@ -263,7 +263,7 @@ def test_a_channel_with_next_to_no_weight_keeps_its_bias(tmp_path: Path, magnitu
     int8, _ = quantize_int8(model, table, target=CPU, method=Method.MINMAX, percentile=DEFAULT_PERCENTILE, value_range=(0.0, 1.0))
 
     session = ort.InferenceSession(int8.SerializeToString(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"input": to_network(picture)})
+    (output,) = session.run(None, {"input": to_network(picture, "RGB")})
     expected = np.array(biases) + 3 * magnitude * 0.5
     # Half a step of the output, half a step of the bias where it is at the input's scale, and the spread of the weights.
     np.testing.assert_allclose(output.mean(axis=(0, 2, 3)), expected, atol=1.01 / 255 + 3 * magnitude)

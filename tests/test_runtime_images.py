@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
 from runtime.errors import ImageError, PipelineError
-from runtime.images import Picture, from_network, is_image_file, read_picture, to_network, write_picture
+from runtime.images import Picture, Rounding, from_network, is_image_file, read_picture, to_network, write_picture
 
 ORIENTATION = 0x0112  # the EXIF tag
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -57,12 +57,12 @@ def test_a_jpeg_written_is_close_to_the_picture(picture: Picture, tmp_path: Path
 
 @given(picture=pictures)
 def test_a_picture_survives_the_way_to_the_network_and_back(picture: Picture) -> None:
-    assert np.array_equal(from_network(to_network(picture)), picture)
+    assert np.array_equal(from_network(to_network(picture, "RGB"), "RGB", source=picture), picture)
 
 
 @given(picture=pictures)
 def test_the_network_is_given_planes_between_0_and_1(picture: Picture) -> None:
-    array = to_network(picture)
+    array = to_network(picture, "RGB")
     assert array.dtype == np.float32
     assert array.flags.c_contiguous
     assert array.shape == (1, 3, *picture.shape[:2])
@@ -71,8 +71,39 @@ def test_the_network_is_given_planes_between_0_and_1(picture: Picture) -> None:
 
 def test_output_beyond_the_range_is_clipped_and_between_codes_is_rounded() -> None:
     output = np.array([-0.5, 0.0, 0.499 / 255, 0.501 / 255, 254.6 / 255, 1.5], np.float32)
-    row = from_network(np.broadcast_to(output, (1, 3, 1, 6)).astype(np.float32))
+    planes = np.broadcast_to(output, (1, 3, 1, 6)).astype(np.float32)
+    row = from_network(planes, "RGB", source=np.zeros((1, 3, 3), np.uint8))
     assert row[0, :, 0].tolist() == [0, 0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize(("rounding", "expected"), [(Rounding.NEAREST, [0, 1, 255, 255]), (Rounding.TRUNCATE, [0, 0, 254, 255])])
+def test_an_output_becomes_bytes_by_the_rounding_asked_for(rounding: Rounding, expected: list[int]) -> None:
+    values = np.array([-0.2, 0.7 / 255, 254.7 / 255, 1.3], np.float32)
+    planes = np.broadcast_to(values, (1, 3, 1, 4)).astype(np.float32)
+    row = from_network(planes, "RGB", source=np.zeros((1, 2, 3), np.uint8), rounding=rounding)
+    assert row[0, :, 0].tolist() == expected
+
+
+@given(picture=pictures)
+def test_a_luma_network_is_given_the_luma_that_jpeg_has(picture: Picture) -> None:
+    expected = np.asarray(Image.fromarray(picture).convert("YCbCr"))[..., 0]
+    luma = to_network(picture, "Y")
+    assert luma.shape == (1, 1, *picture.shape[:2])
+    assert np.abs(luma[0, 0] * 255 - expected).max() <= 1 + 1e-4  # two libraries' fixed-point rounding
+
+
+def test_a_luma_networks_output_keeps_the_colours_of_the_picture_that_went_in() -> None:
+    flat = np.full((6, 8, 3), (200, 60, 90), np.uint8)
+    luma = to_network(flat, "Y").repeat(3, axis=2).repeat(3, axis=3)
+    larger = from_network(luma, "Y", source=flat)
+    assert larger.shape == (18, 24, 3)
+    assert np.abs(larger.astype(int) - (200, 60, 90)).max() <= 2  # through 8-bit chroma and back
+
+
+def test_grey_stays_grey_through_a_luma_network(picture: Picture) -> None:
+    grey = picture[..., :1].repeat(3, axis=2)
+    larger = from_network(to_network(grey, "Y"), "Y", source=grey)
+    assert np.array_equal(larger, grey)
 
 
 def _save_grey(path: Path, picture: Picture) -> None:
@@ -258,4 +289,4 @@ def test_an_output_that_is_not_finite_is_refused_instead_of_shown_as_black(spoil
     output = np.full((1, 3, 4, 5), 0.5, np.float32)
     output[0, 1, 2, 3] = spoilt
     with pytest.raises(PipelineError, match="NaN or infinity"):
-        from_network(output)
+        from_network(output, "RGB", source=np.zeros((4, 5, 3), np.uint8))

@@ -1,12 +1,12 @@
 """The networks sredge exports: one file a family, and this list."""
 
-from export.models import lesrcnn
+from export.models import espcn, lesrcnn
 from export.models.network import Network, PublishedWeights
 from runtime.errors import UnknownNameError, UserError
 
 __all__ = ["NETWORKS", "Network", "PublishedWeights", "find_network"]
 
-NETWORKS: tuple[Network, ...] = (lesrcnn.NETWORK,)
+NETWORKS: tuple[Network, ...] = (lesrcnn.NETWORK, espcn.NETWORK)
 
 
 def find_network(name: str, *, scale: int) -> Network:
