@@ -33,9 +33,12 @@ format: $(STAMP)
 
 # Measures the calibration tables that ship beside the weights anew, on the real DIV2K files.
 calibration-tables: $(STAMP)
-	$(BIN)/python -m export lesrcnn --scale 2 --weights shipped --out build/tables/lesrcnn_x2
-	$(BIN)/python -m quantize build/tables/lesrcnn_x2 --calib div2k --data $(SHARED_DATA)
-	cp build/tables/lesrcnn_x2/calibration.json calibration/shipped/lesrcnn_x2.json
+	set -e; for weights in export/shipped/*.safetensors; do \
+	  bundle=build/tables/$$(basename $$weights .safetensors); name=$$(basename $$bundle); \
+	  $(BIN)/python -m export $${name%_x*} --scale $${name##*_x} --weights shipped --out $$bundle; \
+	  $(BIN)/python -m quantize $$bundle --calib div2k --data $(SHARED_DATA); \
+	  cp $$bundle/calibration.json calibration/shipped/$$name.json; \
+	done
 
 # The manifest's published JSON Schema.
 schema: $(STAMP)

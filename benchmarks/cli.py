@@ -57,7 +57,6 @@ def benchmarks(
     """Compare a bundle's precisions on every backend, and write a report."""
     opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]
     chosen = find_protocol(protocol)
-    backends = list(dict.fromkeys(choose_backend(name).name for name in backend or _installed()))
     threads = threads or count_cores()
     requests = []
     for bundle in opened:
@@ -65,7 +64,7 @@ def benchmarks(
         images = find_images(data, scale=scale, use="evaluation")
         request = Request(
             bundle=bundle,
-            cases=tuple(Case(bundle.directory, one, name, threads) for one in _precisions(bundle, precision) for name in backends),
+            cases=_cases(bundle, precision, backend, threads),
             images=images,
             hashes=tuple(hash_pair(pair, scale=scale) for pair in images.pairs),
             protocol=chosen,
@@ -115,6 +114,18 @@ def _measure(requests: Sequence[Request], directory: Path) -> Result:
 
 def _installed() -> list[str]:
     return [entry.name for entry in BACKENDS if entry.installed]
+
+
+def _cases(bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, threads: int) -> tuple[Case, ...]:
+    """Every precision on every backend; where both were left to us, only those that go together."""
+    names = dict.fromkeys(choose_backend(name).name for name in backends or _installed())
+    able = {entry.name: entry.precisions for entry in BACKENDS}
+    return tuple(
+        Case(bundle.directory, precision, name, threads)
+        for precision in _precisions(bundle, precisions)
+        for name in names
+        if precision in able[name] or (precisions is not None and backends is not None)
+    )
 
 
 def _precisions(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:

@@ -11,65 +11,171 @@ import math
 from fractions import Fraction
 from typing import Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from runtime.bundle import Layer
-from runtime.errors import PipelineError
 
-_SIDE = 128  # MACs are stated for one 128×128 input
-_LOCAL = ("Relu", "Add", "Sub", "Mul", "Div", "Clip", "Cast", "Identity")
-_MAC_OPERATORS = ("Conv",)
+SIDE = 128  # MACs are stated for one 128×128 input, or the one size that a graph takes
+_MAC_OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _FUSED = ("Add", "Relu")
+# What looks at nothing but a value's own place, whatever it does there.
+_LOCAL = (
+    *(
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "Tanh",
+        "Softplus",
+        "Erf",
+        "Gelu",
+        "HardSwish",
+        "Mish",
+    ),
+    *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Sum", "Where"),
+    *("Cast", "Identity", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
+)
+_WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
+_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL2")
 
 
-def count_macs(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """Each operator with multiply-accumulates, for one 128×128 input, in graph order."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
-    for output in sized.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    dimensions = sized.graph.input[0].type.tensor_type.shape.dim
-    for dimension, size in zip((dimensions[0], dimensions[2], dimensions[3]), (1, _SIDE, _SIDE), strict=True):
-        dimension.dim_value = size
-    graph = ir.from_proto(onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)).graph
-    return tuple(_layer(node) for node in graph if node.op_type in _MAC_OPERATORS)
+def count_macs(model: onnx.ModelProto, *, side: int = SIDE) -> tuple[Layer, ...]:
+    """Each operator with multiply-accumulates, for one side×side input, in graph order."""
+    return tuple(
+        Layer(name=str(node.name), op=node.op_type, macs=macs, aliases=_fused_names(node)) for node, macs in _costs(model, side)
+    )
 
 
-def receptive_halo(graph: ir.Graph) -> int | Literal["global"]:
-    """Input pixels around a tile that its output depends on; "global" where an operator looks at the whole picture."""
+def total_macs(model: onnx.ModelProto, *, side: int = SIDE) -> int:
+    """Multiply-accumulates of the whole graph for one side×side input."""
+    return sum(macs for _, macs in _costs(model, side))
+
+
+def receptive_halo(graph: ir.Graph) -> tuple[int | Literal["global"], str]:
+    """Input pixels around a tile, on every side, that its output depends on.
+
+    "global", with the operator that makes it so, where one looks at the whole picture or its reach is not known here; else that is
+    empty.
+    """
     halo: dict[str | None, Fraction] = {value.name: Fraction(0) for value in graph.inputs}
     density: dict[str | None, Fraction] = {value.name: Fraction(1) for value in graph.inputs}
     for node in graph:
         sources = [value.name for value in node.inputs if value is not None and value.name in halo]
         if not sources:
             continue
-        reach = max(halo[source] for source in sources)
+        found = _reach(node)
+        if found is None:
+            return "global", f"{node.op_type} {node.name}"
+        reach, finer = found
         grid = max(density[source] for source in sources)
-        if node.op_type == "Conv":
-            reach += Fraction(_kernel_reach(node)) / grid
-            grid /= max(node.attributes["strides"].as_ints()) if "strides" in node.attributes else 1
-        elif node.op_type == "DepthToSpace":
-            grid *= node.attributes["blocksize"].as_int()
-        elif node.op_type in ("GlobalAveragePool", "ReduceMean"):
-            return "global"
-        elif node.op_type not in _LOCAL:
-            raise PipelineError(f"{node.op_type} {node.name}: how far this operator looks is not known here")
-        halo.update({output.name: reach for output in node.outputs})
-        density.update({output.name: grid for output in node.outputs})
-    return max(math.ceil(halo[output.name]) for output in graph.outputs)
+        total = max(halo[source] for source in sources) + reach / grid
+        halo.update({output.name: total for output in node.outputs})
+        density.update({output.name: grid * finer for output in node.outputs})
+    return max(math.ceil(halo[output.name]) for output in graph.outputs), ""
 
 
-def _layer(node: ir.Node) -> Layer:
-    weight, output = node.inputs[1], node.outputs[0].shape
+def _reach(node: ir.Node) -> tuple[Fraction, Fraction] | None:
+    """How many pixels of its input's grid an operator looks to each side, and how much finer its output's grid is."""
+    if node.op_type in _LOCAL:
+        return Fraction(0), Fraction(1)
+    if node.op_type in ("DepthToSpace", "SpaceToDepth"):
+        factor = Fraction(node.attributes["blocksize"].as_int())
+        return (Fraction(0), factor) if node.op_type == "DepthToSpace" else (factor - 1, 1 / factor)
+    if node.op_type in ("Concat", "Split") and node.attributes["axis"].as_int() in (1, -3):
+        return Fraction(0), Fraction(1)
+    if node.op_type in _WINDOWS:
+        return _window_reach(node)
+    if node.op_type in _REDUCTIONS and _reduced_axes(node) == {1}:
+        return Fraction(0), Fraction(1)
+    if node.op_type == "Pad" and not _pads_at_the_front(node):
+        return Fraction(0), Fraction(1)
+    if node.op_type == "Resize":
+        return _resize_reach(node)
+    return None
+
+
+def _window_reach(node: ir.Node) -> tuple[Fraction, Fraction]:
+    sides = _kernel(node)
+    dilations, strides = _ints(node, "dilations", (1, 1)), _ints(node, "strides", (1, 1))
+    widest = max(strides)
+    if node.op_type == "ConvTranspose":  # a kernel of k on the finer grid
+        return Fraction(max((side - 1) * dilation for side, dilation in zip(sides, dilations, strict=True)), widest), Fraction(
+            widest
+        )
+    before, after = _ints(node, "pads", (0, 0, 0, 0))[:2], _ints(node, "pads", (0, 0, 0, 0))[2:]
+    extents = [(side - 1) * dilation for side, dilation in zip(sides, dilations, strict=True)]
+    # Without "same" padding the window hangs over to one side, and so far does it look there.
+    reach = max(max(front, extent - front, back) for front, back, extent in zip(before, after, extents, strict=True))
+    return Fraction(reach if any((*before, *after)) else max(extents)), Fraction(1, widest)
+
+
+def _resize_reach(node: ir.Node) -> tuple[Fraction, Fraction] | None:
+    """An enlargement by constant scales; one to a constant size fixes the picture's size anyway."""
+    scales = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if scales is None or len(scales.numpy()) != 4 or scales.numpy()[2] != scales.numpy()[3]:
+        return None
+    factor = Fraction(float(scales.numpy()[2])).limit_denominator(1000)
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "nearest"
+    taps = {"nearest": 1, "linear": 1, "cubic": 2}.get(mode)
+    return None if taps is None or factor < 1 else (Fraction(taps), factor)
+
+
+def _reduced_axes(node: ir.Node) -> set[int]:
+    given = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    axes = given.numpy().tolist() if given is not None else list(_ints(node, "axes", (0, 1, 2, 3)))
+    return {axis % 4 for axis in np.atleast_1d(axes).tolist()}
+
+
+def _pads_at_the_front(node: ir.Node) -> bool:
+    """Padding above or to the left moves every pixel; what is tiled then would have to know by how much."""
+    given = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return given is None or any(given.numpy()[: len(given.numpy()) // 2].tolist())
+
+
+def infer_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Graph:
+    """The graph with every tensor's shape for an input of this (N, H, W).
+
+    Raises:
+        onnx.shape_inference.InferenceError: it does not take that shape.
+    """
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]
+    for output in sized.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    dimensions = sized.graph.input[0].type.tensor_type.shape.dim
+    for dimension, size in zip((dimensions[0], dimensions[2], dimensions[3]), shape, strict=True):
+        dimension.dim_value = size
+    return ir.from_proto(onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)).graph
+
+
+def _costs(model: onnx.ModelProto, side: int) -> list[tuple[ir.Node, int]]:
+    try:
+        graph = infer_sizes(model, (1, side, side))
+    except onnx.shape_inference.InferenceError:  # sizes are burnt in: it costs what it costs at its own
+        declared = model.graph.input[0].type.tensor_type.shape.dim
+        graph = infer_sizes(model, (declared[0].dim_value or 1, declared[2].dim_value, declared[3].dim_value))
+    return [(node, _macs(node)) for node in graph if node.op_type in _MAC_OPERATORS]
+
+
+def _macs(node: ir.Node) -> int:
+    source, weight, output = node.inputs[0], node.inputs[1], node.outputs[0].shape
+    assert source is not None
+    assert source.shape is not None
     assert weight is not None
     assert weight.shape is not None
     assert output is not None
-    assert node.name
-    per_element = math.prod(weight.shape.numpy()[1:])  # already divided by groups
-    macs = math.prod(output.numpy()) * per_element
-    return Layer(name=node.name, op=node.op_type, macs=macs, aliases=_fused_names(node))
+    if node.op_type == "ConvTranspose":  # each input element meets every weight of its channel
+        return math.prod(source.shape.numpy()) * math.prod(weight.shape.numpy()[1:])
+    if node.op_type == "Conv":
+        return math.prod(output.numpy()) * math.prod(weight.shape.numpy()[1:])  # already divided by groups
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int() == 1
+    return math.prod(output.numpy()) * weight.shape.numpy()[-1 if transposed else -2]
 
 
 def _fused_names(node: ir.Node) -> tuple[str, ...]:
@@ -83,10 +189,14 @@ def _fused_names(node: ir.Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name and name != node.name))
 
 
-def _kernel_reach(node: ir.Node) -> int:
+def _kernel(node: ir.Node) -> tuple[int, ...]:
+    if "kernel_shape" in node.attributes:
+        return tuple(node.attributes["kernel_shape"].as_ints())
     weight = node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
-    dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else (1, 1)
-    sides = weight.shape.numpy()[2:]
-    return max(side // 2 * dilation for side, dilation in zip(sides, dilations, strict=True))
+    return tuple(weight.shape.numpy()[2:])
+
+
+def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(node.attributes[name].as_ints()) if name in node.attributes else default

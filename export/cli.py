@@ -11,6 +11,7 @@ from rich.table import Table
 
 from export.models import NETWORKS, find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
+from export.passes import select_passes
 from export.stage import export_network, exported_already
 from export.weights import find_weights
 from runtime import console
@@ -38,6 +39,10 @@ def export(
     static: Annotated[
         str | None, typer.Option(metavar="HxW", help="fix the input to one picture of this size; free otherwise")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="leave a rewrite of the graph out; repeat for several")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="show what each rewrite of the graph changed")] = False,
     force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
 ) -> None:
     """Export a network to ONNX: dynamic shape, simplified, compared with torch."""
@@ -48,19 +53,26 @@ def export(
         raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     network = find_network(model, scale=scale)
     check_opset(opset)
+    passes = select_passes(without or [])
     static_shape = None if static is None else console.parse_size(static, option="--static")
     directory = out if out is not None else BUILD / f"{network.name}_x{scale}"
     found = find_weights(network, scale=scale, choice=weights)
     if not force:
         existing = exported_already(
-            network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape
+            network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
         )
         if existing is not None:
             console.show(f"{directory}: up to date")
+            if explain:
+                _print_passes(existing)
             return
     console.say(f"exporting {network.name} x{scale} from {found.path} …")
-    bundle = export_network(network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape)
+    bundle = export_network(
+        network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
+    )
     _print_result(bundle)
+    if explain:
+        _print_passes(bundle)
 
 
 def _print_networks() -> None:
@@ -82,15 +94,24 @@ def _print_result(bundle: Bundle) -> None:
         "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
         "input": "1×{}×{}×{}".format(channels, *shape) if shape else f"N×{channels}×H×W, any size",
         "opset": str(fp32.opset),
-        "passes": "; ".join(f"{record.name}: {record.changes}" for record in fp32.passes),
-        "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 input",
-        "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else "global",
-        "parity": f"{fp32.parity.max_abs_difference:.1e} from torch at most (limit {fp32.parity.tolerance:.0e})",
+        "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 input, {fp32.passes[0].macs / 1e9:.1f} as traced",
+        "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else f"global: {manifest.global_operator}",
+        "parity": f"{fp32.parity.max_abs_difference:.1e} from the network at most (limit {fp32.parity.tolerance:.0e})",
         "graph": str(bundle.path(fp32)),
     }
     console.show(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
     for name, value in rows.items():
         console.show(f"  {name:<8} {value}")
+
+
+def _print_passes(bundle: Bundle) -> None:
+    table = Table("pass", "changes", "nodes", "GMAC", "from the network", box=None, header_style="bold", pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for record in bundle.variant("fp32").passes:
+        difference = "" if record.max_abs_difference is None else f"{record.max_abs_difference:.1e}"
+        table.add_row(record.name, record.changes, str(record.nodes), f"{record.macs / 1e9:.3f}", difference)
+    console.out.print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

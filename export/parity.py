@@ -1,36 +1,67 @@
-"""torch output against ONNX Runtime output on one random input, neither square nor even."""
+"""The network's own output against ONNX Runtime's on one random input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from export.onnx_export import INPUT
 from runtime.backends import open_backend
 from runtime.bundle import Contract, Parity
 from runtime.errors import PipelineError
 
 TOLERANCE = 1e-4  # on [0, 1]: a fortieth of an 8-bit step, and a hundred times float32's own noise here
-_SIDES = (37, 53)
+_SIDES = (37, 53)  # neither square nor even
+
+Array = NDArray[np.float32]
 
 
-def check_parity(module: nn.Module, graph: bytes, contract: Contract) -> Parity:
-    """Runs both on the same uniform noise.
+@dataclass(frozen=True)
+class Reference:
+    """What a graph must give: uniform noise, (N, C, H, W) in [0, 1], and the network's own output for it."""
 
-    Raises:
-        PipelineError: they differ by more than TOLERANCE anywhere.
-        BackendError: ONNX Runtime cannot open the graph.
-    """
+    array: Array
+    expected: Array
+
+    def difference(self, model: ir.Model) -> float:
+        """The largest absolute difference of the graph's output, to two digits: the rest is the thread order's."""
+        return self._difference(ir.to_proto(model).SerializeToString())
+
+    def check(self, graph: bytes) -> Parity:
+        """Parity of the finished graph.
+
+        Raises:
+            PipelineError: it differs by more than TOLERANCE anywhere.
+            BackendError: ONNX Runtime cannot open it.
+        """
+        difference = self._difference(graph)
+        if not difference <= TOLERANCE:
+            raise PipelineError(f"the ONNX graph differs from the network by {difference:.1e}, more than {TOLERANCE:.0e}")
+        batch, channels, height, width = self.array.shape
+        return Parity(shape=(batch, channels, height, width), max_abs_difference=difference, tolerance=TOLERANCE)
+
+    def _difference(self, graph: bytes) -> float:
+        with open_backend("onnxruntime", graph, precision="fp32") as backend:
+            got = backend.run(self.array)
+        if self.expected.shape != got.shape:
+            raise PipelineError(f"the ONNX graph gives {got.shape} for {self.array.shape}, the network gives {self.expected.shape}")
+        return float(f"{np.abs(self.expected - got).max():.1e}")
+
+
+def make_reference(network: Callable[[Array], Array], contract: Contract) -> Reference:
+    """Runs `network` on noise of the one shape that a fixed graph takes, or of one that is neither square nor even."""
     shape = (1, contract.channels, *(contract.static_shape or _SIDES))
     array = np.random.default_rng(0).random(shape, np.float32)
+    return Reference(array, network(array))
+
+
+def run_torch(module: nn.Module, array: Array) -> Array:
+    """`module`'s output for `array`."""
     with torch.no_grad():
-        expected = module(torch.from_numpy(array)).numpy()
-    with open_backend("onnxruntime", graph, precision="fp32") as backend:
-        got = backend.run(array)
-    if expected.shape != got.shape:
-        raise PipelineError(f"the ONNX graph gives {got.shape} for {INPUT} {shape}, torch gives {expected.shape}")
-    difference = float(f"{np.abs(expected - got).max():.1e}")  # two digits: the rest is the thread order's
-    if not difference <= TOLERANCE:
-        raise PipelineError(f"the ONNX graph differs from torch by {difference:.1e}, more than {TOLERANCE:.0e}")
-    return Parity(shape=shape, max_abs_difference=difference, tolerance=TOLERANCE)
+        output: Array = module(torch.from_numpy(array)).numpy()
+    return output

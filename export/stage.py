@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -9,10 +10,10 @@ import onnx_ir as ir
 from export.arithmetic import count_macs, receptive_halo
 from export.models import Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
-from export.parity import check_parity
-from export.passes import run_passes
+from export.parity import make_reference, run_torch
+from export.passes import PASSES, Pass, run_passes
 from export.weights import Weights, load_module
-from runtime.bundle import Bundle, Contract, Manifest, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import Bundle, Contract, Manifest, Option, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.errors import BundleError
 
 FP32_FILE = "model.fp32.onnx"
@@ -27,6 +28,7 @@ def export_network(
     directory: Path,
     opset: int = NATIVE_OPSET,
     static_shape: tuple[int, int] | None = None,
+    passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle:
     """Exports `network` with `weights` into the bundle `directory`.
 
@@ -39,26 +41,30 @@ def export_network(
     check_opset(opset)
     module = load_module(network, scale=scale, weights=weights)
     contract = Contract(colour=network.colour, static_shape=static_shape)
-    model, passes = run_passes(export_graph(module, channels=contract.channels, static_shape=static_shape))
+    reference = make_reference(partial(run_torch, module), contract)
+    traced = export_graph(module, channels=contract.channels, static_shape=static_shape)
+    model, records = run_passes(traced, passes=passes, difference=reference.difference)
     proto = convert_opset(ir.to_proto(model), opset)
     data = proto.SerializeToString(deterministic=True)
-    parity = check_parity(module, data, contract)
     variant = Variant(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
         precision="fp32",
         parent_sha256=weights.checkpoint.sha256,
         opset=opset,
+        options=_options(passes),
         tools=_tools(),
-        passes=passes,
-        parity=parity,
+        passes=records,
+        parity=reference.check(data),
     )
+    halo, global_operator = receptive_halo(model.graph)
     manifest = Manifest(
         model=network.name,
         scale=scale,
         checkpoint=weights.checkpoint,
         contract=contract,
-        halo=receptive_halo(model.graph),
+        halo=halo,
+        global_operator=global_operator,
         layers=count_macs(proto),
         variants=(variant,),
     )
@@ -77,6 +83,7 @@ def exported_already(
     directory: Path,
     opset: int,
     static_shape: tuple[int, int] | None,
+    passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle | None:
     """The bundle in `directory` where it is what this export would make, with the tools at hand; else None."""
     bundle = _open_if_valid(directory)
@@ -88,8 +95,13 @@ def exported_already(
         fp32 is not None
         and (manifest.model, manifest.scale, manifest.checkpoint) == (network.name, scale, weights.checkpoint)
         and (fp32.opset, manifest.contract.static_shape, fp32.tools) == (opset, static_shape, _tools())
+        and fp32.options == _options(passes)
     )
     return bundle if same else None
+
+
+def _options(passes: tuple[Pass, ...]) -> dict[str, Option]:
+    return {"without": ", ".join(step.name for step in PASSES if step not in passes) or None}
 
 
 def _open_if_valid(directory: Path) -> Bundle | None:

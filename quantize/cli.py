@@ -11,7 +11,7 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
-from quantize.stage import quantize_bundle, quantized_already
+from quantize.stage import HALVES, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
 from runtime.bundle import Bundle, resolve_bundle
@@ -42,7 +42,7 @@ def quantize(
     seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
-    """Quantize a bundle's network: calibrate, write its int8 and fp16 graphs."""
+    """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
     chosen_target = find_target(target)
     if percentile is not None and method is not Method.PERCENTILE:
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
@@ -93,16 +93,16 @@ def _is_here(request: TableRequest, *, scale: int) -> bool:
 
 
 def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
-    int8, fp16 = bundle.variant("int8", target=target), bundle.variant("fp16")
+    int8 = bundle.variant("int8", target=target)
     layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
         opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
-    rows = {
+    rows: dict[str, str] = {
         "int8": str(bundle.path(int8)),
         "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
         "opset": opset,
-        "fp16": str(bundle.path(fp16)),
+        **{half: str(bundle.path(bundle.variant(half))) for half in HALVES},
     }
     if int8.psnr_vs_fp32_db is not None:
         rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"

@@ -1,4 +1,4 @@
-"""The quantize stage: a bundle and a calibration table in, the bundle with its int8 and fp16 graphs out."""
+"""The quantize stage: a bundle and a calibration table in, the bundle with its int8, fp16 and bf16 graphs out."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from numpy.typing import NDArray
 
 import calibration
 from calibration.ranges import CalibrationTable, Method, write_table
-from quantize.fp16 import convert_to_fp16
+from quantize.half import Half, convert_to_half
 from quantize.int8 import quantize_int8
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.targets import Target
 
-FP16_FILE = "model.fp16.onnx"
+HALVES: tuple[Half, ...] = ("fp16", "bf16")
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 
 def int8_file(target: Target) -> str:
     return f"model.int8-{target.name}.onnx"
+
+
+def half_file(precision: Half) -> str:
+    return f"model.{precision}.onnx"
 
 
 def load_fp32(bundle: Bundle) -> onnx.ModelProto:
@@ -39,7 +43,7 @@ def quantize_bundle(
     percentile: float,
     crops: Sequence[NDArray[np.float32]] = (),
 ) -> Bundle:
-    """Adds the int8 graph for `target`, the fp16 graph and the calibration table to `bundle`.
+    """Adds the int8 graph for `target`, the fp16 and bf16 graphs and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what int8 is compared with fp32 on; without any, that figure is left out.
 
@@ -57,19 +61,23 @@ def quantize_bundle(
         percentile=percentile,
         value_range=bundle.manifest.contract.value_range,
     )
+    halves = {half: convert_to_half(model, half) for half in HALVES}
     files = {
         int8_file(target): int8.SerializeToString(deterministic=True),
-        FP16_FILE: convert_to_fp16(model).SerializeToString(deterministic=True),
+        **{half_file(half): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
         CALIBRATION: write_table(table),
     }
     variants = (
-        Variant(
-            file=FP16_FILE,
-            sha256=sha256_bytes(files[FP16_FILE]),
-            precision="fp16",
-            parent_sha256=fp32.sha256,
-            opset=_opset(model),
-            tools=current_tools(),
+        *(
+            Variant(
+                file=half_file(half),
+                sha256=sha256_bytes(files[half_file(half)]),
+                precision=half,
+                parent_sha256=fp32.sha256,
+                opset=_opset(graph),
+                tools=current_tools(),
+            )
+            for half, graph in halves.items()
         ),
         Variant(
             file=int8_file(target),
@@ -98,7 +106,7 @@ def quantized_already(
     int8 = manifest.find_variant("int8", target=target.name)
     return (
         int8 is not None
-        and manifest.find_variant("fp16") is not None
+        and all(manifest.find_variant(half) is not None for half in HALVES)
         and int8.parent_sha256 == bundle.variant("fp32").sha256
         and int8.options == _options(table, method=method, percentile=percentile)
         and int8.tools == current_tools()

@@ -86,10 +86,15 @@ class Layer(Noun):
 
 
 class PassRecord(Noun):
-    """A graph rewrite that ran, and what it changed."""
+    """A graph rewrite that ran, what it changed, and the graph after it."""
 
     name: str
     changes: str
+    nodes: int
+    macs: int
+    """Multiply-accumulates for one 128×128 input."""
+    max_abs_difference: float | None = None
+    """From the network's own output, on one random input."""
 
 
 class Parity(Noun):
@@ -126,7 +131,9 @@ class Manifest(Noun):
     checkpoint: Checkpoint
     contract: Contract
     halo: int | Literal["global"]
-    """Input pixels around a tile that its output depends on."""
+    """Input pixels around a tile, on each side, that its output depends on."""
+    global_operator: str = ""
+    """Where that is "global": the operator that looks at the whole picture."""
     layers: tuple[Layer, ...]
     variants: tuple[Variant, ...]
     calibration: Part | None = None

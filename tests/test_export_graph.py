@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch import nn
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, export_graph
-from export.parity import TOLERANCE, check_parity
+from export.parity import TOLERANCE, make_reference, run_torch
 from export.passes import PASSES, Pass, run_passes
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
@@ -186,7 +186,7 @@ def test_the_manifest_says_what_was_exported_from_what(export: Export, name: str
     manifest, fp32 = bundle.manifest, bundle.variant("fp32")
     assert (manifest.model, manifest.scale) == (name, scale)
     assert manifest.checkpoint.sha256 == sha256_file(bundle.directory.parent / "weights.pth") == fp32.parent_sha256
-    assert [record.name for record in fp32.passes] == [step.name for step in PASSES]
+    assert [record.name for record in fp32.passes] == ["as traced", *(step.name for step in PASSES)]
     assert {"torch", "onnx", "sredge"} <= fp32.tools.keys()
 
 
@@ -259,15 +259,16 @@ def test_a_graph_that_differs_from_torch_is_refused(exported: Bundle, spoil: Cal
     network = _lesrcnn()
     module = load_module(network, scale=2, weights=_shipped(network))
     graph = exported.read(exported.variant("fp32"))
-    check_parity(module, graph, Contract())
+    make_reference(partial(run_torch, module), Contract()).check(graph)
     spoil(module)
-    with pytest.raises(PipelineError, match="differs from torch"):
-        check_parity(module, graph, Contract())
+    with pytest.raises(PipelineError, match="differs from the network"):
+        make_reference(partial(run_torch, module), Contract()).check(graph)
 
 
 def test_a_graph_whose_output_has_another_shape_is_refused(exported: Bundle) -> None:
-    with pytest.raises(PipelineError, match=r"gives \(1, 3, 74, 106\) .* torch gives \(1, 3, 111, 159\)"):
-        check_parity(_module("lesrcnn", 3), exported.read(exported.variant("fp32")), Contract())
+    reference = make_reference(partial(run_torch, _module("lesrcnn", 3)), Contract())
+    with pytest.raises(PipelineError, match=r"gives \(1, 3, 74, 106\) .* the network gives \(1, 3, 111, 159\)"):
+        reference.check(exported.read(exported.variant("fp32")))
 
 
 class _TwoFaced(nn.Module):
@@ -287,7 +288,7 @@ def test_an_export_that_fails_leaves_the_old_bundle(bundle_copy: Bundle, tmp_pat
     network = Network(name="two-faced", paper="", scales=(2,), build=_TwoFaced)
     torch.save(_TwoFaced(2).state_dict(), tmp_path / "weights.pth")
     weights = find_weights(network, scale=2, choice=str(tmp_path / "weights.pth"))
-    with pytest.raises(PipelineError, match=r"differs from torch by 1\.0e-02"):
+    with pytest.raises(PipelineError, match=r"differs from the network by 1\.0e-02"):
         export_network(network, scale=2, weights=weights, directory=bundle_copy.directory)
     assert Bundle.open(bundle_copy.directory) == bundle_copy
 
@@ -326,10 +327,10 @@ def test_every_node_and_tensor_has_a_name_of_its_own(name: str, scale: int) -> N
 
 
 @cases
-def test_a_layer_is_named_after_its_weights(name: str, scale: int) -> None:
+def test_a_layer_is_named_after_weights_of_its_own(name: str, scale: int) -> None:
     weights = {key.removesuffix(".weight") for key in _module(name, scale).state_dict() if key.endswith(".weight")}
     layers = [str(node.name).partition("@")[0] for node in _graph(name, scale).graph if node.op_type == "Conv"]
-    assert set(layers) == weights
+    assert set(layers) <= weights
 
 
 def _invent_an_operator(model: ir.Model) -> tuple[ir.Model, str]:
@@ -406,20 +407,21 @@ def test_the_halo_is_exactly_how_far_a_pixel_reaches(export: Export, name: str, 
     assert export(name, scale).manifest.halo == _reach(_module(name, scale), scale, _channels(name))
 
 
-def test_an_operator_of_unknown_reach_is_refused_by_name() -> None:
+def test_an_operator_of_unknown_reach_makes_the_halo_global_and_is_named() -> None:
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,8,8] {INPUT}) => (float[1,3,8,8] {OUTPUT}) '
         f"{{ {OUTPUT} = Softmax({INPUT}) }}"
     )
-    with pytest.raises(PipelineError, match="Softmax"):
-        receptive_halo(ir.from_proto(model).graph)
+    halo, operator = receptive_halo(ir.from_proto(model).graph)
+    assert halo == "global"
+    assert operator.startswith("Softmax")
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "halo"), [(1, 1, 0), (3, 1, 1), (9, 1, 4), (3, 2, 2), (5, 3, 6)])
 def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int, dilation: int, halo: int) -> None:
     module = nn.Conv2d(3, 3, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
     model, _ = run_passes(export_graph(module, channels=3, static_shape=None))
-    assert receptive_halo(model.graph) == halo
+    assert receptive_halo(model.graph) == (halo, "")
 
 
 @pytest.mark.parametrize(
@@ -432,4 +434,4 @@ def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int
 )
 def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module], expected: int) -> None:
     model = export_graph(nn.Sequential(*layers).eval(), channels=3, static_shape=(16, 16))
-    assert receptive_halo(run_passes(model)[0].graph) == expected
+    assert receptive_halo(run_passes(model)[0].graph) == (expected, "")

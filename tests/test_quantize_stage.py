@@ -135,7 +135,7 @@ def test_inner_tensors_take_their_range_by_the_method_asked_for(
 ) -> None:
     bundle = quantize(fresh, table, method=method, percentile=percentile)
 
-    for tensor in ("relu_1", "conv3.0", "upsample.up.body.0", "conv18.0"):
+    for tensor in ("relu_2", "conv3.0", "relu_19"):
         assert scale_of(bundle, tensor) == pytest.approx(covered(table.tensors[tensor], held), rel=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_inner_tensors_take_their_range_by_the_method_asked_for(
 def test_global_skips_are_never_clipped(fresh: Bundle, table: CalibrationTable, method: Method) -> None:
     bundle = quantize(fresh, table, method=method, percentile=99.9)
 
-    for tensor in ("upsample.up.body.0@2", "relu_18"):
+    for tensor in ("relu_1", "add_9"):
         assert scale_of(bundle, tensor) == pytest.approx(covered(table.tensors[tensor], None), rel=1e-6)
 
 

@@ -18,7 +18,7 @@ from runtime.images import Picture
 
 _SIDE = 192  # pixels of the output shown: enough to see texture, small enough to compare at a glance
 _ERROR_LIMIT = 8  # 8-bit steps at which the error picture is brightest
-_COLOURS = {"fp32": "#5b6b7b", "fp16": "#8aa0b5", "int8": "#2f7f5f"}
+_COLOURS = {"fp32": "#5b6b7b", "fp16": "#8aa0b5", "bf16": "#b58aa0", "int8": "#2f7f5f"}
 
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:

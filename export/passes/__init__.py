@@ -2,47 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
-from export.passes import names, simplify
+from export.arithmetic import total_macs
+from export.passes import (
+    depth_to_space,
+    fold_affine,
+    fold_batch_norm,
+    merge_branches,
+    merge_convolutions,
+    move_activations,
+    names,
+    simplify,
+    squash,
+)
 from runtime.bundle import PassRecord
-from runtime.errors import PipelineError
+from runtime.errors import PipelineError, UnknownNameError
 
-__all__ = ["PASSES", "Pass", "run_passes"]
+__all__ = ["PASSES", "Pass", "run_passes", "select_passes"]
 
 Rewrite = Callable[[ir.Model], tuple[ir.Model, str]]
+Difference = Callable[[ir.Model], float]
+"""The largest absolute difference between a graph's output and what the network gives."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite that keeps what the graph computes, up to floating-point rounding; it returns what it changed, in words."""
+    """A rewrite that keeps what the graph computes, up to floating-point rounding; it returns what it changed, in words.
+
+    `required` ones cannot be switched off: later stages stand on them.
+    """
 
     name: str
     rewrite: Rewrite
+    required: bool = False
 
 
 PASSES: tuple[Pass, ...] = (
-    Pass("simplify", simplify.simplify),
-    Pass("names", names.name_by_weights),
+    Pass("simplify", simplify.simplify, required=True),
+    Pass("depth-to-space", depth_to_space.restore_depth_to_space),
+    Pass("tanh-to-sigmoid", squash.replace_tanh),
+    Pass("fold-batch-norm", fold_batch_norm.fold_batch_norm),
+    Pass("fold-affine", fold_affine.fold_affine),
+    Pass("merge-branches", merge_branches.merge_branches),
+    Pass("merge-convolutions", merge_convolutions.merge_convolutions),
+    Pass("move-activations", move_activations.move_activations),
+    Pass("names", names.name_by_weights, required=True),
 )
 
 
-def run_passes(model: ir.Model, *, passes: tuple[Pass, ...] = PASSES) -> tuple[ir.Model, tuple[PassRecord, ...]]:
-    """Runs `passes` in order and checks the graph after each.
+def select_passes(without: Collection[str]) -> tuple[Pass, ...]:
+    """PASSES less those named; UnknownNameError lists which can be left out."""
+    optional = [step.name for step in PASSES if not step.required]
+    for name in without:
+        if name not in optional:
+            raise UnknownNameError("pass to leave out", name, valid=optional)
+    return tuple(step for step in PASSES if step.name not in without)
+
+
+def run_passes(
+    model: ir.Model, *, passes: tuple[Pass, ...] = PASSES, difference: Difference | None = None
+) -> tuple[ir.Model, tuple[PassRecord, ...]]:
+    """Runs `passes` in order and checks the graph after each; the first record is of the graph as it came.
 
     Raises:
         PipelineError: a pass left an invalid graph; names it.
     """
-    records = []
+    records = [_record("as traced", "", model, difference)]
     for step in passes:
         model, changes = step.rewrite(model)
+        for tidy in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
+            tidy(model)
         try:
             onnx.checker.check_model(ir.to_proto(model), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise PipelineError(f"pass {step.name!r} left an invalid graph: {error}") from error
-        records.append(PassRecord(name=step.name, changes=changes))
+        records.append(_record(step.name, changes, model, difference))
     return model, tuple(records)
+
+
+def _record(name: str, changes: str, model: ir.Model, difference: Difference | None) -> PassRecord:
+    return PassRecord(
+        name=name,
+        changes=changes,
+        nodes=len(list(model.graph)),
+        macs=total_macs(ir.to_proto(model)),
+        max_abs_difference=None if difference is None else difference(model),
+    )

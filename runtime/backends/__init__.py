@@ -12,7 +12,7 @@ from typing import cast
 
 from runtime.backends.backend import Backend, LayerPrecision, RanIn
 from runtime.errors import BackendError, UnknownNameError
-from runtime.targets import Precision
+from runtime.targets import PRECISIONS, Precision
 
 __all__ = ["BACKENDS", "Backend", "BackendEntry", "LayerPrecision", "RanIn", "choose_backend", "open_backend"]
 
@@ -29,6 +29,8 @@ class BackendEntry:
     package: str
     """The import that must be installed."""
     install: str
+    precisions: tuple[Precision, ...]
+    """Graphs it opens; which precision they then run in is another matter."""
 
     @property
     def installed(self) -> bool:
@@ -36,8 +38,8 @@ class BackendEntry:
 
 
 BACKENDS: tuple[BackendEntry, ...] = (
-    BackendEntry("openvino", "runtime.backends.openvino", "openvino", "pip install 'sredge[openvino]'"),
-    BackendEntry("onnxruntime", "runtime.backends.onnxruntime", "onnxruntime", "pip install onnxruntime"),
+    BackendEntry("openvino", "runtime.backends.openvino", "openvino", "pip install 'sredge[openvino]'", PRECISIONS),
+    BackendEntry("onnxruntime", "runtime.backends.onnxruntime", "onnxruntime", "pip install onnxruntime", ("fp32", "fp16", "int8")),
 )
 
 
@@ -70,5 +72,9 @@ def open_backend(name: str, graph: bytes, *, precision: Precision, threads: int 
     """
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise BackendError(f"{threads} threads: expected 1 to {_MOST_THREADS}")
-    module = importlib.import_module(choose_backend(name).module)
+    entry = choose_backend(name)
+    if precision not in entry.precisions:
+        able = ", ".join(other.name for other in BACKENDS if precision in other.precisions)
+        raise BackendError(f"{name} has no {precision} arithmetic; it runs {', '.join(entry.precisions)}", hint=f"--backend {able}")
+    module = importlib.import_module(entry.module)
     return cast(Backend, module.open_graph(graph, precision=precision, threads=threads))

@@ -37,7 +37,7 @@ class OpenVinoBackend:
     def __init__(self, graph: bytes, *, precision: Precision, threads: int | None) -> None:
         config: dict[str, object] = {
             # Without it openvino may compute fp32 graphs in bf16 or fp16 where the CPU has them.
-            "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
+            "INFERENCE_PRECISION_HINT": {"fp16": "f16", "bf16": "bf16"}.get(precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:

@@ -5,7 +5,7 @@ from runtime.targets.target import Target
 TARGET = Target(
     name="cpu",
     description="CPU through openvino or onnxruntime: uint8 activations, int8 weights per output channel",
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "bf16", "int8"),
     # vpdpbusd multiplies unsigned by signed bytes, so activations are uint8; a free zero point wastes no code on signs.
     activation_dtype="uint8",
     activation_symmetric=False,

@@ -1,0 +1,103 @@
+"""One affine chain over a sum instead of one over each branch.
+
+For a chain f(x) = A x + c of convolutions, shuffles and reshapes with the same weights in every branch,
+
+    f₁(a) + f₂(b) = A a + c₁ + A b + c₂ = A (a + b) + (c₁ + c₂),
+
+and where the chain has several biases each is added to its like: A₂(A₁ a + c₁) + d₁ + A₂(A₁ b + c₂) + d₂ =
+A₂(A₁(a + b) + c₁ + c₂) + d₁ + d₂. Zero padding of a sum is the sum of the paddings, so that borders are exact too. An Add of Adds
+merges one branch after the other, whatever their number. LESRCNN's two `upsample` branches become one: 12 to 18% of its MACs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from export.arithmetic import infer_sizes
+from export.passes.editing import constant, hand_over, insert_node, only_reader, set_weights, weights
+
+_PROBE = "shape for an odd input"
+_ODD = (3, 61, 97)  # primes: no two dimensions come out equal by chance
+_MOVING = ("DepthToSpace", "SpaceToDepth", "Transpose", "Reshape", "Identity")
+
+
+def merge_branches(model: ir.Model) -> tuple[ir.Model, str]:
+    count = 0
+    _annotate(model)
+    while (found := next((match for node in model.graph if (match := _match(node))), None)) is not None:
+        _merge(*found)
+        count += 1
+    return model, f"{count} merged"
+
+
+def _annotate(model: ir.Model) -> None:
+    """Writes on every tensor the shape it has for one odd input, which tells tensors of equal shape from those that broadcast."""
+    declared = model.graph.inputs[0].shape
+    assert declared is not None
+    fixed = [size if isinstance(size, int) else odd for size, odd in zip((declared[0], *declared[2:]), _ODD, strict=True)]
+    try:
+        sized = infer_sizes(ir.to_proto(model), (fixed[0], fixed[1], fixed[2]))
+    except onnx.shape_inference.InferenceError:
+        return  # sizes are burnt in; what cannot be told apart is not merged
+    shapes = {value.name: value.shape for value in (*sized.inputs, *(output for node in sized for output in node.outputs))}
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        if (shape := shapes.get(value.name)) is not None:
+            value.meta[_PROBE] = tuple(shape)
+
+
+_Chain = list[tuple[ir.Node, ir.Node]]  # what the two branches have in common, from the sum backwards
+
+
+def _match(add: ir.Node) -> tuple[ir.Node, _Chain] | None:
+    """The Add and the affine chain common to its branches, where that has a convolution in it."""
+    if add.op_type != "Add" or add.inputs[0] is add.inputs[1]:
+        return None
+    chain: _Chain = []
+    left, right = add.inputs
+    while (pair := _alike(left, right)) is not None:
+        chain.append(pair)
+        left, right = (node.inputs[0] for node in pair)
+    if left is None or right is None or _PROBE not in left.meta or left.meta[_PROBE] != right.meta.get(_PROBE):
+        return None  # shapes that broadcast are not what the algebra is about
+    while chain and chain[-1][0].op_type != "Conv":
+        chain.pop()  # moving the sum past operators that cost nothing gains nothing
+    return (add, chain) if chain else None
+
+
+def _alike(left: ir.Value | None, right: ir.Value | None) -> tuple[ir.Node, ir.Node] | None:
+    """The nodes that make the two values, where they are the same affine operator but for a bias."""
+    if left is None or right is None or left is right:
+        return None
+    one, other = left.producer(), right.producer()
+    if one is None or other is None or only_reader(left) is None or only_reader(right) is None:
+        return None
+    same = one.op_type == other.op_type and {k: a.value for k, a in one.attributes.items()} == {
+        k: a.value for k, a in other.attributes.items()
+    }
+    if not same or one.op_type not in (*_MOVING, "Conv"):
+        return None
+    if one.op_type == "Conv":
+        ours, theirs = weights(one), weights(other)
+        return (one, other) if ours and theirs and np.array_equal(ours[0], theirs[0]) else None
+    shapes = [constant(node.inputs[1]) if len(node.inputs) > 1 else np.empty(0) for node in (one, other)]
+    if shapes[0] is None or shapes[1] is None or not np.array_equal(shapes[0], shapes[1]):
+        return None
+    return one, other
+
+
+def _merge(add: ir.Node, chain: _Chain) -> None:
+    first, other = chain[-1]
+    source, graph = first.inputs[0], add.graph
+    assert source is not None
+    assert graph is not None
+    summed = [(one, ours[0], ours[1] + theirs[1]) for one, twin in chain if (ours := weights(one)) and (theirs := weights(twin))]
+    total = insert_node(add, "Add", [source, other.inputs[0]], like=source)
+    total.meta[_PROBE] = source.meta[_PROBE]
+    first.replace_input_with(0, total)
+    hand_over(add.outputs[0], chain[0][0].outputs[0])
+    graph.remove([add, *(twin for _, twin in chain)], safe=True)
+    for one, weight, bias in summed:  # now that nothing shares the weights, they keep their names
+        set_weights(one, weight, bias)
+    graph.sort()
