@@ -12,7 +12,7 @@ from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_
 from export.parity import check_parity
 from export.passes import run_passes
 from export.weights import Weights, load_module
-from runtime.bundle import Bundle, Contract, Manifest, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import Bundle, Manifest, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.errors import BundleError
 
 FP32_FILE = "model.fp32.onnx"
@@ -22,7 +22,7 @@ _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
 def export_network(
     network: Network,
     *,
-    scale: int,
+    scale: float,
     weights: Weights,
     directory: Path,
     opset: int = NATIVE_OPSET,
@@ -38,7 +38,7 @@ def export_network(
     """
     check_opset(opset)
     module = load_module(network, scale=scale, weights=weights)
-    contract = Contract(colour=network.colour, static_shape=static_shape)
+    contract = network.contract.model_copy(update={"static_shape": static_shape})
     model, passes = run_passes(export_graph(module, channels=contract.channels, static_shape=static_shape))
     proto = convert_opset(ir.to_proto(model), opset)
     data = proto.SerializeToString(deterministic=True)
@@ -72,7 +72,7 @@ def export_network(
 def exported_already(
     network: Network,
     *,
-    scale: int,
+    scale: float,
     weights: Weights,
     directory: Path,
     opset: int,
