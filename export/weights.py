@@ -59,7 +59,7 @@ def find_weights(network: Network, *, scale: float, choice: str | None) -> Weigh
         path /= network.file_pattern.format(scale=f"{scale:g}")
     if not path.is_file():
         raise WeightsError(
-            f"--weights {choice}: there is no file {path}, and the known names are shipped and published", hint=_GIVE_A_FILE
+            f"--weights {path}: there is no such file, and the known names are shipped and published", hint=_GIVE_A_FILE
         )
     try:
         return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 import runtime.backends
 from export.models import find_network
@@ -67,6 +68,18 @@ def test_fp32_output_is_that_of_torch(
         expected = torch_module(torch.from_numpy(array)).numpy()
     with Upscaler.open(exported, backend=backend) as upscaler:
         assert np.abs(upscaler.run(array) - expected).max() < 1e-4  # a fortieth of an 8-bit step
+
+
+@backends
+def test_a_picture_is_enlarged_before_a_network_that_takes_it_so(enlarged_before: Bundle, picture: Picture, backend: str) -> None:
+    network = find_network("srcnn", scale=1.5)
+    weights = find_weights(network, scale=1.5, choice=str(enlarged_before.directory.parent / "weights.pth"))
+    larger = np.asarray(Image.fromarray(picture).resize((84, 60), Image.Resampling.BICUBIC))
+    planes = torch.from_numpy(larger.transpose(2, 0, 1)[np.newaxis] / np.float32(255))
+    with torch.no_grad():
+        expected = load_module(network, scale=1.5, weights=weights)(planes)[0].clip(0, 1).permute(1, 2, 0).numpy() * 255
+    with Upscaler.open(enlarged_before, backend=backend) as upscaler:
+        assert np.abs(upscaler(picture) - expected).max() <= 1.5  # a level between two bicubics, half of one for rounding
 
 
 @backends

@@ -61,7 +61,7 @@ def load_photographs(
         on_step(done, len(files))
         photograph = _make_pair(read_picture(file), network, scale)
         if min(photograph.low.shape[1:]) < smallest:
-            raise DatasetError(f"{file} is smaller than a patch of {smallest} low-resolution pixels", hint="a smaller --patch")
+            raise DatasetError(f"{file} is smaller than a patch of {smallest} pixels", hint="a smaller --patch")
         photographs.append(photograph)
     on_step(len(files), len(files))
     return photographs
