@@ -18,7 +18,7 @@ from torch import nn
 
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
-from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, export_graph
+from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
 from export.parity import TOLERANCE, check_parity
 from export.passes import PASSES, Pass, run_passes
 from export.stage import FP32_FILE, export_network, exported_already
@@ -152,6 +152,23 @@ def test_an_opset_outside_the_range_names_the_range(opset: int, tmp_path: Path) 
         export_network(network, scale=2, weights=_shipped(network), directory=tmp_path / "bundle", opset=opset)
     assert "--opset" in caught.value.hint
     assert not (tmp_path / "bundle").exists()
+
+
+class _Reduced(nn.Module):
+    """The largest channel of each pixel, less each channel's mean and sum."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        sums = picture.mean((2, 3), keepdim=True) + picture.sum((2, 3), keepdim=True)
+        return torch.relu(picture.amax(1, keepdim=True) - sums)
+
+
+@pytest.mark.parametrize("opset", range(OPSET_RANGE[0], OPSET_RANGE[1] + 1))
+def test_reductions_have_their_axes_where_the_opset_has_them(opset: int) -> None:
+    module = _Reduced().eval()
+    model = convert_opset(ir.to_proto(run_passes(export_graph(module, channels=3, static_shape=None))[0]), opset)
+    onnx.checker.check_model(model, full_check=True)
+    noise = _noise((2, 3, 17, 30)) / 1000
+    assert np.abs(_run(model, noise) - _run_torch(module, noise)).max() < TOLERANCE
 
 
 @networks

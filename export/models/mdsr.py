@@ -131,7 +131,7 @@ NETWORK = Network(
 
 WITH_ATTENTION = Network(
     name="mdsr-bam",
-    paper="Wang et al. 2021, arXiv 2104.07566, on Lim et al. 2017, arXiv 1707.02921",
+    paper="Wang et al. 2021, arXiv 2104.07566",
     scales=(2, 3, 4),
     build=_build_with_attention,
     build_like=_build_with_attention_like,
