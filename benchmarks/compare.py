@@ -53,7 +53,7 @@ class Request:
     allow_calibration_images: bool = False
 
     @property
-    def scale(self) -> int:
+    def scale(self) -> float:
         return self.bundle.manifest.scale
 
 
@@ -158,7 +158,7 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
 def _score_pictures(
     request: Request, reference: Case, workers: dict[Case, Worker], panels: list[Panel], on_step: OnStep
 ) -> tuple[dict[Case, _Tally], Baseline]:
-    colour = request.bundle.manifest.contract.colour
+    contract = request.bundle.manifest.contract
     tallies = {case: _Tally() for case in workers}
     bicubic_scores = []
     for index, pair in enumerate(request.images.pairs):
@@ -166,16 +166,16 @@ def _score_pictures(
         low, high = prepare(*load_pair(pair, scale=request.scale), request.protocol, scale=request.scale)
         bicubic = np.asarray(Image.fromarray(low).resize(high.shape[1::-1], Image.Resampling.BICUBIC))
         bicubic_scores.append(score(bicubic, high, request.protocol, scale=request.scale))
-        array = to_network(low, colour)
+        array = to_network(low, contract, scale=request.scale)
         fp32 = workers[reference].run(array)
         shown: dict[str, Picture] = {}
         for case, worker in workers.items():
             output = fp32 if case == reference else worker.run(array)
             tally = tallies[case]
-            picture = from_network(output, colour, source=low, rounding=request.protocol.rounding)
+            picture = from_network(output, contract.colour, source=low, rounding=request.protocol.rounding)
             tally.scores.append((pair.name, score(picture, high, request.protocol, scale=request.scale)))
             tally.against_fp32_db.append(psnr_db(output.clip(0, 1), fp32.clip(0, 1), peak=1))
-            shown.setdefault(case.precision, from_network(output, colour, source=low))
+            shown.setdefault(case.precision, from_network(output, contract.colour, source=low))
         if index < PICTURED:
             panels.append(Panel(request.bundle.directory.name, pair.name, low, high, bicubic, shown))
     psnr, ssim = _means(bicubic_scores)
@@ -197,9 +197,10 @@ def _time_in_turn(request: Request, workers: Sequence[Worker], on_step: OnStep) 
 
 
 def _latency_input(request: Request) -> NDArray[np.float32]:
+    """What the network gets for a picture of 128×128, or of the one size that it takes."""
     contract = request.bundle.manifest.contract
-    side = contract.static_shape or (_LATENCY_SIDE, _LATENCY_SIDE)
-    return np.random.default_rng(0).random((1, contract.channels, *side), np.float32)
+    size = contract.static_shape or contract.input_size((_LATENCY_SIDE, _LATENCY_SIDE), scale=request.scale)
+    return np.random.default_rng(0).random((1, contract.channels, *size), np.float32)
 
 
 def _row(

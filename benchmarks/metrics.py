@@ -6,6 +6,7 @@ K1 0.01, K2 0.03, only where the window fits; of a colour picture, the mean over
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -29,14 +30,14 @@ class Score:
     ssim: float
 
 
-def prepare(low: Picture, high: Picture, protocol: Protocol, *, scale: int) -> tuple[Picture, Picture]:
+def prepare(low: Picture, high: Picture, protocol: Protocol, *, scale: float) -> tuple[Picture, Picture]:
     """The pair as `protocol` wants it: (low, high), uint8 RGB."""
     if protocol.side is None:
         return low, high
-    return _resize_by_area(low, protocol.side), _resize_by_area(high, protocol.side * scale)
+    return _resize_by_area(low, protocol.side), _resize_by_area(high, round(protocol.side * scale))
 
 
-def score(picture: Picture, truth: Picture, protocol: Protocol, *, scale: int) -> Score:
+def score(picture: Picture, truth: Picture, protocol: Protocol, *, scale: float) -> Score:
     """PSNR and SSIM of two (H, W, 3) uint8 RGB pictures of one size.
 
     Raises:
@@ -44,7 +45,7 @@ def score(picture: Picture, truth: Picture, protocol: Protocol, *, scale: int) -
     """
     if picture.shape != truth.shape:
         raise ImageError(f"pictures of {picture.shape} and {truth.shape} cannot be compared")
-    border = scale if protocol.crop_scale else 0
+    border = math.ceil(scale) if protocol.crop_scale else 0
     ours, theirs = (_plane(image, protocol)[border : -border or None, border : -border or None] for image in (picture, truth))
     if min(ours.shape[:2]) < _WINDOW:
         raise ImageError(f"a picture of {picture.shape[:2]} is too small to score; SSIM looks at {_WINDOW}×{_WINDOW} pixels")

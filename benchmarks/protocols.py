@@ -24,7 +24,7 @@ class Protocol:
     """How PSNR and SSIM are taken.
 
     Attributes:
-        crop_scale: whether `scale` pixels are left out on each side.
+        crop_scale: whether `scale` pixels, rounded up, are left out on each side.
         side: both pictures are resized by area, the low one to side×side, the high one to side·scale; None leaves them.
         source: whose protocol it is.
     """

@@ -23,7 +23,7 @@ class Row(Noun):
 
     bundle: str
     model: str
-    scale: int
+    scale: float
     weights: str
     precision: Precision
     target: str | None

@@ -40,7 +40,7 @@ def ignore_step(phase: Phase, done: int, total: int) -> None:
 def describe_source(
     images: ImageSet,
     *,
-    scale: int,
+    scale: float,
     crops: int = CROPS,
     crop_size: tuple[int, int] = CROP_SIZE,
     seed: int = 0,
@@ -56,7 +56,7 @@ def describe_source(
     return CalibrationSource(dataset=images.name, seed=seed, crops=crops, crop_size=crop_size, images=tuple(described))
 
 
-def crops_of(images: ImageSet, source: CalibrationSource, *, scale: int, contract: Contract) -> Iterator[NDArray[np.float32]]:
+def crops_of(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> Iterator[NDArray[np.float32]]:
     """The crops that `source` describes, (1, C, H, W) float32 in [0, 1], of RGB or luma.
 
     Where a picture is smaller than a crop, so is its crop; for a graph of fixed shape it is mirrored up to size.
@@ -68,7 +68,8 @@ def crops_of(images: ImageSet, source: CalibrationSource, *, scale: int, contrac
         picture = load_low(pair, scale=scale)
         for _ in range(share):
             crop = _detailed_crop(picture, source.crop_size, rng)
-            yield to_network(_mirror_to(crop, source.crop_size) if contract.static_shape else crop, contract.colour)
+            sized = _mirror_to(crop, source.crop_size) if contract.static_shape else crop
+            yield to_network(sized, contract, scale=scale)
 
 
 def measure_activations(

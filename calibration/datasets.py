@@ -40,7 +40,7 @@ class Dataset:
 
     name: str
     folder: str
-    archives: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    archives: Mapping[float, tuple[str, str]] = field(default_factory=dict)
 
 
 _DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -71,7 +71,7 @@ def dataset_names() -> tuple[str, ...]:
     return (*(dataset.name for dataset in DATASETS), SAMPLES)
 
 
-def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) -> ImageSet:
+def find_images(choice: str, *, scale: float, use: Use, root: Path | None = None) -> ImageSet:
     """The pictures that `choice` (a known name, or a folder) stands for, `scale` being the factor between low and high.
 
     A folder of plain pictures is what a device would feed where `use` is calibration, and ground truth where it is evaluation.
@@ -101,12 +101,12 @@ def find_images(choice: str, *, scale: int, use: Use, root: Path | None = None) 
     raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
 
 
-def can_download(choice: str, *, scale: int) -> bool:
+def can_download(choice: str, *, scale: float) -> bool:
     """Whether `download` knows where to get that data set."""
     return any(dataset.name == choice.lower() and {0, scale} & dataset.archives.keys() for dataset in DATASETS)
 
 
-def download(choice: str, *, scale: int, on_bytes: OnBytes) -> None:
+def download(choice: str, *, scale: float, on_bytes: OnBytes) -> None:
     """Fetches what calibration at `scale` needs of a data set into the cache; sha256 checked before it is unpacked.
 
     Raises:

@@ -14,7 +14,7 @@ from runtime.images import is_image_file
 Use = Literal["calibration", "evaluation"]
 
 
-def read_folder(folder: Path, *, name: str, scale: int, use: Use) -> ImageSet:
+def read_folder(folder: Path, *, name: str, scale: float, use: Use) -> ImageSet:
     """The pictures in `folder`, by the first layout that fits.
 
     Raises:
@@ -25,20 +25,20 @@ def read_folder(folder: Path, *, name: str, scale: int, use: Use) -> ImageSet:
         if pairs:
             return ImageSet(name, tuple(sorted(pairs, key=lambda pair: pair.name)))
     raise DatasetError(
-        f"{folder} has no pictures for scale {scale}, in no layout known here",
+        f"{folder} has no pictures for scale {scale:g}, in no layout known here",
         hint="a folder of pictures, DIV2K's layout, or NAME_LR/NAME_HR pairs are read",
     )
 
 
-def _split_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+def _split_layout(folder: Path, scale: float, use: Use) -> Sequence[Pair]:
     """DIV2K's folders (one for high, one for low resolution), EDSR's benchmark folders, or BSDS500's train and test."""
     splits = ("train", "valid", "test") if use == "calibration" else ("valid", "test", "train")
     for split in splits:
-        pairs = _two_folders(folder / f"DIV2K_{split}_HR", folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale}", use)
+        pairs = _two_folders(folder / f"DIV2K_{split}_HR", folder / f"DIV2K_{split}_LR_bicubic" / f"X{scale:g}", use)
         pairs = pairs or _two_folders(folder / split, None, use)
         if pairs:
             return pairs
-    return _two_folders(folder / "HR", folder / "LR_bicubic" / f"X{scale}", use)
+    return _two_folders(folder / "HR", folder / "LR_bicubic" / f"X{scale:g}", use)
 
 
 def _two_folders(high_folder: Path, low_folder: Path | None, use: Use) -> list[Pair]:
@@ -49,16 +49,16 @@ def _two_folders(high_folder: Path, low_folder: Path | None, use: Use) -> list[P
     return [Pair(name, high.get(name), low.get(name)) for name in names]
 
 
-def _paired_names_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+def _paired_names_layout(folder: Path, scale: float, use: Use) -> Sequence[Pair]:
     """NAME_HR and NAME_LR side by side, as in SelfExSR's Set5 and Set14 (a folder image_SRF_S for each scale)."""
     del use
-    inside = folder / f"image_SRF_{scale}"
+    inside = folder / f"image_SRF_{scale:g}"
     files = {path.stem: path for path in _pictures(inside if inside.is_dir() else folder)}
     stems = [stem.removesuffix("_HR") for stem in files if stem.endswith("_HR")]
     return [Pair(stem, files[f"{stem}_HR"], files.get(f"{stem}_LR")) for stem in stems]
 
 
-def _plain_layout(folder: Path, scale: int, use: Use) -> Sequence[Pair]:
+def _plain_layout(folder: Path, scale: float, use: Use) -> Sequence[Pair]:
     del scale
     if use == "calibration":
         return [Pair(path.stem, None, path) for path in _pictures(folder)]

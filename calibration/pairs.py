@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from runtime.bicubic import upscaled_size
 from runtime.errors import DatasetError
 from runtime.images import Picture, read_picture
 
@@ -30,7 +32,7 @@ class ImageSet:
     pairs: tuple[Pair, ...]
 
 
-def load_low(pair: Pair, *, scale: int) -> Picture:
+def load_low(pair: Pair, *, scale: float) -> Picture:
     """The low-resolution picture, (h, w, 3) uint8 RGB: read where there is one, else made from the high one."""
     if pair.low is not None:
         return read_picture(pair.low)
@@ -38,11 +40,10 @@ def load_low(pair: Pair, *, scale: int) -> Picture:
     return shrink(read_picture(pair.high), scale)
 
 
-def load_pair(pair: Pair, *, scale: int) -> tuple[Picture, Picture]:
-    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB.
+def load_pair(pair: Pair, *, scale: float) -> tuple[Picture, Picture]:
+    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB, to the nearest pixel.
 
-    The high one may have up to `scale` - 1 more rows and columns, which are what does not fill a low-resolution pixel; they are
-    cropped.
+    The high one may have some more rows and columns, fewer than fill a low-resolution pixel; they are cropped.
 
     Raises:
         DatasetError: there is no high-resolution picture, or it is not `scale` times the low one.
@@ -51,20 +52,29 @@ def load_pair(pair: Pair, *, scale: int) -> tuple[Picture, Picture]:
         raise DatasetError(f"{pair.name} has no high-resolution picture to compare with")
     high = read_picture(pair.high)
     low = read_picture(pair.low) if pair.low is not None else shrink(high, scale)
-    height, width = low.shape[0] * scale, low.shape[1] * scale
-    if not (0 <= high.shape[0] - height < scale and 0 <= high.shape[1] - width < scale):
-        sizes = f"{high.shape[1]}×{high.shape[0]} is not {scale} times {low.shape[1]}×{low.shape[0]}"
+    if low.shape[:2] != _shrunk_size(high, scale):
+        sizes = f"{high.shape[1]}×{high.shape[0]} is not {scale:g} times {low.shape[1]}×{low.shape[0]}"
         raise DatasetError(f"{pair.name}: {sizes}", hint="are these pairs for another scale?")
-    return low, high[:height, :width]
+    return low, _crop_to_multiple(high, scale)
 
 
-def shrink(picture: Picture, scale: int) -> Picture:
+def shrink(picture: Picture, scale: float) -> Picture:
     """Antialiased bicubic (a = -0.5, the kernel widened by `scale`), after cropping to a multiple of `scale`."""
-    height, width = picture.shape[0] // scale, picture.shape[1] // scale
+    height, width = _shrunk_size(picture, scale)
     if height == 0 or width == 0:
-        raise DatasetError(f"a picture of {picture.shape[1]}×{picture.shape[0]} is too small to shrink by {scale}")
-    cropped = Image.fromarray(picture[: height * scale, : width * scale])
+        raise DatasetError(f"a picture of {picture.shape[1]}×{picture.shape[0]} is too small to shrink by {scale:g}")
+    cropped = Image.fromarray(_crop_to_multiple(picture, scale))
     return np.asarray(cropped.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _shrunk_size(high: Picture, scale: float) -> tuple[int, int]:
+    return math.floor(high.shape[0] / scale), math.floor(high.shape[1] / scale)
+
+
+def _crop_to_multiple(high: Picture, scale: float) -> Picture:
+    """What becomes whole low-resolution pixels."""
+    height, width = upscaled_size(_shrunk_size(high, scale), scale)
+    return high[:height, :width]
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class PairHashes:
         return frozenset(digest for digest in (self.low, self.high) if digest is not None)
 
 
-def hash_pair(pair: Pair, *, scale: int) -> PairHashes:
+def hash_pair(pair: Pair, *, scale: float) -> PairHashes:
     """Hashes of both pictures as they are in their files; of a low one that is missing, as it is made."""
     high = None if pair.high is None else picture_sha256(read_picture(pair.high))
     return PairHashes(picture_sha256(load_low(pair, scale=scale)), high)

@@ -29,10 +29,10 @@ def export(
         str,
         typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}; or list"),
     ],
-    scale: Annotated[int | None, typer.Option(help="how many times larger the picture becomes")] = None,
+    scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="shipped (with sredge; the default), published (by the authors), or a .pth or .safetensors file"),
+        typer.Option(help="shipped (with sredge; the default), published (by the authors), or a .pth, .pt or .safetensors file"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="the bundle's folder [default: build/MODEL_xSCALE]")] = None,
     opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSET_RANGE[0]} to {OPSET_RANGE[1]}")] = NATIVE_OPSET,
@@ -54,8 +54,9 @@ def export(
     network = find_network(model, scale=scale)
     check_opset(opset)
     passes = select_passes(without or [])
-    static_shape = None if static is None else console.parse_size(static, option="--static")
-    directory = out if out is not None else BUILD / f"{network.name}_x{scale}"
+    picture_size = None if static is None else console.parse_size(static, option="--static")
+    static_shape = None if picture_size is None else network.contract.input_size(picture_size, scale=scale)
+    directory = out if out is not None else BUILD / f"{network.name}_x{scale:g}"
     found = find_weights(network, scale=scale, choice=weights)
     if not force:
         existing = exported_already(
@@ -66,7 +67,7 @@ def export(
             if explain:
                 _print_passes(existing)
             return
-    console.say(f"exporting {network.name} x{scale} from {found.path} …")
+    console.say(f"exporting {network.name} x{scale:g} from {found.path} …")
     bundle = export_network(
         network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
     )
@@ -82,6 +83,8 @@ def _print_networks() -> None:
             kinds = {"shipped": scale in network.shipped, "published": scale in network.published}
             weights = ", ".join(kind for kind, there in kinds.items() if there) or "must be given: --weights FILE"
             table.add_row(network.name, f"x{scale}", network.colour, weights, network.paper)
+        if network.pre_upscale:
+            table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
     console.out.print(table)
 
 

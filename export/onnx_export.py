@@ -57,7 +57,7 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """`model` at `opset`, checked.
 
     onnx's converter has no way down where an operator merely gained types (Relu at 14); there the graph is relabelled, which is
-    valid where every node satisfies the older operator's schema, as the checker then confirms.
+    valid where every node satisfies the older operator's schema, as the checker then confirms. Reductions are made to do so.
 
     Raises:
         PipelineError: the graph cannot be expressed at that opset.
@@ -72,6 +72,7 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         converted.CopyFrom(model)
         del converted.opset_import[:]
         converted.opset_import.append(onnx.helper.make_opsetid("", opset))
+    _name_reduced_axes(converted.graph, opset)
     try:
         for node in converted.graph.node:
             known = defs.get_schema(node.op_type, opset).attributes
@@ -82,6 +83,23 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, defs.SchemaError) as error:
         raise PipelineError(f"the graph cannot be expressed at opset {opset}: {error}", hint="a higher --opset") from error
     return converted
+
+
+def _name_reduced_axes(graph: onnx.GraphProto, opset: int) -> None:
+    """Makes the axes of reductions an attribute where `opset` has them there: before 18, of ReduceSum before 13."""
+    constants, moved = {tensor.name: tensor for tensor in graph.initializer}, set[str]()
+    for node in graph.node:
+        if not node.op_type.startswith("Reduce") or "axes" not in defs.get_schema(node.op_type, opset).attributes:
+            continue
+        attributes = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
+        if len(node.input) == 2 and node.input[1] in constants:
+            moved.add(node.input[1])
+            axes = onnx.numpy_helper.to_array(constants[node.input.pop()]).tolist()
+            attributes.append(onnx.helper.make_attribute("axes", axes))
+        del node.attribute[:]
+        node.attribute.extend(attributes)
+    for name in moved - {name for node in graph.node for name in node.input}:
+        graph.initializer.remove(constants[name])
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from export.arithmetic import count_macs, receptive_halo
+from export.arithmetic import SIDE, count_macs, receptive_halo
 from export.models import Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import make_reference, run_torch
 from export.passes import PASSES, Pass, run_passes
 from export.weights import Weights, load_module
-from runtime.bundle import Bundle, Contract, Manifest, Option, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import Bundle, Manifest, Option, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.errors import BundleError
 
 FP32_FILE = "model.fp32.onnx"
@@ -23,7 +23,7 @@ _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
 def export_network(
     network: Network,
     *,
-    scale: int,
+    scale: float,
     weights: Weights,
     directory: Path,
     opset: int = NATIVE_OPSET,
@@ -40,10 +40,11 @@ def export_network(
     """
     check_opset(opset)
     module = load_module(network, scale=scale, weights=weights)
-    contract = Contract(colour=network.colour, static_shape=static_shape)
+    contract = network.contract.model_copy(update={"static_shape": static_shape})
     reference = make_reference(partial(run_torch, module), contract)
     traced = export_graph(module, channels=contract.channels, static_shape=static_shape)
-    model, records = run_passes(traced, passes=passes, difference=reference.difference)
+    side = round(SIDE * scale) if contract.pre_upscale else SIDE
+    model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
     proto = convert_opset(ir.to_proto(model), opset)
     data = proto.SerializeToString(deterministic=True)
     variant = Variant(
@@ -65,7 +66,7 @@ def export_network(
         contract=contract,
         halo=halo,
         global_operator=global_operator,
-        layers=count_macs(proto),
+        layers=count_macs(proto, side=side),
         variants=(variant,),
     )
     previous = _open_if_valid(directory)
@@ -78,7 +79,7 @@ def export_network(
 def exported_already(
     network: Network,
     *,
-    scale: int,
+    scale: float,
     weights: Weights,
     directory: Path,
     opset: int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from export.models import NETWORKS, Network
+from export.models import NETWORKS, Network, Shapes
+from export.state_dicts import StateDict, best_fitting, find_state_dicts, shapes_of
 from runtime.bundle import Checkpoint, sha256_file
 from runtime.errors import WeightsError
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _FOLDER_VARIABLE = "SREDGE_WEIGHTS"
-_GIVE_A_FILE = "give the path of a .pth state dict or a .safetensors file"
-StateDict = dict[str, Tensor]
+_GIVE_A_FILE = "give the path of a .pth or .pt state dict or a .safetensors file"
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Weights:
     checkpoint: Checkpoint
 
 
-def find_weights(network: Network, *, scale: int, choice: str | None) -> Weights:
-    """The checkpoint that `choice` names: "shipped" (the default), "published", or a path.
+def find_weights(network: Network, *, scale: float, choice: str | None) -> Weights:
+    """The checkpoint that `choice` names: "shipped" (the default), "published", or the path of a file or of a folder with one.
 
     Raises:
         WeightsError: there is none of that kind, it cannot be had, or its sha256 is wrong.
     """
-    name = f"{network.name} x{scale}"
+    name = f"{network.name} x{scale:g}"
     if choice is None and scale not in network.shipped:
         published = "published, or " if scale in network.published else ""
         raise WeightsError(f"no weights for {name} ship with sredge", hint=f"add --weights {published}--weights FILE")
@@ -54,9 +55,11 @@ def find_weights(network: Network, *, scale: int, choice: str | None) -> Weights
     if choice == "published":
         return _published(network, scale)
     path = Path(str(choice))
+    if path.is_dir() and network.file_pattern:
+        path /= network.file_pattern.format(scale=f"{scale:g}")
     if not path.is_file():
         raise WeightsError(
-            f"--weights {choice}: there is no such file, and the known names are shipped and published", hint=_GIVE_A_FILE
+            f"--weights {path}: there is no such file, and the known names are shipped and published", hint=_GIVE_A_FILE
         )
     try:
         return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))
@@ -64,25 +67,35 @@ def find_weights(network: Network, *, scale: int, choice: str | None) -> Weights
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}", hint=_GIVE_A_FILE) from error
 
 
-def load_module(network: Network, *, scale: int, weights: Weights) -> nn.Module:
+def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Module:
     """The network with those weights, in evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read, or its keys or shapes are another network's.
     """
-    state = load_state_dict(weights.path)
-    module = network.build(scale)
-    _check_fit(module, state, name=f"{network.name} x{scale}", path=weights.path)
+    state = load_state_dict(weights.path, count_fitting=lambda state: _count_fitting(network, scale, shapes_of(state)))
+    _check_fit(state, network, scale, path=weights.path)
+    module = network.build_for(scale, shapes_of(state))
     module.load_state_dict(state)
     return module.float().eval()
 
 
-def load_state_dict(path: Path) -> StateDict:
-    """Tensors by key from a .safetensors, .onnx or .pth file."""
-    loaded = load_checkpoint(path)
-    if not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
-    return loaded
+def load_state_dict(path: Path, *, count_fitting: Callable[[StateDict], int] = len) -> StateDict:
+    """Tensors by key from a .safetensors, .onnx or .pth file; of several state dicts in it, that of which most tensors fit.
+
+    Raises:
+        WeightsError: the file cannot be read, holds no state dict, or several that fit alike.
+    """
+    found = find_state_dicts(load_checkpoint(path))
+    if not found:
+        raise WeightsError(f"{path} holds a dictionary, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
+    best = best_fitting(found, count_fitting)
+    if len(best) > 1:
+        raise WeightsError(
+            f"{path} holds several state dicts, none of which fits better than the others: {', '.join(best)}",
+            hint=f"save the one you mean by itself: torch.save(torch.load({path.name!r})[{best[0]!r}], 'weights.pth')",
+        )
+    return found[best[0]]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -115,14 +128,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def describe_state_dict(state: StateDict) -> str:
     """What these keys and shapes look like: a registered network, or none known here."""
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = shapes_of(state)
     found = []
     for network in NETWORKS:
+        fits = []
         for scale in network.scales:
-            expected = _expected_shapes(network, scale)
+            expected = _expected_shapes(network, scale, shapes)
             if expected == shapes:
-                return f"it looks like {network.name} x{scale}"
+                fits.append(f"x{scale}")
             found.append((len(expected.items() & shapes.items()), len(expected), f"{network.name} x{scale}"))
+        if fits:
+            return f"it looks like {network.name} {' or '.join(fits)}"
     matching, wanted, nearest = max(found)
     if 2 * matching > wanted:
         return f"it looks most like {nearest}, of whose {wanted} tensors it has {matching}"
@@ -130,21 +146,21 @@ def describe_state_dict(state: StateDict) -> str:
     return f"it looks like no network known here: {len(shapes)} tensors{first}"
 
 
-def _shipped(network: Network, scale: int) -> Weights:
+def _shipped(network: Network, scale: float) -> Weights:
     if scale not in network.shipped:
         have = ", ".join(f"x{known}" for known in network.shipped) or "none"
         hint = "--weights published, or --weights FILE" if scale in network.published else "--weights FILE"
-        raise WeightsError(f"no weights for {network.name} x{scale} ship with sredge; shipped: {have}", hint=hint)
-    path = _SHIPPED / f"{network.name}_x{scale}.safetensors"
+        raise WeightsError(f"no weights for {network.name} x{scale:g} ship with sredge; shipped: {have}", hint=hint)
+    path = _SHIPPED / f"{network.name}_x{scale:g}.safetensors"
     if not path.is_file() or sha256_file(path) != network.shipped[scale]:
         raise WeightsError(f"{path} is missing or damaged (sha256 differs)", hint="pip install --force-reinstall sredge")
     return Weights(path, Checkpoint(source="shipped", file=path.name, sha256=network.shipped[scale]))
 
 
-def _published(network: Network, scale: int) -> Weights:
+def _published(network: Network, scale: float) -> Weights:
     published = network.published.get(scale)
     if published is None:
-        raise WeightsError(f"no published weights are known for {network.name} x{scale}", hint="give a path instead")
+        raise WeightsError(f"no published weights are known for {network.name} x{scale:g}", hint="give a path instead")
     checkpoint = Checkpoint(source="published", file=published.file, sha256=published.sha256)
     folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is not None and (local := Path(folder) / published.file).is_file():
@@ -166,9 +182,9 @@ def _published(network: Network, scale: int) -> Weights:
     return Weights(Path(cached), checkpoint)
 
 
-def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) -> None:
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+def _check_fit(state: StateDict, network: Network, scale: float, *, path: Path) -> None:
+    shapes = shapes_of(state)
+    expected = _expected_shapes(network, scale, shapes)
     wrong = [f"{key} is missing" for key in expected if key not in shapes]
     wrong += [f"{key} is not one of its keys" for key in shapes if key not in expected]
     wrong += [f"{key} is {problem}" for key, value in state.items() if (problem := _unusable(value))]
@@ -177,7 +193,7 @@ def _check_fit(module: nn.Module, state: StateDict, *, name: str, path: Path) ->
     ]
     if wrong:
         shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        raise WeightsError(f"{path} does not fit {name}: {shown}", hint=describe_state_dict(state))
+        raise WeightsError(f"{path} does not fit {network.name} x{scale:g}: {shown}", hint=describe_state_dict(state))
 
 
 def _initializers(path: Path) -> StateDict:
@@ -194,7 +210,11 @@ def _unusable(value: Tensor) -> str:
     return "" if bool(torch.isfinite(value).all()) else "not finite"
 
 
-def _expected_shapes(network: Network, scale: int) -> dict[str, tuple[int, ...]]:
+def _count_fitting(network: Network, scale: float, shapes: Shapes) -> int:
+    return len(_expected_shapes(network, scale, shapes).items() & shapes.items())
+
+
+def _expected_shapes(network: Network, scale: float, shapes: Shapes) -> Shapes:
+    """Those of `network` made as deep and wide as `shapes` have it."""
     with torch.device("meta"):
-        module = network.build(scale)
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        return shapes_of(network.build_for(scale, shapes).state_dict())

@@ -84,7 +84,7 @@ def quantize(
     _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
 
 
-def _is_here(request: TableRequest, *, scale: int) -> bool:
+def _is_here(request: TableRequest, *, scale: float) -> bool:
     try:
         find_images(request.calib, scale=scale, use="calibration", root=request.root)
     except MissingDatasetError:

@@ -66,7 +66,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
             raise  # whoever names a folder means the pictures in it
         return _shipped(request, graph_fingerprint(model.graph), scale, missing)
     contract = bundle.manifest.contract
-    fixed = contract.static_shape
+    fixed = contract.static_picture_size(scale=scale)
     if fixed is not None and request.crop_size not in (None, fixed):
         raise UserError(f"this graph takes {fixed[0]}x{fixed[1]} pictures only, so crops have that size", hint="drop --crop-size")
     source = describe_source(
@@ -93,7 +93,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     return FoundTable(table, origin, _compared(images, source, scale=scale, contract=contract))
 
 
-def _compared(images: ImageSet, source: CalibrationSource, *, scale: int, contract: Contract) -> list[NDArray[np.float32]]:
+def _compared(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> list[NDArray[np.float32]]:
     """Some of the crops, evenly over the pictures."""
     step = max(1, source.crops // _COMPARED_CROPS)
     return list(islice(crops_of(images, source, scale=scale, contract=contract), 0, step * _COMPARED_CROPS, step))
@@ -109,7 +109,7 @@ def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percen
     return table if same and set(table.tensors) == set(observed_tensors(graph)) else None
 
 
-def _shipped(request: TableRequest, fingerprint: str, scale: int, missing: MissingDatasetError) -> FoundTable:
+def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: MissingDatasetError) -> FoundTable:
     table = find_shipped_table(fingerprint=fingerprint, dataset=request.calib.lower())
     if table is None:
         count, fetch = ("three", "--download to fetch it; ") if can_download(request.calib, scale=scale) else ("two", "")

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from runtime.bicubic import upscaled_size
 from runtime.errors import BundleError
 from runtime.targets import Precision
 
@@ -67,12 +68,25 @@ class Contract(Noun):
     value_range: tuple[float, float] = (0.0, 1.0)
     colour: Colour = "RGB"
     """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
+    pre_upscale: bool = False
+    """The graph takes the picture enlarged by `scale`, as runtime/bicubic.py does it, and gives one of that same size."""
     static_shape: tuple[int, int] | None = None
     """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
 
     @property
     def channels(self) -> int:
         return 3 if self.colour == "RGB" else 1
+
+    def input_size(self, picture_size: tuple[int, int], *, scale: float) -> tuple[int, int]:
+        """(H, W) of the graph's input for a picture of that (H, W)."""
+        return upscaled_size(picture_size, scale) if self.pre_upscale else picture_size
+
+    def static_picture_size(self, *, scale: float) -> tuple[int, int] | None:
+        """(H, W) of the one picture that a fixed graph takes; None where it takes any."""
+        if self.static_shape is None or not self.pre_upscale:
+            return self.static_shape
+        height, width = self.static_shape
+        return round(height / scale), round(width / scale)
 
 
 class Layer(Noun):
@@ -127,11 +141,11 @@ class Manifest(Noun):
 
     schema_version: Literal[1] = 1
     model: str
-    scale: int = Field(ge=1)
+    scale: float = Field(gt=1, allow_inf_nan=False)
     checkpoint: Checkpoint
     contract: Contract
     halo: int | Literal["global"]
-    """Input pixels around a tile, on each side, that its output depends on."""
+    """Pixels of the graph's input around a tile, on each side, that its output depends on."""
     global_operator: str = ""
     """Where that is "global": the operator that looks at the whole picture."""
     layers: tuple[Layer, ...]

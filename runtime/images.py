@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import Colour
+from runtime.bicubic import upscale_bicubic
+from runtime.bundle import Colour, Contract
 from runtime.errors import ImageError, PipelineError
 from runtime.files import write_whole
 
@@ -85,10 +86,19 @@ def check_picture(picture: Picture) -> None:
         raise ImageError(f"expected a (H, W, 3) uint8 RGB array, got {picture.shape} {picture.dtype}")
 
 
-def to_network(picture: Picture, colour: Colour) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 RGB -> (1, C, H, W) float32 in [0, 1], of RGB or of 8-bit luma."""
-    planes = picture if colour == "RGB" else cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)[..., :1]
+def to_network(picture: Picture, contract: Contract, *, scale: float) -> NDArray[np.float32]:
+    """(h, w, 3) uint8 RGB -> (1, C, H, W) float32 in [0, 1], of RGB or of 8-bit luma, enlarged where the contract says so."""
+    planes = to_planes(picture, contract, scale=scale)
     return np.ascontiguousarray(planes.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(255)
+
+
+def to_planes(picture: Picture, contract: Contract, *, scale: float) -> NDArray[np.uint8]:
+    """What `to_network` gives, still in 8 bits: (h, w, 3) uint8 RGB -> (H, W, C) uint8."""
+    size = picture.shape[0], picture.shape[1]
+    if contract.pre_upscale:
+        picture = upscale_bicubic(picture, contract.input_size(size, scale=scale))
+    luma_only = contract.colour == "Y"
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb)[..., :1].astype(np.uint8, copy=False) if luma_only else picture
 
 
 def from_network(output: NDArray[np.float32], colour: Colour, *, source: Picture, rounding: Rounding = Rounding.NEAREST) -> Picture:
@@ -109,7 +119,8 @@ def from_network(output: NDArray[np.float32], colour: Colour, *, source: Picture
 
 def _with_chroma(luma: NDArray[np.uint8], source: Picture) -> Picture:
     """(H, W, 1) luma and the chroma of (h, w, 3) RGB, enlarged -> (H, W, 3) RGB."""
-    chroma = cv2.resize(cv2.cvtColor(source, cv2.COLOR_RGB2YCrCb)[..., 1:], luma.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    low = cv2.cvtColor(source, cv2.COLOR_RGB2YCrCb)[..., 1:].astype(np.uint8, copy=False)
+    chroma = upscale_bicubic(low, (luma.shape[0], luma.shape[1]))
     return cv2.cvtColor(np.concatenate([luma, chroma], axis=2), cv2.COLOR_YCrCb2RGB).astype(np.uint8, copy=False)
 
 

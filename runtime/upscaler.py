@@ -65,17 +65,20 @@ class Upscaler:
         return cls(opened, variant, open_backend(name, opened.read(variant), precision=precision, threads=threads))
 
     def __call__(self, picture: Picture) -> Picture:
-        """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB.
+        """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB, to the nearest pixel.
 
         Raises:
             ImageError: another shape or type, an empty picture, or not the one shape a fixed graph takes.
         """
         check_picture(picture)
-        colour = self.bundle.manifest.contract.colour
-        return from_network(self.run(to_network(picture, colour)), colour, source=picture)
+        contract, scale = self.bundle.manifest.contract, self.bundle.manifest.scale
+        output = self.run(to_network(picture, contract, scale=scale))
+        return from_network(output, contract.colour, source=picture)
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped.
+
+        Where the contract says `pre_upscale`, the input is enlarged already and the output has its size.
 
         Raises:
             ImageError: another shape or type, or not the one shape a fixed graph takes.

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from calibration.ranges import DEFAULT_PERCENTILE, Method, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
 from export.models import find_network
+from export.models.srcnn import SRCNN
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.stage import quantize_bundle
@@ -59,6 +61,17 @@ def quantized(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
         method=Method.PERCENTILE,
         percentile=DEFAULT_PERCENTILE,
     )
+
+
+@pytest.fixture(scope="session")
+def enlarged_before(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small SRCNN at 1.5 with random weights, `weights.pth` beside it, exported; not to be written to."""
+    folder = tmp_path_factory.mktemp("enlarged_before")
+    torch.manual_seed(0)
+    torch.save(SRCNN((9, 1, 5), (8, 4)).state_dict(), folder / "weights.pth")
+    network = find_network("srcnn", scale=1.5)
+    weights = find_weights(network, scale=1.5, choice=str(folder / "weights.pth"))
+    return export_network(network, scale=1.5, weights=weights, directory=folder / "srcnn_x1.5")
 
 
 @pytest.fixture

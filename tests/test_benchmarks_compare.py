@@ -72,6 +72,15 @@ def test_every_row_carries_what_was_promised(measured: Path) -> None:
         assert row["macs"] == pytest.approx(20.0e9, rel=5e-3)
 
 
+def test_a_network_before_which_pictures_are_enlarged_is_compared_at_its_real_scale(
+    enlarged_before: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    cli.main([str(enlarged_before.directory), "--data", str(folder), "--runs=2", "--backend=onnxruntime", f"--out={tmp_path}"])
+    (row,) = _rows(tmp_path)
+    assert (row["scale"], row["images"]) == (1.5, 2)
+    assert row["latency"]["shape"] == [1, 3, 192, 192]  # what 128×128 pictures become
+
+
 def test_int8_and_fp32_are_verified_and_fp16_is_called_what_it_ran_in(measured: Path) -> None:
     for row in _rows(measured):
         assert sum(row["precision_ran"].values()) == pytest.approx(1.0, abs=1e-4)

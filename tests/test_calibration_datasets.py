@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.datasets import DATASETS, Dataset, MissingDatasetError, dataset_names, find_images
 from calibration.layouts import Use
 from calibration.pairs import Pair, load_low, load_pair, picture_sha256, shrink
+from runtime.bicubic import upscaled_size
 from runtime.errors import DatasetError, UnknownNameError
 from runtime.images import Picture, read_picture, write_picture
 
@@ -296,6 +297,14 @@ def test_a_larger_high_picture_is_cropped_at_right_and_bottom(tmp_path: Path, lo
 
     assert loaded_low.shape == (4, 5, 3)
     np.testing.assert_array_equal(loaded_high, read_picture(pair.high)[:8, :10])
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.5, 1.65, 2.5])
+@pytest.mark.parametrize("side", range(3, 40, 3))
+def test_at_any_real_scale_the_high_picture_is_the_low_ones_size_times_it(tmp_path: Path, side: int, scale: float) -> None:
+    low, high = load_pair(pair_of(tmp_path, high=(side, side + 1), low=None), scale=scale)
+    assert high.shape[:2] == upscaled_size(low.shape[:2], scale)
+    assert 0 <= side - high.shape[0] < scale + 0.5  # what does not fill a low pixel, and half of one for rounding
 
 
 @pytest.mark.parametrize(

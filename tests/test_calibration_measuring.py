@@ -44,6 +44,16 @@ def crops_from(
     return list(crops_of(images, source, scale=2, contract=Contract(static_shape=SMALL if fixed_shape else None)))
 
 
+@pytest.mark.parametrize(("static_shape", "sizes"), [(None, {(24, 36), (4, 36), (24, 4)}), ((24, 36), {(24, 36)})], ids=str)
+def test_crops_are_enlarged_for_a_network_that_takes_them_so(
+    picture_folder: Callable[..., Path], static_shape: tuple[int, int] | None, sizes: set[tuple[int, int]]
+) -> None:
+    images = images_in(picture_folder((3, 200), (200, 3), (40, 30)))
+    contract = Contract(pre_upscale=True, static_shape=static_shape)
+    source = describe_source(images, scale=1.5, crops=3, crop_size=SMALL)
+    assert {crop.shape[2:] for crop in crops_of(images, source, scale=1.5, contract=contract)} == sizes
+
+
 def measure(
     graph: onnx.ModelProto, images: ImageSet, *, crops: int = 6, seed: int = 0, fixed_shape: bool = False
 ) -> CalibrationTable:

@@ -81,11 +81,24 @@ def test_a_folder_is_printed_as_it_is_named(bundle_copy: Bundle, name: str, caps
     assert capsys.readouterr().out == f"{directory}: up to date\n"
 
 
+def test_a_real_scale_and_a_picture_size_fix_the_shape_of_what_the_network_is_given(
+    enlarged_before: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = enlarged_before.directory.parent / "weights.pth"
+    assert _exit_code("srcnn", "--scale", "1.5", "--weights", str(weights), "--static", "15x20") == 0
+    manifest = Bundle.open(Path("build/srcnn_x1.5")).manifest
+    assert (manifest.scale, manifest.contract.static_shape) == (1.5, (22, 30))
+    assert manifest.contract.static_picture_size(scale=1.5) == (15, 20)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("abacus", "--scale", "2"), "unknown network 'abacus'; known: lesrcnn"),
         (("lesrcnn", "--scale", "7"), "lesrcnn has no scale 7; it has: 2, 3, 4"),
+        (("lesrcnn", "--scale", "2.5"), "lesrcnn has no scale 2.5; it has: 2, 3, 4"),
+        (("srcnn", "--scale", "1"), "srcnn has no scale 1; it has: any above 1"),
         (("lesrcnn", "--scale", "2", "--opset", "10"), "opset 10 is not supported; from 11 to 26 are"),
         (("lesrcnn", "--scale", "2", "--opset", "27"), "opset 27 is not supported; from 11 to 26 are"),
         (("lesrcnn", "--scale", "2", "--static", "128"), "--static 128: expected HEIGHTxWIDTH"),

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 import export.models
 from export.models import NETWORKS, Network, find_network
+from export.models.mdsr import MDSR
+from export.models.srcnn import SRCNN
+from export.models.srgan import SRGAN
+from export.state_dicts import shapes_of
 from export.weights import describe_state_dict, find_weights, load_module, load_state_dict
-from runtime.bundle import Contract, sha256_file
+from runtime.bundle import sha256_file
 from runtime.errors import UnknownNameError, UserError
 
 SHIPPED = Path(export.models.__file__).parents[1] / "shipped"
-PUBLISHED_ELSEWHERE = {"espcn": "super_resolution_x3.onnx"}  # a file's name where it is not the network's own
+# A file's name where it is not the network's own.
+PUBLISHED_ELSEWHERE = {"espcn": "super_resolution_x3.onnx", "srcnn": "srcnn_isr_best.pth"}
+Array = NDArray[np.float32]
 LARGEST_SHIPPED_BYTES = 3_000_000  # a wheel should stay small
 networks = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 cases = pytest.mark.parametrize(
@@ -30,13 +39,25 @@ shipped_cases = pytest.mark.parametrize(
 )
 
 
+def _golden_name(network: Network, scale: int, names: Container[str]) -> str:
+    """What the golden data calls a network at a scale; by the network alone where one golden is for every scale."""
+    name = network.name.replace("-", "_")
+    return f"{name}_x{scale}" if f"{name}_x{scale}" in names else name
+
+
+def _golden(shared: Path, network: Network, scale: int) -> Mapping[str, Array]:
+    files = {path.stem: path for path in (shared / "golden").glob("*.npz")}
+    arrays: Mapping[str, Array] = np.load(files[_golden_name(network, scale, files)])
+    return arrays
+
+
 def _reference_state(shared: Path, network: Network, scale: int) -> dict[str, torch.Tensor]:
     """The weights that the golden output was made with: the published ones, or those MODELS.md's rule draws for the JSON's keys."""
     for published in (f"{network.name}_x{scale}.pth", PUBLISHED_ELSEWHERE.get(network.name, "")):
         if (shared / "weights" / published).is_file():
             return load_state_dict(shared / "weights" / published)
     keys = json.loads((shared / "golden" / "state_dict_keys.json").read_text())
-    shapes = keys[f"{network.name.replace('-', '_')}_x{scale}"]
+    shapes = keys[_golden_name(network, scale, keys)]
     rng = np.random.default_rng(0)
     return {
         key: torch.from_numpy(_drawn(rng, key, tuple(shape)))
@@ -45,7 +66,7 @@ def _reference_state(shared: Path, network: Network, scale: int) -> dict[str, to
     }
 
 
-def _drawn(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _drawn(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> Array:
     draw = rng.standard_normal(shape).astype(np.float32)
     if key.endswith("running_var"):
         return np.abs(draw) + np.float32(0.5)
@@ -54,7 +75,7 @@ def _drawn(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.nda
 
 @cases
 def test_a_network_gives_the_output_of_the_original(shared: Path, network: Network, scale: int) -> None:
-    golden = np.load(shared / "golden" / f"{network.name.replace('-', '_')}_x{scale}.npz")
+    golden = _golden(shared, network, scale)
     module = network.build(scale).eval()
     module.load_state_dict(_reference_state(shared, network, scale))
     with torch.no_grad():
@@ -64,16 +85,16 @@ def test_a_network_gives_the_output_of_the_original(shared: Path, network: Netwo
 
 @cases
 def test_state_dict_keys_and_shapes_are_the_published_ones(shared: Path, network: Network, scale: int) -> None:
-    built = {key: tuple(value.shape) for key, value in network.build(scale).state_dict().items()}
-    published = {key: tuple(value.shape) for key, value in _reference_state(shared, network, scale).items()}
-    assert built == published
+    published = _reference_state(shared, network, scale)
+    assert shapes_of(network.build(scale).state_dict()) == shapes_of(published)
 
 
 @cases
 def test_output_is_scale_times_larger_for_a_batch_of_any_shape(network: Network, scale: int) -> None:
+    channels, contract = network.contract.channels, network.contract
+    given = torch.zeros(2, channels, *contract.input_size((5, 9), scale=scale))
     with torch.no_grad():
-        channels = Contract(colour=network.colour).channels
-        output = network.build(scale).eval()(torch.zeros(2, channels, 5, 9))
+        output = network.build(scale).eval()(given)
     assert output.shape == (2, channels, 5 * scale, 9 * scale)
 
 
@@ -84,7 +105,9 @@ def test_a_network_is_found_by_its_name_and_scale(network: Network, scale: int) 
 
 @cases
 def test_a_networks_own_state_dict_is_recognised(network: Network, scale: int) -> None:
-    assert describe_state_dict(network.build(scale).state_dict()) == f"it looks like {network.name} x{scale}"
+    description = describe_state_dict(network.build(scale).state_dict())
+    assert description.startswith(f"it looks like {network.name} x")
+    assert f"x{scale}" in description
 
 
 def test_no_two_networks_share_a_name() -> None:
@@ -99,10 +122,39 @@ def test_an_unknown_network_lists_the_known_ones() -> None:
 
 
 @networks
-def test_an_unknown_scale_lists_the_known_ones(network: Network) -> None:
-    with pytest.raises(UserError, match=f"{network.name} has no scale 7") as caught:
-        find_network(network.name, scale=7)
-    assert str(caught.value).endswith(", ".join(str(scale) for scale in network.scales))
+@pytest.mark.parametrize("scale", [0.5, 1, math.inf, math.nan])
+def test_an_unknown_scale_lists_the_known_ones(network: Network, scale: float) -> None:
+    with pytest.raises(UserError, match=f"{network.name} has no scale {scale:g}") as caught:
+        find_network(network.name, scale=scale)
+    assert str(caught.value).endswith(network.describe_scales())
+
+
+@networks
+def test_a_scale_between_the_tested_ones_is_for_networks_that_are_given_an_enlarged_picture(network: Network) -> None:
+    assert network.has_scale(1.5) == network.pre_upscale
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("srgan", {"blocks": 16}),
+        ("srgan", {"width": 32}),
+        ("mdsr", {"blocks": 3}),
+        ("mdsr", {"width": 16}),
+        ("mdsr-bam", {"blocks": 2, "width": 32}),
+    ],
+)
+def test_depth_and_width_are_those_of_the_checkpoint(name: str, sizes: dict[str, int]) -> None:
+    network = find_network(name, scale=2)
+    state = (SRGAN(2, **sizes) if name == "srgan" else MDSR(2, attention=name == "mdsr-bam", **sizes)).state_dict()
+    network.build_for(2, shapes_of(state)).load_state_dict(state)
+    assert describe_state_dict(state) == f"it looks like {name} x2"
+
+
+@pytest.mark.parametrize("kernels", [(9, 1, 5), (9, 3, 5)])
+def test_srcnn_has_the_kernels_and_widths_of_the_checkpoint(kernels: tuple[int, ...]) -> None:
+    state = SRCNN(kernels, (64, 32)).state_dict()
+    find_network("srcnn", scale=1.5).build_for(1.5, shapes_of(state)).load_state_dict(state)
 
 
 @networks

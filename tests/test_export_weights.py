@@ -243,11 +243,56 @@ def test_a_file_that_cannot_be_read_is_refused(lesrcnn: Network) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], torch.zeros(3), {"state_dict": {"conv1.0.weight": torch.zeros(3)}}, {"epoch": 3}], ids=str
+    "content", [[1, 2], torch.zeros(3), {"conv1.0.weight": torch.zeros(3), "epoch": 3}, {"epoch": 3}, {}], ids=str
 )
 def test_a_file_that_holds_no_state_dict_is_refused(lesrcnn: Network, content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pth")
     assert "expected a state dict" in str(_refusal(lesrcnn, tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"params": state},
+        lambda state: {"model": {"generator": state, "discriminator": {"conv1.0.weight": torch.zeros(3)}}},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+    ],
+    ids=["state_dict", "params", "beside another network", "parallel"],
+)
+@pytest.mark.parametrize("suffix", ["pth", "pt"])
+def test_weights_are_found_inside_what_training_scripts_save(
+    lesrcnn: Network, pack: Callable[[dict[str, torch.Tensor]], object], suffix: str, tmp_path: Path
+) -> None:
+    state = lesrcnn.build(2).state_dict()
+    torch.save(pack(state), tmp_path / f"saved.{suffix}")
+    loaded = _load(lesrcnn, tmp_path / f"saved.{suffix}").state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in state.items())
+
+
+def test_two_state_dicts_that_fit_alike_are_not_chosen_between(lesrcnn: Network, tmp_path: Path) -> None:
+    state = lesrcnn.build(2).state_dict()
+    torch.save({"generator": state, "generator_before": state}, tmp_path / "both.pth")
+    error = _refusal(lesrcnn, tmp_path / "both.pth")
+    assert "generator, generator_before" in str(error)
+    assert "torch.save" in error.hint
+
+
+def test_a_folder_is_looked_in_for_the_file_that_its_authors_name(tmp_path: Path) -> None:
+    network = find_network("mdsr", scale=3)
+    state = network.build(3).state_dict()
+    torch.save(state, tmp_path / "pytorch_model_3x.pt")
+    weights = find_weights(network, scale=3, choice=str(tmp_path))
+    assert weights.path == tmp_path / "pytorch_model_3x.pt"
+    with pytest.raises(WeightsError, match=r"pytorch_model_2x\.pt: there is no such file"):
+        find_weights(network, scale=2, choice=str(tmp_path))
+
+
+def test_a_network_that_is_given_an_enlarged_picture_has_one_checkpoint_for_every_scale(tmp_path: Path) -> None:
+    network = find_network("srcnn", scale=1.5)
+    torch.save(network.build(2).state_dict(), tmp_path / "srcnn.pth")
+    weights = find_weights(network, scale=1.5, choice=str(tmp_path / "srcnn.pth"))
+    load_module(network, scale=1.5, weights=weights)
 
 
 def test_a_checkpoint_of_another_scale_is_told_which(lesrcnn: Network, tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ import pytest
 
 from calibration.datasets import DATASETS
 from calibration.ranges import read_table
+from export.models import find_network
+from export.stage import export_network
+from export.weights import find_weights
 from quantize.cli import main
 from quantize.stage import load_fp32
 from runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from tests.test_quantize_stage import bundle_with
 
 SMALL = ("--crops", "2", "--crop-size", "16x16")
+SRCNN = find_network("srcnn", scale=1.5)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,21 @@ def test_a_folder_of_pictures_is_calibrated_on(
     assert f"3 pictures of {folder.name}, 4 crops" in ran.out
     source = read_table(other_weights / CALIBRATION).source
     assert (source.crops, source.crop_size, source.seed, len(source.images)) == (4, (16, 24), 5, 3)
+
+
+@pytest.mark.parametrize("static", [None, "16x24"])
+def test_crops_are_enlarged_for_a_network_that_takes_them_so(
+    run: Callable[..., Ran], enlarged_before: Bundle, picture_folder: Callable[..., Path], tmp_path: Path, static: str | None
+) -> None:
+    weights = find_weights(SRCNN, scale=1.5, choice=str(enlarged_before.directory.parent / "weights.pth"))
+    shape = None if static is None else (24, 36)
+    bundle = export_network(SRCNN, scale=1.5, weights=weights, directory=tmp_path / "build" / "srcnn", static_shape=shape)
+
+    ran = run(bundle.directory, "--calib", picture_folder((3, 200), (40, 30)), "--crops", "4")
+
+    assert ran.code == 0, ran.err
+    assert read_table(bundle.directory / CALIBRATION).source.crop_size == ((96, 96) if static is None else (16, 24))
+    assert Bundle.open(bundle.directory).variant("int8").psnr_vs_fp32_db is not None
 
 
 def test_a_data_set_under_the_data_folder_is_calibrated_on(

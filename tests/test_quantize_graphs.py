@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime.backends import BACKENDS, open_backend
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.images import Picture, to_network
 from runtime.targets import TARGETS
 
@@ -169,9 +169,9 @@ def as_written(path: Path, array: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_a_backend_computes_the_int8_graph_as_it_is_written(quantized: Bundle, picture: Picture, backend: str) -> None:
     path = quantized.path(quantized.variant("int8"))
     with open_backend(backend, path.read_bytes(), precision="int8") as opened:
-        computed = opened.run(to_network(picture, "RGB"))
+        computed = opened.run(to_network(picture, Contract(), scale=2))
 
-    steps = np.abs(computed - as_written(path, to_network(picture, "RGB"))) / STEP
+    steps = np.abs(computed - as_written(path, to_network(picture, Contract(), scale=2))) / STEP
 
     # Integer kernels round where float ones do not; through 26 layers that moves single pixels by a few steps, few of them at all.
     assert steps.max() <= 4.01
@@ -184,7 +184,7 @@ def test_the_int8_output_is_close_to_fp32(quantized: Bundle, picture: Picture, b
     for precision in ("int8", "fp32"):
         variant = quantized.variant(precision)
         with open_backend(backend, quantized.read(variant), precision=variant.precision) as opened:
-            outputs.append(opened.run(to_network(picture, "RGB")).clip(0, 1))
+            outputs.append(opened.run(to_network(picture, Contract(), scale=2)).clip(0, 1))
 
     # Rounding to 8 bits at the end alone gives 58.9 dB.
     assert 44 < -10 * np.log10(np.square(outputs[0] - outputs[1]).mean()) < 60
@@ -202,7 +202,7 @@ def test_the_fp16_output_is_fp32s_to_half_precision(quantized: Bundle, picture: 
     for precision in ("fp16", "fp32"):
         variant = quantized.variant(precision)
         with open_backend("onnxruntime", quantized.read(variant), precision=variant.precision) as opened:
-            outputs.append(opened.run(to_network(picture, "RGB")))
+            outputs.append(opened.run(to_network(picture, Contract(), scale=2)))
 
     assert outputs[0].dtype == np.float32
     assert np.abs(outputs[0] - outputs[1]).max() < 5e-3

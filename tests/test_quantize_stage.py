@@ -84,7 +84,7 @@ def test_the_ends_of_exports_opset_range_quantize(
 
     assert variant.opset == max(opset, CPU.opset_range[0])
     session = ort.InferenceSession(bundle.path(variant).read_bytes(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"input": to_network(picture, "RGB")})
+    (output,) = session.run(None, {"input": to_network(picture, Contract(), scale=2)})
     assert output.shape == (1, 3, 80, 112)
 
 
@@ -198,13 +198,15 @@ def test_the_distance_to_fp32_is_recorded_where_there_are_pictures(
         target=CPU,
         method=Method.PERCENTILE,
         percentile=DEFAULT_PERCENTILE,
-        crops=[to_network(picture, "RGB"), to_network(picture[:20], "RGB")],
+        crops=[to_network(picture, Contract(), scale=2), to_network(picture[:20], Contract(), scale=2)],
     )
 
     errors = []
     for precision in ("int8", "fp32"):
         session = ort.InferenceSession(str(done.path(done.variant(precision))), providers=["CPUExecutionProvider"])
-        errors.append([session.run(None, {"input": to_network(crop, "RGB")})[0].clip(0, 1) for crop in (picture, picture[:20])])
+        errors.append(
+            [session.run(None, {"input": to_network(crop, Contract(), scale=2)})[0].clip(0, 1) for crop in (picture, picture[:20])]
+        )
     mean_square = np.concatenate([np.square(int8 - fp32).ravel() for int8, fp32 in zip(*errors, strict=True)]).mean()
     assert done.variant("int8").psnr_vs_fp32_db == pytest.approx(-10 * np.log10(mean_square), abs=0.01)
     assert quantized.variant("int8").psnr_vs_fp32_db is None
@@ -263,7 +265,7 @@ def test_a_channel_with_next_to_no_weight_keeps_its_bias(tmp_path: Path, magnitu
     int8, _ = quantize_int8(model, table, target=CPU, method=Method.MINMAX, percentile=DEFAULT_PERCENTILE, value_range=(0.0, 1.0))
 
     session = ort.InferenceSession(int8.SerializeToString(), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"input": to_network(picture, "RGB")})
+    (output,) = session.run(None, {"input": to_network(picture, Contract(), scale=2)})
     expected = np.array(biases) + 3 * magnitude * 0.5
     # Half a step of the output, half a step of the bias where it is at the input's scale, and the spread of the weights.
     np.testing.assert_allclose(output.mean(axis=(0, 2, 3)), expected, atol=1.01 / 255 + 3 * magnitude)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from runtime.bundle import BUILD, MANIFEST, SCHEMA_VERSION, Bundle, resolve_bundle, write_bundle
+from runtime.bundle import BUILD, MANIFEST, SCHEMA_VERSION, Bundle, Contract, Manifest, resolve_bundle, write_bundle
 from runtime.errors import BundleError
 
 Edit = Callable[[dict[str, Any]], None]
@@ -126,6 +127,20 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle_copy: Bundle, text:
 
 def _set_halo(body: dict[str, Any]) -> None:
     body["halo"] += 1
+
+
+@pytest.mark.parametrize("scale", [1, 0.5, float("inf"), float("nan")])
+def test_a_scale_that_enlarges_nothing_is_no_manifest(exported: Bundle, scale: float) -> None:
+    with pytest.raises(ValidationError, match="scale"):
+        Manifest.model_validate({**exported.manifest.model_dump(), "scale": scale})
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.5, 2, 3.7])
+@pytest.mark.parametrize("size", [(15, 20), (1, 41), (128, 128)], ids=str)
+def test_the_picture_that_a_fixed_graph_takes_is_the_one_it_was_fixed_for(size: tuple[int, int], scale: float) -> None:
+    fixed = Contract(pre_upscale=True, static_shape=Contract(pre_upscale=True).input_size(size, scale=scale))
+    assert fixed.static_picture_size(scale=scale) == size
+    assert Contract(static_shape=size).static_picture_size(scale=scale) == size
 
 
 def _set_scale(body: dict[str, Any]) -> None:

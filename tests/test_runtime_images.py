@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
+from runtime.bicubic import upscale_bicubic, upscaled_size
+from runtime.bundle import Colour, Contract
 from runtime.errors import ImageError, PipelineError
 from runtime.images import Picture, Rounding, from_network, is_image_file, read_picture, to_network, write_picture
 
+RGB, LUMA = Contract(), Contract(colour="Y")
 ORIENTATION = 0x0112  # the EXIF tag
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 pictures = sizes.flatmap(lambda size: arrays.arrays(np.uint8, (*size, 3)))
@@ -57,12 +60,12 @@ def test_a_jpeg_written_is_close_to_the_picture(picture: Picture, tmp_path: Path
 
 @given(picture=pictures)
 def test_a_picture_survives_the_way_to_the_network_and_back(picture: Picture) -> None:
-    assert np.array_equal(from_network(to_network(picture, "RGB"), "RGB", source=picture), picture)
+    assert np.array_equal(from_network(to_network(picture, RGB, scale=2), "RGB", source=picture), picture)
 
 
 @given(picture=pictures)
 def test_the_network_is_given_planes_between_0_and_1(picture: Picture) -> None:
-    array = to_network(picture, "RGB")
+    array = to_network(picture, RGB, scale=2)
     assert array.dtype == np.float32
     assert array.flags.c_contiguous
     assert array.shape == (1, 3, *picture.shape[:2])
@@ -87,14 +90,14 @@ def test_an_output_becomes_bytes_by_the_rounding_asked_for(rounding: Rounding, e
 @given(picture=pictures)
 def test_a_luma_network_is_given_the_luma_that_jpeg_has(picture: Picture) -> None:
     expected = np.asarray(Image.fromarray(picture).convert("YCbCr"))[..., 0]
-    luma = to_network(picture, "Y")
+    luma = to_network(picture, LUMA, scale=2)
     assert luma.shape == (1, 1, *picture.shape[:2])
     assert np.abs(luma[0, 0] * 255 - expected).max() <= 1 + 1e-4  # two libraries' fixed-point rounding
 
 
 def test_a_luma_networks_output_keeps_the_colours_of_the_picture_that_went_in() -> None:
     flat = np.full((6, 8, 3), (200, 60, 90), np.uint8)
-    luma = to_network(flat, "Y").repeat(3, axis=2).repeat(3, axis=3)
+    luma = to_network(flat, LUMA, scale=2).repeat(3, axis=2).repeat(3, axis=3)
     larger = from_network(luma, "Y", source=flat)
     assert larger.shape == (18, 24, 3)
     assert np.abs(larger.astype(int) - (200, 60, 90)).max() <= 2  # through 8-bit chroma and back
@@ -102,8 +105,24 @@ def test_a_luma_networks_output_keeps_the_colours_of_the_picture_that_went_in() 
 
 def test_grey_stays_grey_through_a_luma_network(picture: Picture) -> None:
     grey = picture[..., :1].repeat(3, axis=2)
-    larger = from_network(to_network(grey, "Y"), "Y", source=grey)
+    larger = from_network(to_network(grey, LUMA, scale=2), "Y", source=grey)
     assert np.array_equal(larger, grey)
+
+
+@pytest.mark.parametrize("colour", ["RGB", "Y"])
+@pytest.mark.parametrize("scale", [1.3, 2])
+def test_a_network_before_which_pictures_are_enlarged_is_given_them_so(picture: Picture, colour: Colour, scale: float) -> None:
+    size = upscaled_size(picture.shape[:2], scale)
+    enlarged = upscale_bicubic(picture, size)
+    array = to_network(picture, Contract(colour=colour, pre_upscale=True), scale=scale)
+    assert np.array_equal(array, to_network(enlarged, Contract(colour=colour), scale=scale))
+
+
+def test_the_colours_around_enlarged_luma_are_those_of_the_enlarged_picture(picture: Picture) -> None:
+    contract = Contract(colour="Y", pre_upscale=True)
+    larger = from_network(to_network(picture, contract, scale=1.7), "Y", source=picture)
+    expected = upscale_bicubic(picture, upscaled_size(picture.shape[:2], 1.7))
+    assert np.abs(larger.astype(int) - expected).mean() < 2  # through 8-bit chroma; clipped colours at the edge differ by more
 
 
 def _save_grey(path: Path, picture: Picture) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 import runtime.backends
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights, load_module
 from runtime.backends import BACKENDS, BackendEntry, LayerPrecision, RanIn, choose_backend, open_backend
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.errors import BackendError, BundleError, ImageError, UnknownNameError
 from runtime.images import Picture, to_network
 from runtime.precision import verify_precision
@@ -71,13 +72,26 @@ def test_fp32_output_is_that_of_torch(
 
 
 @backends
+def test_a_picture_is_enlarged_before_a_network_that_takes_it_so(enlarged_before: Bundle, picture: Picture, backend: str) -> None:
+    network = find_network("srcnn", scale=1.5)
+    weights = find_weights(network, scale=1.5, choice=str(enlarged_before.directory.parent / "weights.pth"))
+    larger = np.asarray(Image.fromarray(picture).resize((84, 60), Image.Resampling.BICUBIC))
+    planes = torch.from_numpy(larger.transpose(2, 0, 1)[np.newaxis] / np.float32(255))
+    with torch.no_grad():
+        expected = load_module(network, scale=1.5, weights=weights)(planes)[0].clip(0, 1).permute(1, 2, 0).numpy() * 255
+    with Upscaler.open(enlarged_before, backend=backend) as upscaler:
+        assert np.abs(upscaler(picture) - expected).max() <= 1.5  # a level between two bicubics, half of one for rounding
+
+
+@backends
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_lower_precision_stays_close_to_fp32(quantized: Bundle, picture: Picture, backend: str, precision: Precision) -> None:
     with (
         Upscaler.open(quantized, precision="fp32", backend=backend) as reference,
         Upscaler.open(quantized, backend=backend, precision=precision) as upscaler,
     ):
-        error = upscaler.run(to_network(picture, "RGB")) - reference.run(to_network(picture, "RGB"))
+        array = to_network(picture, Contract(), scale=2)
+        error = upscaler.run(array) - reference.run(array)
     psnr_db = -10 * np.log10(np.square(error).mean())
     assert psnr_db > 40  # 45.5 dB is what int8 gives on this picture, on both backends; half a bit worse is 42.5
 

@@ -2,9 +2,13 @@
 
 Tian et al. 2020, arXiv 2007.04344. What is summed on along the trunk is the activated tensor: the original writes its sums
 before the activation, but its ReLU works in place, and its weights were trained with that.
+
+The blind network is the same with one trunk for scales 2 to 4: it holds an upsampler of each and uses that of its scale.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,7 @@ from export.models.network import Network, PublishedWeights
 
 _WIDTH = 64
 _BLOCKS = 8
+_SCALES = (2, 3, 4)
 _CARRIED = 6  # channels that carry the picture through a network not trained yet
 _DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB means of DIV2K, as EDSR and its descendants use them
 
@@ -42,7 +47,7 @@ class MeanShift(nn.Module):
         return shifted
 
 
-class Upsample(nn.Module):
+class UpsampledSum(nn.Module):
     """The sum of two upsampled inputs: 3×3 convolutions with bias and PixelShuffle, one step of 2 or 3, or two of 2."""
 
     def __init__(self, scale: int) -> None:
@@ -51,16 +56,16 @@ class Upsample(nn.Module):
         steps: list[nn.Module] = []
         for factor in self.factors:
             steps += [nn.Conv2d(_WIDTH, _WIDTH * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
-        self.up = nn.ModuleDict({"body": nn.Sequential(*steps)})
+        self.body = nn.Sequential(*steps)
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
         if self.training:
             return self._upsample_sum(one + other)
-        upsampled: Tensor = self.up["body"](one) + self.up["body"](other)
+        upsampled: Tensor = self.body(one) + self.body(other)
         return upsampled
 
     def convolutions(self) -> list[nn.Conv2d]:
-        return [step for step in self.up["body"].children() if isinstance(step, nn.Conv2d)]
+        return [step for step in self.body if isinstance(step, nn.Conv2d)]
 
     def start_as_interpolation(self) -> None:
         """Every channel interpolated by itself, plus some noise; the carried colours each less its negative."""
@@ -87,7 +92,7 @@ class Upsample(nn.Module):
 class LESRCNN(nn.Module):
     """(N, 3, H, W) RGB in [0, 1] -> (N, 3, H·scale, W·scale), for scale 2, 3 or 4."""
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, *, blind: bool = False) -> None:
         super().__init__()
         self.sub_mean = MeanShift(-1)
         self.add_mean = MeanShift(+1)
@@ -98,7 +103,9 @@ class LESRCNN(nn.Module):
         for layer in range(1, 5):
             self.add_module(f"conv17_{layer}", _convolution(_WIDTH, _WIDTH, 3))
         self.conv18 = _convolution(_WIDTH, 3, 3)
-        self.upsample = Upsample(scale)
+        upsamplers = {f"up{each}": UpsampledSum(each) for each in _SCALES} if blind else {"up": UpsampledSum(scale)}
+        self.upsample = nn.ModuleDict(upsamplers)
+        self._up = f"up{scale}" if blind else "up"
         with torch.no_grad():
             self._start_as_interpolation()
 
@@ -108,7 +115,7 @@ class LESRCNN(nn.Module):
         for block in range(1, _BLOCKS + 1):
             inner = torch.relu(self.get_submodule(f"conv{2 * block}")(trunk))
             trunk = torch.relu(trunk + self.get_submodule(f"conv{2 * block + 1}")(inner))
-        fine = torch.relu(self.upsample(trunk, first))
+        fine = torch.relu(self.upsample[self._up](trunk, first))
         for layer in range(1, 5):
             fine = torch.relu(self.get_submodule(f"conv17_{layer}")(fine))
         restored: Tensor = self.add_mean(self.conv18(fine))
@@ -134,7 +141,9 @@ class LESRCNN(nn.Module):
             weight = self.get_parameter(f"conv17_{layer}.0.weight").mul_(0.3)
             weight[:_CARRIED] = 0
             weight[:, :, 1, 1] += torch.eye(_WIDTH)
-        self.upsample.start_as_interpolation()
+        for upsampler in self.upsample.children():
+            assert isinstance(upsampler, UpsampledSum)
+            upsampler.start_as_interpolation()
 
 
 _PUBLISHED = "https://raw.githubusercontent.com/hellloxiaotian/LESRCNN/e3729ed3884cbaa67c1534a1ac9626c71d670d27"
@@ -142,7 +151,7 @@ _PUBLISHED = "https://raw.githubusercontent.com/hellloxiaotian/LESRCNN/e3729ed38
 NETWORK = Network(
     name="lesrcnn",
     paper="Tian et al. 2020, arXiv 2007.04344",
-    scales=(2, 3, 4),
+    scales=_SCALES,
     build=LESRCNN,
     published={
         2: PublishedWeights(f"{_PUBLISHED}/x2/lesrcnn_x2.pth", "66b4b2ddb268486f78a3d49758a016417e64f602ef963667b5ce34039200bcde"),
@@ -150,4 +159,12 @@ NETWORK = Network(
         4: PublishedWeights(f"{_PUBLISHED}/x4/lesrcnn_x4.pth", "1de9d0e1b1817de43fba3ce9c4b966fd8cde81e160d7432a844d6a2296f90cbc"),
     },
     shipped={2: "fb1dd4f08e831c8e3282ff05fe1cfdaadcfe9ea552db0785fb33de498a6cd091"},
+)
+
+# Published beside the others as lesrcnn_b/lesrcnn.pth, of no known sha256: weights are given as a file.
+BLIND = Network(
+    name="lesrcnn-b",
+    paper="Tian et al. 2020, arXiv 2007.04344",
+    scales=_SCALES,
+    build=partial(LESRCNN, blind=True),
 )

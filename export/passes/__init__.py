@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.arithmetic import total_macs
+from export.arithmetic import SIDE, total_macs
 from export.passes import (
     depth_to_space,
     fold_affine,
@@ -66,14 +66,14 @@ def select_passes(without: Collection[str]) -> tuple[Pass, ...]:
 
 
 def run_passes(
-    model: ir.Model, *, passes: tuple[Pass, ...] = PASSES, difference: Difference | None = None
+    model: ir.Model, *, passes: tuple[Pass, ...] = PASSES, side: int = SIDE, difference: Difference | None = None
 ) -> tuple[ir.Model, tuple[PassRecord, ...]]:
     """Runs `passes` in order and checks the graph after each; the first record is of the graph as it came.
 
     Raises:
         PipelineError: a pass left an invalid graph; names it.
     """
-    records = [_record("as traced", "", model, difference)]
+    records = [_record("as traced", "", model, side, difference)]
     for step in passes:
         model, changes = step.rewrite(model)
         for tidy in (common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass(), common.TopologicalSortPass()):
@@ -82,15 +82,15 @@ def run_passes(
             onnx.checker.check_model(ir.to_proto(model), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise PipelineError(f"pass {step.name!r} left an invalid graph: {error}") from error
-        records.append(_record(step.name, changes, model, difference))
+        records.append(_record(step.name, changes, model, side, difference))
     return model, tuple(records)
 
 
-def _record(name: str, changes: str, model: ir.Model, difference: Difference | None) -> PassRecord:
+def _record(name: str, changes: str, model: ir.Model, side: int, difference: Difference | None) -> PassRecord:
     return PassRecord(
         name=name,
         changes=changes,
         nodes=len(list(model.graph)),
-        macs=total_macs(ir.to_proto(model)),
+        macs=total_macs(ir.to_proto(model), side=side),
         max_abs_difference=None if difference is None else difference(model),
     )

@@ -42,7 +42,7 @@ def train(
     init: Annotated[Path | None, typer.Option(help="checkpoint to start from; tensors of other shapes start anew")] = None,
     steps: Annotated[int, typer.Option(min=40)] = _DEFAULT.steps,
     batch: Annotated[int, typer.Option(min=1, help="patches a step")] = _DEFAULT.batch,
-    patch: Annotated[int, typer.Option(min=8, help="low-resolution pixels a side of a patch")] = _DEFAULT.patch,
+    patch: Annotated[int, typer.Option(min=8, help="pixels a side of a patch, as the network is given it")] = _DEFAULT.patch,
     rate: Annotated[float, typer.Option(min=0.0, help="step size at the top of the one-cycle rate")] = _DEFAULT.peak_rate,
     seed: Annotated[int, typer.Option(min=0)] = _DEFAULT.seed,
     report_every: Annotated[int, typer.Option(min=1, help="steps between lines of the log, each with a checkpoint")] = 500,
@@ -122,8 +122,8 @@ def _hash_init(init: Path) -> str:
 
 
 def _load_init(init: Path, network: Network, scale: int) -> dict[str, Tensor]:
-    state = load_state_dict(init)
     module = network.build(scale)
+    state = load_state_dict(init, count_fitting=lambda state: len(fitting(module, state)))
     taken, wanted = len(fitting(module, state)), len(module.state_dict())
     if not taken:
         raise WeightsError(f"--init {init}: none of its tensors fits {network.name} x{scale}")

@@ -1,7 +1,8 @@
 """Photographs -> random pairs of low- and high-resolution patches.
 
 The low-resolution picture is the antialiased bicubic reduction of the whole photograph (a = -0.5, the kernel widened by the
-scale), in 8 bits, as evaluation sets are made; patches are cut from it, flipped and transposed.
+scale), in 8 bits, as evaluation sets are made, and enlarged again for a network that takes it so; patches are cut from it,
+flipped and transposed.
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from export.models import Network
+from runtime.bundle import Contract
 from runtime.errors import DatasetError
-from runtime.images import is_image_file, read_picture
+from runtime.images import Picture, is_image_file, read_picture, to_planes
 
 _HELD_OUT_EVERY = 40  # where no folder is held out, one picture in forty of the training folder is
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, full range, as JFIF
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A pair: (C, h, w) and (C, h·scale, w·scale) uint8."""
+    """A pair: what the network is given, (C, h, w) uint8, and what it is to make of that, a whole multiple of its size."""
 
     low: Tensor
     high: Tensor
+
+    @property
+    def factor(self) -> int:
+        return self.high.shape[1] // self.low.shape[1]
 
 
 def find_photographs(folder: Path, *, held_out: Path | None) -> tuple[list[Path], list[Path]]:
@@ -49,57 +55,55 @@ def find_photographs(folder: Path, *, held_out: Path | None) -> tuple[list[Path]
 def load_photographs(
     files: Sequence[Path], network: Network, *, scale: int, smallest: int, on_step: Callable[[int, int], None]
 ) -> list[Photograph]:
-    """Decodes `files`, 8-bit grey or RGB, and makes their low-resolution halves; `smallest` is the least side these may have."""
+    """Decodes `files`, 8-bit grey or RGB, and makes pairs; `smallest` is the least side of what the network is given."""
     photographs = []
     for done, file in enumerate(files):
         on_step(done, len(files))
-        photograph = _make_pair(torch.from_numpy(read_picture(file)).permute(2, 0, 1), network, scale)
+        photograph = _make_pair(read_picture(file), network, scale)
         if min(photograph.low.shape[1:]) < smallest:
-            raise DatasetError(f"{file} is smaller than a patch of {smallest} low-resolution pixels", hint="a smaller --patch")
+            raise DatasetError(f"{file} is smaller than a patch of {smallest} pixels", hint="a smaller --patch")
         photographs.append(photograph)
     on_step(len(files), len(files))
     return photographs
 
 
-def draw_batch(
-    photographs: Sequence[Photograph], *, scale: int, batch: int, patch: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """(N, C, patch, patch) and (N, C, patch·scale, patch·scale) float32 in [0, 1], from random places, turned at random."""
-    pairs = [_draw_patch(photographs[int(rng.integers(len(photographs)))], scale, patch, rng) for _ in range(batch)]
+def draw_batch(photographs: Sequence[Photograph], *, batch: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """(N, C, patch, patch) and (N, C, patch·factor, patch·factor) float32 in [0, 1], from random places, turned at random."""
+    pairs = [_draw_patch(photographs[int(rng.integers(len(photographs)))], patch, rng) for _ in range(batch)]
     low, high = (torch.stack(side).float().div_(255) for side in zip(*pairs, strict=True))
     return low, high
 
 
-def _draw_patch(photograph: Photograph, scale: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _draw_patch(photograph: Photograph, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     height, width = (side - patch + 1 for side in photograph.low.shape[1:])
     row, column = int(rng.integers(height)), int(rng.integers(width))
     sides = []
     turn = [axis for axis in (1, 2) if rng.random() < 0.5], rng.random() < 0.5
     for picture in (photograph.low, photograph.high):
-        factor = 1 if picture is photograph.low else scale
+        factor = 1 if picture is photograph.low else photograph.factor
         side, top, left = patch * factor, row * factor, column * factor
         cut = picture[:, top : top + side, left : left + side].flip(turn[0])
         sides.append(cut.transpose(1, 2) if turn[1] else cut)
     return sides[0], sides[1]
 
 
-def _make_pair(high: Tensor, network: Network, scale: int) -> Photograph:
-    height, width = (side // scale for side in high.shape[1:])
-    high = high[:, : height * scale, : width * scale]
-    low = _resize(high, height, width)
-    if network.colour == "Y":
-        low, high = _luma(low), _luma(high)
-    return Photograph(low.contiguous(), high.contiguous())
+def _make_pair(high: Picture, network: Network, scale: int) -> Photograph:
+    height, width = (side // scale for side in high.shape[:2])
+    high = high[: height * scale, : width * scale]
+    given = to_planes(_shrink(high, height, width), network.contract, scale=scale)
+    wanted = to_planes(high, Contract(colour=network.colour), scale=scale)
+    return Photograph(_channels_first(given), _channels_first(wanted))
 
 
-def _resize(picture: Tensor, height: int, width: int) -> Tensor:
-    resized = functional.interpolate(picture[None].float(), (height, width), mode="bicubic", antialias=True)[0]
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+def _shrink(picture: Picture, height: int, width: int) -> Picture:
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    shrunk = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)[0]
+    rounded: Picture = shrunk.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return rounded
 
 
-def _luma(picture: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA).view(3, 1, 1)
-    return (picture * weights).sum(0, keepdim=True).round_().to(torch.uint8)
+def _channels_first(planes: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(planes.transpose(2, 0, 1)))
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ class Recipe:
         model, scale: the network.
         steps: how many updates.
         batch: patches a step.
-        patch: low-resolution pixels a side of a patch.
+        patch: pixels a side of a patch, as the network is given it.
         peak_rate: Adam's step size at the top of the cycle.
         seed: of the first weights and of every step's patches.
         init_sha256: of the checkpoint that the weights start from; empty where they start as interpolation.
@@ -105,7 +105,7 @@ class Training:
         """One update; the loss before it."""
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.step))
-        low, high = draw_batch(photographs, scale=recipe.scale, batch=recipe.batch, patch=recipe.patch, rng=rng)
+        low, high = draw_batch(photographs, batch=recipe.batch, patch=recipe.patch, rng=rng)
         self.module.train()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             output = self.module(low.to(self._device, memory_format=torch.channels_last))
