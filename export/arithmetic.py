@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from runtime.bundle import Layer
 
-SIDE = 128  # MACs are stated for one 128×128 input, or the one size that a graph takes
+SIDE = 128  # MACs are stated for one 128×128 picture, or the one size that a graph takes
 _MAC_OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _FUSED = ("Add", "Relu")
 # What looks at nothing but a value's own place, whatever it does there.

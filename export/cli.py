@@ -1,7 +1,8 @@
-"""python -m export MODEL --scale S, and python -m export list"""
+"""python -m export MODEL|FILE.onnx --scale S, and python -m export list"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +10,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from export.foreign import ORDERS, Order, read_foreign
 from export.models import NETWORKS, find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import select_passes
-from export.stage import export_network, exported_already
+from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
 from runtime import console
 from runtime.bundle import BUILD, Bundle
-from runtime.errors import UserError
+from runtime.errors import UnknownNameError, UserError
 
 _LIST = "list"
 
@@ -27,7 +29,7 @@ app = console.application("Export a super-resolution network to ONNX, as a bundl
 def export(
     model: Annotated[
         str,
-        typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}; or list"),
+        typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}; an .onnx file; or list"),
     ],
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
     weights: Annotated[
@@ -38,6 +40,12 @@ def export(
     opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSET_RANGE[0]} to {OPSET_RANGE[1]}")] = NATIVE_OPSET,
     static: Annotated[
         str | None, typer.Option(metavar="HxW", help="fix the input to one picture of this size; free otherwise")
+    ] = None,
+    colour: Annotated[
+        str | None, typer.Option(help=f"channels of an .onnx file: {', '.join(ORDERS)} [default: RGB of three, Y of one]")
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="black and white of an .onnx file [default: 0,1]")
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="PASS", help="leave a rewrite of the graph out; repeat for several")
@@ -51,9 +59,22 @@ def export(
         return
     if scale is None:
         raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
-    network = find_network(model, scale=scale)
     check_opset(opset)
     passes = select_passes(without or [])
+    if model.endswith(".onnx"):
+        if weights is not None or static is not None:
+            raise UserError("--weights and --static have no effect on an .onnx file, which has its own", hint="drop them")
+        file = Path(model)
+        foreign = read_foreign(file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range))
+        for note in foreign.notes:
+            console.show(f"{file.name}: {note}")
+        directory = out if out is not None else BUILD / f"{file_stem(file)}_x{scale:g}"
+        bundle = export_foreign(foreign, file, scale=scale, directory=directory, opset=opset, passes=passes)
+        _print_result(bundle, explain=explain)
+        return
+    if colour is not None or value_range is not None:
+        raise UserError("--colour and --range are for .onnx files; a network here has its own", hint="drop them")
+    network = find_network(model, scale=scale)
     picture_size = None if static is None else console.parse_size(static, option="--static")
     static_shape = None if picture_size is None else network.contract.input_size(picture_size, scale=scale)
     directory = out if out is not None else BUILD / f"{network.name}_x{scale:g}"
@@ -71,9 +92,7 @@ def export(
     bundle = export_network(
         network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
     )
-    _print_result(bundle)
-    if explain:
-        _print_passes(bundle)
+    _print_result(bundle, explain=explain)
 
 
 def _print_networks() -> None:
@@ -88,7 +107,28 @@ def _print_networks() -> None:
     console.out.print(table)
 
 
-def _print_result(bundle: Bundle) -> None:
+def _find_order(name: str | None) -> Order | None:
+    if name is None:
+        return None
+    for order in ORDERS:
+        if order == name.upper():
+            return order
+    raise UnknownNameError("colour", name, valid=ORDERS)
+
+
+def _parse_range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(number) for number in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"--range {text}: expected two numbers, black and white", hint="--range 0,255")
+    return low, high
+
+
+def _print_result(bundle: Bundle, *, explain: bool) -> None:
     manifest, fp32 = bundle.manifest, bundle.variant("fp32")
     contract = manifest.contract
     shape, channels = contract.static_shape, f"{contract.channels} ({contract.colour})"
@@ -97,7 +137,7 @@ def _print_result(bundle: Bundle) -> None:
         "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
         "input": "1×{}×{}×{}".format(channels, *shape) if shape else f"N×{channels}×H×W, any size",
         "opset": str(fp32.opset),
-        "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 input, {fp32.passes[0].macs / 1e9:.1f} as traced",
+        "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 picture, {fp32.passes[0].macs / 1e9:.1f} as traced",
         "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else f"global: {manifest.global_operator}",
         "parity": f"{fp32.parity.max_abs_difference:.1e} from the network at most (limit {fp32.parity.tolerance:.0e})",
         "graph": str(bundle.path(fp32)),
@@ -105,6 +145,8 @@ def _print_result(bundle: Bundle) -> None:
     console.show(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
     for name, value in rows.items():
         console.show(f"  {name:<8} {value}")
+    if explain:
+        _print_passes(bundle)
 
 
 def _print_passes(bundle: Bundle) -> None:

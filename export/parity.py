@@ -53,9 +53,9 @@ class Reference:
         return float(f"{np.abs(self.expected - got).max():.1e}")
 
 
-def make_reference(network: Callable[[Array], Array], contract: Contract) -> Reference:
-    """Runs `network` on noise of the one shape that a fixed graph takes, or of one that is neither square nor even."""
-    shape = (1, contract.channels, *(contract.static_shape or _SIDES))
+def make_reference(network: Callable[[Array], Array], contract: Contract, *, size: tuple[int, int] = _SIDES) -> Reference:
+    """Runs `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W)."""
+    shape = (1, contract.channels, *(contract.static_shape or size))
     array = np.random.default_rng(0).random(shape, np.float32)
     return Reference(array, network(array))
 

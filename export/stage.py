@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
 from export.arithmetic import SIDE, count_macs, receptive_halo
+from export.foreign import Foreign
 from export.models import Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
-from export.parity import make_reference, run_torch
+from export.parity import Reference, make_reference, run_torch
 from export.passes import PASSES, Pass, run_passes
 from export.weights import Weights, load_module
-from runtime.bundle import Bundle, Manifest, Option, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import (
+    Bundle,
+    Checkpoint,
+    Contract,
+    Manifest,
+    Option,
+    Variant,
+    sha256_bytes,
+    sha256_file,
+    tool_versions,
+    write_bundle,
+)
 from runtime.errors import BundleError
 
 FP32_FILE = "model.fp32.onnx"
@@ -41,8 +54,66 @@ def export_network(
     check_opset(opset)
     module = load_module(network, scale=scale, weights=weights)
     contract = network.contract.model_copy(update={"static_shape": static_shape})
-    reference = make_reference(partial(run_torch, module), contract)
-    traced = export_graph(module, channels=contract.channels, static_shape=static_shape)
+    return _write(
+        export_graph(module, channels=contract.channels, static_shape=static_shape),
+        name=network.name,
+        scale=scale,
+        checkpoint=weights.checkpoint,
+        contract=contract,
+        reference=make_reference(partial(run_torch, module), contract),
+        directory=directory,
+        opset=opset,
+        passes=passes,
+    )
+
+
+def export_foreign(
+    foreign: Foreign,
+    path: Path,
+    *,
+    scale: float,
+    directory: Path,
+    opset: int = NATIVE_OPSET,
+    passes: tuple[Pass, ...] = PASSES,
+) -> Bundle:
+    """Exports somebody's ONNX file, read from `path`, into the bundle `directory`.
+
+    Raises:
+        UserError: an opset out of range.
+        PipelineError: an invalid graph, or one that gives something else than the file.
+    """
+    check_opset(opset)
+    return _write(
+        foreign.model,
+        name=file_stem(path),
+        scale=scale,
+        checkpoint=Checkpoint(source="file", file=path.name, sha256=sha256_file(path)),
+        contract=foreign.contract,
+        reference=make_reference(foreign.run_original, foreign.contract, size=foreign.shape),
+        directory=directory,
+        opset=opset,
+        passes=passes,
+    )
+
+
+def file_stem(path: Path) -> str:
+    """The file's name as a model's: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip(".-") or "model"
+
+
+def _write(
+    traced: ir.Model,
+    *,
+    name: str,
+    scale: float,
+    checkpoint: Checkpoint,
+    contract: Contract,
+    reference: Reference,
+    directory: Path,
+    opset: int,
+    passes: tuple[Pass, ...],
+) -> Bundle:
+    """Rewrites the graph, compares it with the network and writes the bundle."""
     side = round(SIDE * scale) if contract.pre_upscale else SIDE
     model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
     proto = convert_opset(ir.to_proto(model), opset)
@@ -51,7 +122,7 @@ def export_network(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
         precision="fp32",
-        parent_sha256=weights.checkpoint.sha256,
+        parent_sha256=checkpoint.sha256,
         opset=opset,
         options=_options(passes),
         tools=_tools(),
@@ -60,9 +131,9 @@ def export_network(
     )
     halo, global_operator = receptive_halo(model.graph)
     manifest = Manifest(
-        model=network.name,
+        model=name,
         scale=scale,
-        checkpoint=weights.checkpoint,
+        checkpoint=checkpoint,
         contract=contract,
         halo=halo,
         global_operator=global_operator,

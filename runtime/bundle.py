@@ -90,7 +90,7 @@ class Contract(Noun):
 
 
 class Layer(Noun):
-    """An operator with multiply-accumulates; `macs` for one 128×128 input."""
+    """An operator with multiply-accumulates; `macs` for one 128×128 picture."""
 
     name: str
     op: str
@@ -106,7 +106,7 @@ class PassRecord(Noun):
     changes: str
     nodes: int
     macs: int
-    """Multiply-accumulates for one 128×128 input."""
+    """Multiply-accumulates for one 128×128 picture."""
     max_abs_difference: float | None = None
     """From the network's own output, on one random input."""
 
@@ -154,7 +154,7 @@ class Manifest(Noun):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one 128×128 input."""
+        """Multiply-accumulates for one 128×128 picture."""
         return sum(layer.macs for layer in self.layers)
 
     @property

@@ -66,7 +66,7 @@ def info(
     console.show(f"{opened.directory}: {manifest.model} x{manifest.scale:g}, {manifest.checkpoint.source} weights")
     console.show(f"  input   {size.format(contract.channels, *(shape or ()))} float32 {contract.colour}, {low:g} to {high:g}")
     console.show(f"  halo    {manifest.halo}")
-    console.show(f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 input")
+    console.show(f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture")
     for variant in manifest.variants:
         share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
         target = f" for {variant.target}" if variant.target else ""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -21,56 +20,12 @@ from numpy.typing import NDArray
 from export.arithmetic import total_macs
 from export.passes import PASSES, run_passes, select_passes
 from runtime.errors import UnknownNameError
+from tests.graphs import CHANNELS, Graph
 
-CHANNELS = 4
 SIDES = (9, 11)
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=30, deadline=None)
 Array = NDArray[np.float32]
-
-
-class _Graph:
-    """A graph under construction, with weights from a seed: each method adds a node and gives its output's name."""
-
-    def __init__(self, seed: int, *, channels: int = CHANNELS, sides: Sequence[int | str] = ("h", "w")) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.sides = sides
-        self.channels = {"input": channels}
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, NDArray[np.generic]] = {}
-
-    def add(self, operator: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:  # noqa: ANN401 # as onnx has it
-        output = f"{operator.lower()}{len(self._nodes)}"
-        self._nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
-        self.channels[output] = self.channels[inputs[0]] if channels is None else channels
-        return output
-
-    def constant(self, array: NDArray[np.generic] | Sequence[int] | float) -> str:
-        name = f"constant{len(self._weights)}"
-        values = np.asarray(array)
-        self._weights[name] = values.astype(np.float32) if values.dtype == np.float64 else values
-        return name
-
-    def random(self, *shape: int) -> Array:
-        return self.rng.uniform(-1, 1, shape).astype(np.float32)
-
-    def conv(self, source: str, outputs: int, kernel: int, *, bias: bool = True, pad: int | None = None, weight: str = "") -> str:
-        weight = weight or self.constant(self.random(outputs, self.channels[source], kernel, kernel))
-        given = (self.constant(self.random(outputs)),) if bias else ()
-        pads = [kernel // 2 if pad is None else pad] * 4
-        return self.add("Conv", source, weight, *given, channels=outputs, pads=pads)
-
-    def shuffle(self, source: str, factor: int = 2, mode: str = "CRD") -> str:
-        channels = self.channels[source] // factor**2
-        return self.add("DepthToSpace", source, channels=channels, blocksize=factor, mode=mode)
-
-    def model(self, output: str) -> ir.Model:
-        picture = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", self.channels["input"], *self.sides])
-        result = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
-        weights = [onnx.numpy_helper.from_array(array, name) for name, array in self._weights.items()]
-        graph = onnx.helper.make_graph(self._nodes, "random", [picture], [result], weights)
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-        return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
 def _run(model: ir.Model, sides: tuple[int, int] = SIDES) -> Array:
@@ -106,7 +61,7 @@ def _rewrite(model: ir.Model, *names: str) -> Counter[str]:
     own_biases=st.booleans(),
 )
 def test_branches_of_one_affine_chain_become_one(seed: int, branches: int, chain: list[str], own_biases: bool) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     ends = [graph.add("Relu", graph.conv("input", 16, 3)) for _ in range(branches)]
     width = 16
     for kind in (*chain, "conv3"):
@@ -134,7 +89,7 @@ def test_branches_of_one_affine_chain_become_one(seed: int, branches: int, chain
 @quick
 @given(seed=seeds, difference=st.sampled_from(["weights", "padding", "an activation", "another reader"]))
 def test_branches_that_differ_are_left_alone(seed: int, difference: str) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     left, right = (graph.add("Relu", graph.conv("input", 8, 3)) for _ in range(2))
     weight = graph.constant(graph.random(8, 8, 3, 3))
     one = graph.conv(left, 8, 3, weight=weight)
@@ -153,7 +108,7 @@ def test_branches_that_differ_are_left_alone(seed: int, difference: str) -> None
 
 
 def test_branches_whose_shapes_broadcast_are_left_alone() -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     weight = graph.constant(graph.random(4, 4, 3, 3))
     small = graph.add("GlobalAveragePool", graph.conv("input", 4, 3))
     total = graph.add("Add", graph.conv("input", 4, 3, weight=weight), graph.conv(small, 4, 3, weight=weight))
@@ -174,7 +129,7 @@ def test_branches_whose_shapes_broadcast_are_left_alone() -> None:
 def test_a_pair_of_convolutions_merges_where_that_is_exact_and_cheaper(
     seed: int, kernels: tuple[int, int], widths: tuple[int, int], pad: int, bias: bool
 ) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     middle, last = widths
     pads = [pad if kernel == 3 else 0 for kernel in kernels]
     first = graph.conv("input", middle, kernels[0], bias=bias, pad=pads[0])
@@ -188,14 +143,14 @@ def test_a_pair_of_convolutions_merges_where_that_is_exact_and_cheaper(
 
 @pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"group": 4}], ids=["strided", "grouped"])
 def test_a_convolution_with_strides_or_groups_is_left_alone(attributes: dict[str, Any]) -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     wide = graph.constant(graph.random(8, CHANNELS // attributes.get("group", 1), 3, 3))
     first = graph.add("Conv", "input", wide, channels=8, pads=[1] * 4, **attributes)
     assert _rewrite(graph.model(graph.conv(first, 2, 1)), "merge-convolutions")["Conv"] == 2
 
 
 def test_a_mean_shift_before_a_padded_convolution_stays() -> None:
-    graph = _Graph(0, channels=3)
+    graph = Graph(0, channels=3)
     shift = graph.add("Conv", "input", graph.constant(np.eye(3).reshape(3, 3, 1, 1)), graph.constant(graph.random(3)))
     operators = _rewrite(graph.model(graph.conv(shift, 8, 3)), "merge-convolutions", "fold-affine")
     assert operators["Conv"] == 2
@@ -215,7 +170,7 @@ def test_a_mean_shift_before_a_padded_convolution_stays() -> None:
 def test_scales_and_offsets_behind_a_convolution_fold_into_it(
     seed: int, operators: list[str], per_channel: bool, constant_first: bool, bias: bool
 ) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     value = graph.conv("input", 6, 3, bias=bias)
     for operator in operators:
         numbers = graph.rng.uniform(0.5, 2, (6, 1, 1) if per_channel else ()).astype(np.float32)
@@ -225,11 +180,20 @@ def test_scales_and_offsets_behind_a_convolution_fold_into_it(
 
 
 @quick
+@given(seed=seeds, mode=st.sampled_from(["CRD", "DCR"]), per_channel=st.booleans())
+def test_one_number_folds_through_a_shuffle_and_one_a_channel_does_not(seed: int, mode: str, per_channel: bool) -> None:
+    graph = Graph(seed)
+    value = graph.shuffle(graph.conv("input", 8, 3), 2, mode)
+    value = graph.add("Mul", value, graph.constant(graph.rng.uniform(0.5, 2, (2, 1, 1) if per_channel else ()).astype(np.float32)))
+    assert _rewrite(graph.model(value), "fold-affine")["Mul"] == per_channel
+
+
+@quick
 @given(seed=seeds, pad=st.integers(0, 1), offset=st.booleans(), per_channel=st.booleans())
 def test_ahead_of_a_convolution_an_offset_folds_only_where_nothing_is_padded(
     seed: int, pad: int, offset: bool, per_channel: bool
 ) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     shape = (1, CHANNELS, 1, 1) if per_channel else ()
     value = graph.add("Mul", "input", graph.constant(graph.rng.uniform(0.5, 2, shape)))
     if offset:
@@ -240,13 +204,13 @@ def test_ahead_of_a_convolution_an_offset_folds_only_where_nothing_is_padded(
 
 
 def test_a_constant_that_varies_over_the_picture_is_not_folded() -> None:
-    graph = _Graph(0, sides=SIDES)
+    graph = Graph(0, sides=SIDES)
     value = graph.add("Mul", graph.conv("input", 4, 3), graph.constant(graph.random(1, 1, *SIDES)))
     assert _rewrite(graph.model(value), "fold-affine")["Mul"] == 1
 
 
 def test_a_convolution_that_others_read_too_is_not_changed() -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     value = graph.conv("input", 4, 3)
     total = graph.add("Add", graph.add("Mul", value, graph.constant(2.0)), value)
     assert _rewrite(graph.model(total), "fold-affine")["Mul"] == 1
@@ -255,7 +219,7 @@ def test_a_convolution_that_others_read_too_is_not_changed() -> None:
 @quick
 @given(seed=seeds, bias=st.booleans())
 def test_batch_normalization_folds_into_the_convolution_before_it(seed: int, bias: bool) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     value = graph.conv("input", 6, 3, bias=bias)
     parameters: list[Array] = [graph.random(6), graph.random(6), graph.random(6), np.abs(graph.random(6)) + np.float32(0.5)]
     value = graph.add("BatchNormalization", value, *(graph.constant(array) for array in parameters))
@@ -273,7 +237,7 @@ def test_batch_normalization_folds_into_the_convolution_before_it(seed: int, bia
     factor=st.integers(2, 3),
 )
 def test_an_activation_moves_ahead_of_the_shuffle_to_its_convolution(seed: int, activation: str, mode: str, factor: int) -> None:
-    graph = _Graph(seed)
+    graph = Graph(seed)
     value = graph.shuffle(graph.conv("input", 3 * factor**2, 3), factor, mode)
     slopes: tuple[int, ...] | None = {"PRelu": (3, 1, 1), "PRelu of one slope": (1,)}.get(activation)
     parameters = [] if slopes is None else [graph.constant(graph.random(*slopes))]
@@ -283,14 +247,14 @@ def test_an_activation_moves_ahead_of_the_shuffle_to_its_convolution(seed: int, 
 
 
 def test_an_activation_stays_where_the_shuffle_has_another_reader() -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     value = graph.shuffle(graph.conv("input", 16, 3))
     model = graph.model(graph.add("Add", graph.add("Relu", value), value))
     _rewrite(model, "move-activations")
     assert [node.op_type for node in model.graph][:2] == ["Conv", "DepthToSpace"]
 
 
-def _reshaped_shuffle(graph: _Graph, factor: int, permutation: Sequence[int], order: Sequence[str]) -> str:
+def _reshaped_shuffle(graph: Graph, factor: int, permutation: Sequence[int], order: Sequence[str]) -> str:
     """Reshape, Transpose, Reshape as exporters write PixelShuffle with sizes burnt in."""
     channels = graph.channels["input"] // factor**2
     sizes = {"c": channels, "r": factor, "h": SIDES[0], "w": SIDES[1]}
@@ -307,21 +271,21 @@ def _reshaped_shuffle(graph: _Graph, factor: int, permutation: Sequence[int], or
 def test_a_shuffle_written_as_reshapes_is_recognised_and_then_takes_any_size(
     factor: int, permutation: tuple[int, ...], order: str
 ) -> None:
-    graph = _Graph(0, channels=5 * factor**2, sides=SIDES)
+    graph = Graph(0, channels=5 * factor**2, sides=SIDES)
     model = graph.model(_reshaped_shuffle(graph, factor, permutation, order))
     assert _rewrite(model, "depth-to-space") == {"DepthToSpace": 1}
 
 
 @pytest.mark.parametrize("permutation", [(0, 1, 5, 3, 4, 2), (0, 1, 4, 3, 5, 2)], ids=["turned", "another order"])
 def test_reshapes_that_are_no_shuffle_are_left_alone(permutation: tuple[int, ...]) -> None:
-    graph = _Graph(0, channels=8, sides=SIDES)
+    graph = Graph(0, channels=8, sides=SIDES)
     model = graph.model(_reshaped_shuffle(graph, 2, permutation, "crrhw"))
     assert _rewrite(model, "depth-to-space")["Reshape"] == 2
 
 
 @pytest.mark.parametrize("form", ["halved", "divided", "constants first"])
 def test_a_shifted_tanh_becomes_a_sigmoid_whose_scale_folds_away(form: str) -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     one, value = graph.constant(1.0), graph.add("Tanh", graph.conv("input", 3, 3))
     value = graph.add("Add", *((one, value) if form == "constants first" else (value, one)), channels=3)
     if form == "divided":
@@ -334,7 +298,7 @@ def test_a_shifted_tanh_becomes_a_sigmoid_whose_scale_folds_away(form: str) -> N
 
 @pytest.mark.parametrize(("added", "factor"), [(1.0, 0.25), (2.0, 0.5)])
 def test_another_function_of_tanh_is_left_alone(added: float, factor: float) -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     value = graph.add("Add", graph.add("Tanh", graph.conv("input", 3, 3)), graph.constant(added))
     assert _rewrite(graph.model(graph.add("Mul", value, graph.constant(factor))), "tanh-to-sigmoid")["Tanh"] == 1
 
@@ -343,7 +307,7 @@ def test_another_function_of_tanh_is_left_alone(added: float, factor: float) -> 
 
 
 def test_what_is_computed_twice_is_computed_once() -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     weight, bias = graph.constant(graph.random(4, 4, 3, 3)), graph.constant(graph.random(4))
     twins = [graph.add("Relu", graph.add("Conv", "input", weight, bias, pads=[1] * 4)) for _ in range(2)]
     assert _rewrite(graph.model(graph.add("Mul", *twins)), "fold-affine") == {"Conv": 1, "Relu": 1, "Mul": 1}
@@ -360,7 +324,7 @@ def test_every_pass_but_those_that_are_needed_can_be_left_out() -> None:
 
 
 def test_the_first_record_is_of_the_graph_as_it_came() -> None:
-    graph = _Graph(0)
+    graph = Graph(0)
     model = graph.model(graph.add("Mul", graph.conv("input", 3, 3), graph.constant(2.0)))
     macs = total_macs(ir.to_proto(model))
     _, records = run_passes(model, passes=select_passes([]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from export.passes.editing import hand_over, insert_node, producer
+from export.passes.editing import discard, hand_over, insert_node, producer
 
 # By the permutation of the six axes: the mode, and where the axes of the channels and of the two factors stand before it.
 _LAYOUTS: dict[tuple[int, ...], tuple[str, int, int, int]] = {
@@ -30,6 +30,8 @@ def restore_depth_to_space(model: ir.Model) -> tuple[ir.Model, str]:
         attributes = (ir.AttrInt64("blocksize", factor), ir.AttrString("mode", mode))
         shuffled = insert_node(last, "DepthToSpace", first.inputs[:1], attributes, like=last.outputs[0])
         hand_over(last.outputs[0], shuffled)
+        for node in (last, transpose, first):
+            discard(node)
         count += 1
     return model, f"{count} found"
 

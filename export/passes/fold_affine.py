@@ -26,18 +26,23 @@ def fold_affine(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def _fold_behind(node: ir.Node) -> bool:
-    """Into the convolution that makes its input."""
+    """Into the convolution that makes its input, through a shuffle where all channels are treated alike."""
     found = _scale_and_offset(node)
-    convolution = None if found is None else producer(found[0], "Conv")
-    parameters = None if convolution is None else weights(convolution)
-    if found is None or convolution is None or parameters is None:
+    if found is None:
         return False
-    (weight, bias), (_, scale, offset) = parameters, found
+    value, scale, offset = found
+    maker = producer(value, "Conv", "DepthToSpace")
+    if maker is not None and maker.op_type == "DepthToSpace" and scale.size == offset.size == 1:
+        maker = producer(maker.inputs[0], "Conv")
+    parameters = None if maker is None else weights(maker)
+    if maker is None or parameters is None:
+        return False
+    weight, bias = parameters
     if scale.size not in (1, len(bias)) or offset.size not in (1, len(bias)):
         return False
     per_channel = np.broadcast_to(scale, bias.shape)
-    set_weights(convolution, weight * per_channel[:, None, None, None], bias * per_channel + offset)
-    hand_over(node.outputs[0], convolution.outputs[0])
+    set_weights(maker, weight * per_channel[:, None, None, None], bias * per_channel + offset)
+    hand_over(node.outputs[0], value)
     return True
 
 
