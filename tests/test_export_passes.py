@@ -226,6 +226,29 @@ def test_batch_normalization_folds_into_the_convolution_before_it(seed: int, bia
     assert _rewrite(graph.model(value), "fold-batch-norm") == {"Conv": 1}
 
 
+@quick
+@given(seed=seeds, order=st.permutations(["features", "channels", "places"]), number=st.floats(-2, 2))
+def test_a_number_scales_the_smallest_factor_of_a_product(seed: int, order: list[str], number: float) -> None:
+    graph = Graph(seed)
+    features = graph.conv("input", 6, 3)
+    places = graph.add("Sigmoid", graph.conv(features, 1, 3))
+    channels = graph.add("Sigmoid", graph.add("GlobalAveragePool", features))
+    one, two, three = ({"features": features, "channels": channels, "places": places}[name] for name in order)
+    product = graph.add("Mul", graph.add("Mul", one, two, channels=6), three, channels=6)
+    model = graph.model(graph.add("Mul", product, graph.constant(number)))
+    assert _rewrite(model, "shrink-scales")["Mul"] == 3
+    (scaling,) = [node for node in model.graph if node.op_type == "Mul" and node.inputs[1].is_initializer()]  # type: ignore[union-attr]
+    assert scaling.inputs[0].name == channels  # type: ignore[union-attr]
+
+
+def test_a_number_stays_where_no_factor_is_smaller() -> None:
+    graph = Graph(0)
+    product = graph.add("Mul", graph.conv("input", 6, 3), graph.add("Tanh", graph.conv("input", 6, 3)))
+    model = graph.model(graph.add("Mul", product, graph.constant(0.1)))
+    _rewrite(model, "shrink-scales")
+    assert [node.op_type for node in model.graph][-2:] == ["Mul", "Mul"]
+
+
 # Activations and shuffles
 
 

@@ -18,6 +18,7 @@ from export.passes import (
     merge_convolutions,
     move_activations,
     names,
+    shrink_scales,
     simplify,
     squash,
 )
@@ -49,6 +50,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("tanh-to-sigmoid", squash.replace_tanh),
     Pass("fold-batch-norm", fold_batch_norm.fold_batch_norm),
     Pass("fold-affine", fold_affine.fold_affine),
+    Pass("shrink-scales", shrink_scales.shrink_scales),
     Pass("merge-branches", merge_branches.merge_branches),
     Pass("merge-convolutions", merge_convolutions.merge_convolutions),
     Pass("move-activations", move_activations.move_activations),

@@ -12,39 +12,29 @@ merges one branch after the other, whatever their number. LESRCNN's two `upsampl
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from export.arithmetic import infer_sizes
-from export.passes.editing import constant, hand_over, insert_node, only_reader, set_weights, weights
+from export.passes.editing import (
+    constant,
+    hand_over,
+    insert_node,
+    note_shapes,
+    noted_shape,
+    only_reader,
+    set_weights,
+    weights,
+)
 
-_PROBE = "shape for an odd input"
-_ODD = (3, 61, 97)  # primes: no two dimensions come out equal by chance
 _MOVING = ("DepthToSpace", "SpaceToDepth", "Transpose", "Reshape", "Identity")
 
 
 def merge_branches(model: ir.Model) -> tuple[ir.Model, str]:
     count = 0
-    _annotate(model)
+    note_shapes(model)
     while (found := next((match for node in model.graph if (match := _match(node))), None)) is not None:
         _merge(*found)
         count += 1
     return model, f"{count} merged"
-
-
-def _annotate(model: ir.Model) -> None:
-    """Writes on every tensor the shape it has for one odd input, which tells tensors of equal shape from those that broadcast."""
-    declared = model.graph.inputs[0].shape
-    assert declared is not None
-    fixed = [size if isinstance(size, int) else odd for size, odd in zip((declared[0], *declared[2:]), _ODD, strict=True)]
-    try:
-        sized = infer_sizes(ir.to_proto(model), (fixed[0], fixed[1], fixed[2]))
-    except onnx.shape_inference.InferenceError:
-        return  # sizes are burnt in; what cannot be told apart is not merged
-    shapes = {value.name: value.shape for value in (*sized.inputs, *(output for node in sized for output in node.outputs))}
-    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
-        if (shape := shapes.get(value.name)) is not None:
-            value.meta[_PROBE] = tuple(shape)
 
 
 _Chain = list[tuple[ir.Node, ir.Node]]  # what the two branches have in common, from the sum backwards
@@ -59,7 +49,7 @@ def _match(add: ir.Node) -> tuple[ir.Node, _Chain] | None:
     while (pair := _alike(left, right)) is not None:
         chain.append(pair)
         left, right = (node.inputs[0] for node in pair)
-    if left is None or right is None or _PROBE not in left.meta or left.meta[_PROBE] != right.meta.get(_PROBE):
+    if left is None or right is None or noted_shape(left) is None or noted_shape(left) != noted_shape(right):
         return None  # shapes that broadcast are not what the algebra is about
     while chain and chain[-1][0].op_type != "Conv":
         chain.pop()  # moving the sum past operators that cost nothing gains nothing
@@ -93,9 +83,7 @@ def _merge(add: ir.Node, chain: _Chain) -> None:
     assert source is not None
     assert graph is not None
     summed = [(one, ours[0], ours[1] + theirs[1]) for one, twin in chain if (ours := weights(one)) and (theirs := weights(twin))]
-    total = insert_node(add, "Add", [source, other.inputs[0]], like=source)
-    total.meta[_PROBE] = source.meta[_PROBE]
-    first.replace_input_with(0, total)
+    first.replace_input_with(0, insert_node(add, "Add", [source, other.inputs[0]], like=source))
     hand_over(add.outputs[0], chain[0][0].outputs[0])
     graph.remove([add, *(twin for _, twin in chain)], safe=True)
     for one, weight, bias in summed:  # now that nothing shares the weights, they keep their names
