@@ -155,6 +155,17 @@ def test_a_picture_smaller_than_a_patch_is_named(folder: Path) -> None:
         load_photographs(sorted(folder.rglob("*.png")), LESRCNN, scale=2, smallest=33, on_step=lambda *_: None)
 
 
+def test_a_picture_is_trained_on_at_several_sizes_where_it_is_large_enough(folder: Path) -> None:
+    files = sorted(folder.rglob("*.png"))
+    photographs = load_photographs(files, LESRCNN, scale=2, smallest=17, on_step=lambda *_: None, sizes=(1.0, 0.8, 0.5))
+    wanted = [tuple(round(side * size) // 2 for side in picture) for picture in SIZES for size in (1.0, 0.8, 0.5)]
+    assert [tuple(pair.low.shape[1:]) for pair in photographs] == [size for size in wanted if min(size) >= 17]
+        (20, 32),
+        (24, 24),
+        (19, 19),
+    ]
+
+
 # Steps
 
 

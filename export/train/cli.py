@@ -70,7 +70,7 @@ def train(
     if checkpoint.is_file() and not restart:
         training.resume(checkpoint)
         console.show(f"going on from step {training.step} of {steps}, as {checkpoint} has it")
-    photographs, held = (_load(which, network, scale, patch) for which in (files, kept))
+    photographs, held = _load(files, network, recipe, sizes=recipe.sizes), _load(kept, network, recipe)
     reports = read_log(out.with_suffix(".csv"), up_to=training.step)
     with _interrupt_noted() as interrupted, console.progress() as bar:
         task = bar.add_task(f"{network.name} x{scale}", total=steps, completed=training.step)
@@ -135,11 +135,16 @@ def _hash_files(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(f"{path.name} {path.stat().st_size}\n" for path in files).encode()).hexdigest()
 
 
-def _load(files: Sequence[Path], network: Network, scale: int, patch: int) -> list[Photograph]:
+def _load(files: Sequence[Path], network: Network, recipe: Recipe, *, sizes: Sequence[float] = (1.0,)) -> list[Photograph]:
     with console.progress() as bar:
         task = bar.add_task("reading photographs", total=len(files))
         return load_photographs(
-            files, network, scale=scale, smallest=patch, on_step=lambda done, _: bar.update(task, completed=done)
+            files,
+            network,
+            scale=recipe.scale,
+            smallest=recipe.patch,
+            on_step=lambda done, _: bar.update(task, completed=done),
+            sizes=sizes,
         )
 
 

@@ -2,7 +2,7 @@
 
 The low-resolution picture is the antialiased bicubic reduction of the whole photograph (a = -0.5, the kernel widened by the
 scale), in 8 bits, as evaluation sets are made, and enlarged again for a network that takes it so; patches are cut from it,
-flipped and transposed.
+flipped and transposed. Photographs reduced beforehand add detail that is finer by the pixel and free of the blocks that JPEG left.
 """
 
 from __future__ import annotations
@@ -53,16 +53,28 @@ def find_photographs(folder: Path, *, held_out: Path | None) -> tuple[list[Path]
 
 
 def load_photographs(
-    files: Sequence[Path], network: Network, *, scale: int, smallest: int, on_step: Callable[[int, int], None]
+    files: Sequence[Path],
+    network: Network,
+    *,
+    scale: int,
+    smallest: int,
+    on_step: Callable[[int, int], None],
+    sizes: Sequence[float] = (1.0,),
 ) -> list[Photograph]:
-    """Decodes `files`, 8-bit grey or RGB, and makes pairs; `smallest` is the least side of what the network is given."""
+    """Decodes `files`, 8-bit grey or RGB, and makes a pair of each at each of `sizes`, relative to its own.
+
+    `smallest` is the least side of what the network is given; a picture too small at its own size is an error, at others left out.
+    """
     photographs = []
     for done, file in enumerate(files):
         on_step(done, len(files))
-        photograph = _make_pair(read_picture(file), network, scale)
-        if min(photograph.low.shape[1:]) < smallest:
-            raise DatasetError(f"{file} is smaller than a patch of {smallest} pixels", hint="a smaller --patch")
-        photographs.append(photograph)
+        picture = read_picture(file)
+        for size in sizes:
+            photograph = _make_pair(_resize(picture, size), network, scale)
+            if min(photograph.low.shape[1:]) >= smallest:
+                photographs.append(photograph)
+            elif size == 1:
+                raise DatasetError(f"{file} is smaller than a patch of {smallest} pixels", hint="a smaller --patch")
     on_step(len(files), len(files))
     return photographs
 
@@ -93,6 +105,10 @@ def _make_pair(high: Picture, network: Network, scale: int) -> Photograph:
     given = to_planes(_shrink(high, height, width), network.contract, scale=scale)
     wanted = to_planes(high, Contract(colour=network.colour), scale=scale)
     return Photograph(_channels_first(given), _channels_first(wanted))
+
+
+def _resize(picture: Picture, size: float) -> Picture:
+    return picture if size == 1 else _shrink(picture, *(max(round(side * size), 1) for side in picture.shape[:2]))
 
 
 def _shrink(picture: Picture, height: int, width: int) -> Picture:

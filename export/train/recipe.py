@@ -47,6 +47,7 @@ class Recipe:
         seed: of the first weights and of every step's patches.
         init_sha256: of the checkpoint that the weights start from; empty where they start as interpolation.
         data_sha256: of the names and sizes of the pictures trained on.
+        sizes: each picture is trained on at these, relative to its own.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Recipe:
     seed: int = 0
     init_sha256: str = ""
     data_sha256: str = ""
+    sizes: tuple[float, ...] = (1.0, 0.8, 0.6)
 
 
 @dataclass(frozen=True)
