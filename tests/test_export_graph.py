@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.datasets import find_images
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
@@ -23,13 +27,16 @@ from export.parity import TOLERANCE, make_reference, run_torch
 from export.passes import PASSES, Pass, run_passes
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
+from quantize.int8 import observed_tensors, quantize_int8
 from runtime.bundle import MANIFEST, Bundle, Contract, sha256_file
 from runtime.errors import PipelineError, UserError
+from runtime.targets import find_target
 
 pytestmark = pytest.mark.xdist_group("export_graph")  # one worker traces each network once, for all of this file
 
 SHAPES = [(1, 1, 1), (2, 17, 30), (1, 41, 23)]  # N, H, W
 STATIC = (19, 26)
+_REPEATED = re.compile(r"body\.([3-9]|\d\d+)\.")
 cases = pytest.mark.parametrize(("name", "scale"), [(network.name, scale) for network in NETWORKS for scale in network.scales])
 networks = pytest.mark.parametrize(("name", "scale"), [(network.name, network.scales[0]) for network in NETWORKS])
 
@@ -38,7 +45,15 @@ networks = pytest.mark.parametrize(("name", "scale"), [(network.name, network.sc
 def _module(name: str, scale: int) -> nn.Module:
     """The network with random weights: what is tested here holds for any."""
     torch.manual_seed(0)
-    return find_network(name, scale=scale).build(scale).eval()
+    return _build(name, scale).eval()
+
+
+def _build(name: str, scale: int) -> nn.Module:
+    """The network, less the repetitions of a deep trunk: three of its blocks show what thirty-two would."""
+    network = find_network(name, scale=scale)
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in network.build(scale).state_dict().items()}
+    return network.build_for(scale, {key: shape for key, shape in shapes.items() if not _REPEATED.match(key)})
 
 
 def _channels(name: str) -> int:
@@ -387,7 +402,7 @@ def _macs_by_torch(name: str, scale: int) -> dict[str, int]:
         macs[name] = macs.get(name, 0) + output.numel() * int(np.prod(layer.get_parameter("weight").shape[1:]))
 
     with torch.device("meta"):
-        module = find_network(name, scale=scale).build(scale).eval()
+        module = _build(name, scale).eval()
         for layer_name, layer in module.named_modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_hook(partial(count, name=layer_name))
@@ -462,3 +477,29 @@ def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int
 def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module], expected: int) -> None:
     model = export_graph(nn.Sequential(*layers).eval(), channels=3, static_shape=(16, 16))
     assert receptive_halo(run_passes(model)[0].graph) == (expected, "")
+
+
+# What comes after it
+
+
+@cache
+def _table(name: str, scale: int) -> CalibrationTable:
+    """Ranges of the network's tensors on one small crop."""
+    images = find_images("samples", scale=scale, use="calibration")
+    source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
+    model = _graph(name, scale)
+    crops = crops_of(images, source, scale=scale, contract=_contract(name))
+    return measure_activations(model, crops, tensors=observed_tensors(model.graph), source=source, percentile=DEFAULT_PERCENTILE)
+
+
+@cases
+@pytest.mark.parametrize("opset", OPSET_RANGE)
+def test_every_network_quantizes_at_the_ends_of_the_opset_range(name: str, scale: int, opset: int) -> None:
+    model = convert_opset(ir.to_proto(_graph(name, scale)), opset)
+    int8, placement = quantize_int8(
+        model, _table(name, scale), target=find_target("cpu"), method=Method.MINMAX, percentile=100, value_range=(0.0, 1.0)
+    )
+    assert len(placement.int8_layers) == sum(node.op_type == "Conv" for node in model.graph.node)
+    noise = _noise((1, _channels(name), 24, 24))
+    error = np.clip(_run(int8, noise), 0, 1) - np.clip(_run(model, noise), 0, 1)
+    assert np.sqrt(np.mean(np.square(error))) < 0.1  # untrained weights; what is wired wrongly is off by a third

@@ -58,4 +58,5 @@ NETWORK = Network(
             "85f36ff88cc504a24af5e0602148bc56a8aa09a58eca8c0da2756f3e8186035e",
         )
     },
+    shipped={3: "32c21d2c5ed1dfd6351544c4e1aef84cd0824095b9fd0b093f4509447e6023e3"},
 )
