@@ -158,7 +158,7 @@ NETWORK = Network(
         3: PublishedWeights(f"{_PUBLISHED}/x3/lesrcnn_x3.pth", "95cbabcbd243e5582118d3bba44fd751a80dd19a291d5f3b1ebd7c9b3b61346a"),
         4: PublishedWeights(f"{_PUBLISHED}/x4/lesrcnn_x4.pth", "1de9d0e1b1817de43fba3ce9c4b966fd8cde81e160d7432a844d6a2296f90cbc"),
     },
-    shipped={2: "74fa2ae7c7faa43a2b78832862db6cb4ac32e578d45aec42773b5f97ef4b00d6"},
+    shipped={2: "fb1dd4f08e831c8e3282ff05fe1cfdaadcfe9ea552db0785fb33de498a6cd091"},
 )
 
 # Published beside the others as lesrcnn_b/lesrcnn.pth, of no known sha256: weights are given as a file.
