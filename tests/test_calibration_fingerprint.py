@@ -10,15 +10,28 @@ import onnx_ir as ir
 import pytest
 
 from calibration.fingerprint import graph_fingerprint
+from export.models import find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, convert_opset
+from export.passes import select_passes
+from export.stage import export_network
+from export.weights import find_weights
 from runtime.bundle import Bundle
 
 Change = Callable[[onnx.GraphProto], None]
 
 
+@pytest.fixture(scope="module")
+def two_branches(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """LESRCNN with its branches apart, so that its nodes have more than one order."""
+    network = find_network("lesrcnn", scale=2)
+    weights = find_weights(network, scale=2, choice="shipped")
+    directory = tmp_path_factory.mktemp("branches") / "lesrcnn_x2"
+    return export_network(network, scale=2, weights=weights, directory=directory, passes=select_passes(["merge-branches"]))
+
+
 @pytest.fixture
-def model(exported: Bundle) -> onnx.ModelProto:
-    return onnx.load_model(exported.path(exported.variant("fp32")))
+def model(two_branches: Bundle) -> onnx.ModelProto:
+    return onnx.load_model(two_branches.path(two_branches.variant("fp32")))
 
 
 def fingerprint(model: onnx.ModelProto) -> str:

@@ -19,7 +19,7 @@ from torch import nn
 
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method
+from calibration.ranges import Method
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
@@ -371,7 +371,9 @@ def test_every_node_and_tensor_has_a_name_of_its_own(name: str, scale: int) -> N
 @cases
 def test_a_layer_is_named_after_weights_of_its_own(name: str, scale: int) -> None:
     layers = [str(node.name).partition("@")[0] for node in _graph(name, scale).graph if node.op_type == "Conv"]
-    assert set(layers) <= _macs_by_torch(name, scale).keys()
+    kept = {layer for layer in layers if not re.fullmatch(r"conv_\d+", layer)}  # the others' weights are made of several
+    assert kept
+    assert kept <= _macs_by_torch(name, scale).keys()
 
 
 def _invent_an_operator(model: ir.Model) -> tuple[ir.Model, str]:
@@ -482,24 +484,18 @@ def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module]
 # What comes after it
 
 
-@cache
-def _table(name: str, scale: int) -> CalibrationTable:
-    """Ranges of the network's tensors on one small crop."""
-    images = find_images("samples", scale=scale, use="calibration")
-    source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
-    model = _graph(name, scale)
-    crops = crops_of(images, source, scale=scale, contract=_contract(name))
-    return measure_activations(model, crops, tensors=observed_tensors(model.graph), source=source, percentile=DEFAULT_PERCENTILE)
-
-
 @cases
 @pytest.mark.parametrize("opset", OPSET_RANGE)
 def test_every_network_quantizes_at_the_ends_of_the_opset_range(name: str, scale: int, opset: int) -> None:
     model = convert_opset(ir.to_proto(_graph(name, scale)), opset)
+    images = find_images("samples", scale=scale, use="calibration")
+    source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
+    (crop,) = crops_of(images, source, scale=scale, contract=_contract(name))
+    graph = ir.from_proto(model)
+    table = measure_activations(graph, iter([crop]), tensors=observed_tensors(graph.graph), source=source, percentile=99.99)
     int8, placement = quantize_int8(
-        model, _table(name, scale), target=find_target("cpu"), method=Method.MINMAX, percentile=100, value_range=(0.0, 1.0)
+        model, table, target=find_target("cpu"), method=Method.MINMAX, percentile=99.99, value_range=(0.0, 1.0)
     )
     assert len(placement.int8_layers) == sum(node.op_type == "Conv" for node in model.graph.node)
-    noise = _noise((1, _channels(name), 24, 24))
-    error = np.clip(_run(int8, noise), 0, 1) - np.clip(_run(model, noise), 0, 1)
+    error = np.clip(_run(int8, crop), 0, 1) - np.clip(_run(model, crop), 0, 1)
     assert np.sqrt(np.mean(np.square(error))) < 0.1  # untrained weights; what is wired wrongly is off by a third

@@ -210,7 +210,7 @@ COMMANDS = {
 # What a manifest says of its variants, as (opset, method), once the command is through.
 NEW: dict[str, dict[str, Any]] = {
     "export": {"fp32": (17, None)},
-    "quantize": {"fp32": (18, None), "fp16": (18, None), "int8": (18, "minmax")},
+    "quantize": {"fp32": (18, None), "fp16": (18, None), "bf16": (22, None), "int8": (18, "minmax")},
 }
 
 

@@ -72,7 +72,7 @@ def test_info_names_every_graph_for_a_person(quantized: Bundle, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--precision", "int4"], "known: fp32, fp16, int8"),
+        (["--precision", "int4"], "known: fp32, fp16, bf16, int8"),
         (["--backend", "tpu"], "known: auto"),
         (["--threads", "2000"], "expected 1 to 1024"),
     ],
@@ -108,7 +108,7 @@ def test_sredge_has_the_packages_commands(quantized: Bundle, tmp_path: Path) -> 
 def test_sredge_lists_its_commands_when_it_knows_no_such_one(tmp_path: Path) -> None:
     done = _sredge("exprot", folder=tmp_path)
     assert done.returncode == 2
-    assert "known: benchmarks, export, info, quantize, upscale" in done.stderr
+    assert "known: benchmarks, export, info, quantize, train, upscale" in done.stderr
 
 
 def test_sredge_alone_says_what_there_is(tmp_path: Path) -> None:
