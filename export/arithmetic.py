@@ -102,16 +102,14 @@ def _reach(node: ir.Node) -> tuple[Fraction, Fraction] | None:
 def _window_reach(node: ir.Node) -> tuple[Fraction, Fraction]:
     sides = _kernel(node)
     dilations, strides = _ints(node, "dilations", (1, 1)), _ints(node, "strides", (1, 1))
+    extents = [(side - 1) * dilation for side, dilation in zip(sides, dilations, strict=True)]
     widest = max(strides)
     if node.op_type == "ConvTranspose":  # a kernel of k on the finer grid
-        return Fraction(max((side - 1) * dilation for side, dilation in zip(sides, dilations, strict=True)), widest), Fraction(
-            widest
-        )
-    before, after = _ints(node, "pads", (0, 0, 0, 0))[:2], _ints(node, "pads", (0, 0, 0, 0))[2:]
-    extents = [(side - 1) * dilation for side, dilation in zip(sides, dilations, strict=True)]
+        return Fraction(max(extents), widest), Fraction(widest)
+    pads = _ints(node, "pads", (0, 0, 0, 0))
     # Without "same" padding the window hangs over to one side, and so far does it look there.
-    reach = max(max(front, extent - front, back) for front, back, extent in zip(before, after, extents, strict=True))
-    return Fraction(reach if any((*before, *after)) else max(extents)), Fraction(1, widest)
+    reach = max(max(front, extent - front, back) for front, back, extent in zip(pads[:2], pads[2:], extents, strict=True))
+    return Fraction(reach if any(pads) else max(extents)), Fraction(1, widest)
 
 
 def _resize_reach(node: ir.Node) -> tuple[Fraction, Fraction] | None:

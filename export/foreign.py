@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import version_converter
@@ -23,8 +22,9 @@ from export.onnx_export import INPUT, NATIVE_OPSET, OUTPUT
 from export.passes.depth_to_space import restore_depth_to_space
 from export.passes.editing import new_constant
 from export.passes.simplify import simplify
+from runtime.backends import Backend, open_backend
 from runtime.bundle import Contract
-from runtime.errors import BackendError, PipelineError, UserError
+from runtime.errors import PipelineError, UserError
 
 Array = NDArray[np.float32]
 Order = Literal["RGB", "BGR", "Y"]
@@ -70,9 +70,9 @@ def read_foreign(path: Path, *, scale: float, order: Order | None, value_range: 
     if value_range is None:
         notes.append("values taken for 0 to 1; --range LOW,HIGH says otherwise")
     order, (low, high) = order or _CHANNELS[channels][0], value_range or (0.0, 1.0)
-    session = _open(proto.SerializeToString(), path)
+    backend = open_backend("onnxruntime", proto.SerializeToString(), precision="fp32")
     probe = fixed or _PROBE
-    enlarges = _measure_scale(session, (probe[0], channels, *probe[1:]), scale, path)
+    enlarges = _measure_scale(backend, (probe[0], channels, *probe[1:]), scale, path)
     model, _ = restore_depth_to_space(simplify(ir.from_proto(_raise_opset(proto)))[0])
     if fixed is not None:
         model, static_shape, note = _free(model, fixed, channels, scale if enlarges else 1)
@@ -84,7 +84,7 @@ def read_foreign(path: Path, *, scale: float, order: Order | None, value_range: 
 
     def run_original(array: Array) -> Array:
         pixels = array[:, ::-1] if order == "BGR" else array
-        (output,) = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pixels * (high - low) + low, np.float32)})
+        output = backend.run(np.ascontiguousarray(pixels * (high - low) + low, np.float32))
         restored = ((output - low) / (high - low)).astype(np.float32)
         return np.ascontiguousarray(restored[:, ::-1]) if order == "BGR" else restored
 
@@ -121,19 +121,10 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> tuple[int, tuple[int, int
     return sizes[1], (batch or 1, height or _PROBE[1], width or _PROBE[2])
 
 
-def _open(graph: bytes, path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BackendError(f"onnxruntime cannot open {path}: {str(error).splitlines()[0]}") from error
-
-
-def _measure_scale(session: ort.InferenceSession, shape: tuple[int, ...], scale: float, path: Path) -> bool:
+def _measure_scale(backend: Backend, shape: tuple[int, ...], scale: float, path: Path) -> bool:
     """Whether the network itself enlarges by `scale`; False where it keeps the size, on a picture enlarged before."""
     array = np.random.default_rng(0).random(shape, np.float32)
-    (output,) = session.run(None, {session.get_inputs()[0].name: array})
+    output = backend.run(array)
     if output.shape[:2] != shape[:2]:
         raise UserError(f"{path} gives {output.shape} for {shape}, expected as many pictures and channels")
     if output.shape[2:] == tuple(round(side * scale) for side in shape[2:]):
@@ -172,9 +163,9 @@ def _free(
     batch, height, width = _OTHER_PROBE
     try:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(free), strict_mode=True)
-        session = _open(proto.SerializeToString(), Path("the freed graph"))
-        (output,) = session.run(None, {session.get_inputs()[0].name: np.zeros((batch, channels, height, width), np.float32)})
-        if output.shape == (batch, channels, round(height * factor), round(width * factor)):
+        with open_backend("onnxruntime", proto.SerializeToString(), precision="fp32") as backend:
+            larger = backend.run(np.zeros((batch, channels, height, width), np.float32))
+        if larger.shape == (batch, channels, round(height * factor), round(width * factor)):
             return ir.from_proto(proto), None, f"fixed to {size} in the file, now of any size"
     except Exception:  # noqa: BLE001, S110 # whatever a runtime raises, the answer is the same: it takes its own size only
         pass

@@ -7,6 +7,7 @@ Wang et al. 2021, arXiv 2104.07566, it is MDSR-BAM. Keys are those of the super-
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -96,16 +97,8 @@ class MDSR(nn.Module):
         return restored
 
 
-def _build_with_attention(scale: int) -> MDSR:
-    return MDSR(scale, attention=True)
-
-
-def _build_like(scale: int, shapes: Shapes) -> MDSR:
-    return MDSR(scale, blocks=_count_blocks(shapes), width=_read_width(shapes))
-
-
-def _build_with_attention_like(scale: int, shapes: Shapes) -> MDSR:
-    return MDSR(scale, attention=True, blocks=_count_blocks(shapes), width=_read_width(shapes))
+def _build_like(scale: int, shapes: Shapes, *, attention: bool = False) -> MDSR:
+    return MDSR(scale, attention=attention, blocks=_count_blocks(shapes), width=_read_width(shapes))
 
 
 def _count_blocks(shapes: Shapes) -> int:
@@ -133,7 +126,7 @@ WITH_ATTENTION = Network(
     name="mdsr-bam",
     paper="Wang et al. 2021, arXiv 2104.07566",
     scales=(2, 3, 4),
-    build=_build_with_attention,
-    build_like=_build_with_attention_like,
+    build=partial(MDSR, attention=True),
+    build_like=partial(_build_like, attention=True),
     file_pattern=_FILE_PATTERN,
 )

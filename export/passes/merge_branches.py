@@ -20,7 +20,7 @@ from export.passes.editing import (
     insert_node,
     note_shapes,
     noted_shape,
-    only_reader,
+    producer,
     set_weights,
     weights,
 )
@@ -58,15 +58,13 @@ def _match(add: ir.Node) -> tuple[ir.Node, _Chain] | None:
 
 def _alike(left: ir.Value | None, right: ir.Value | None) -> tuple[ir.Node, ir.Node] | None:
     """The nodes that make the two values, where they are the same affine operator but for a bias."""
-    if left is None or right is None or left is right:
-        return None
-    one, other = left.producer(), right.producer()
-    if one is None or other is None or only_reader(left) is None or only_reader(right) is None:
+    one, other = (producer(value, *_MOVING, "Conv") for value in (left, right))
+    if one is None or other is None or one is other:
         return None
     same = one.op_type == other.op_type and {k: a.value for k, a in one.attributes.items()} == {
         k: a.value for k, a in other.attributes.items()
     }
-    if not same or one.op_type not in (*_MOVING, "Conv"):
+    if not same:
         return None
     if one.op_type == "Conv":
         ours, theirs = weights(one), weights(other)
