@@ -1,35 +1,26 @@
-"""Finds, downloads, verifies and loads checkpoints.
+"""Finds, downloads and verifies checkpoints, and puts them into their network.
 
-Nothing here unpickles code: .pth files are loaded with weights_only, and shipped or published files are hashed before they are
-opened.
+Shipped and published files are hashed before they are opened.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import google.protobuf.message
-import onnx
 import pooch
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from export.checkpoints import GIVE_A_FILE, load_state_dict
 from export.models import NETWORKS, Network, Shapes
-from export.state_dicts import StateDict, best_fitting, find_state_dicts, shapes_of
+from export.state_dicts import StateDict, shapes_of
 from runtime.bundle import Checkpoint, sha256_file
 from runtime.errors import WeightsError
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _FOLDER_VARIABLE = "SREDGE_WEIGHTS"
-_GIVE_A_FILE = "give the path of a .pth or .pt state dict or a .safetensors file"
 
 
 @dataclass(frozen=True)
@@ -59,12 +50,12 @@ def find_weights(network: Network, *, scale: float, choice: str | None) -> Weigh
         path /= network.file_pattern.format(scale=f"{scale:g}")
     if not path.is_file():
         raise WeightsError(
-            f"--weights {path}: there is no such file, and the known names are shipped and published", hint=_GIVE_A_FILE
+            f"--weights {path}: there is no such file, and the known names are shipped and published", hint=GIVE_A_FILE
         )
     try:
         return Weights(path, Checkpoint(source="file", file=path.name, sha256=sha256_file(path)))
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}", hint=_GIVE_A_FILE) from error
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}", hint=GIVE_A_FILE) from error
 
 
 def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Module:
@@ -78,52 +69,6 @@ def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Modul
     module = network.build_for(scale, shapes_of(state))
     module.load_state_dict(state)
     return module.float().eval()
-
-
-def load_state_dict(path: Path, *, count_fitting: Callable[[StateDict], int] = len) -> StateDict:
-    """Tensors by key from a .safetensors, .onnx or .pth file; of several state dicts in it, that of which most tensors fit.
-
-    Raises:
-        WeightsError: the file cannot be read, holds no state dict, or several that fit alike.
-    """
-    found = find_state_dicts(load_checkpoint(path))
-    if not found:
-        raise WeightsError(f"{path} holds a dictionary, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
-    best = best_fitting(found, count_fitting)
-    if len(best) > 1:
-        raise WeightsError(
-            f"{path} holds several state dicts, none of which fits better than the others: {', '.join(best)}",
-            hint=f"save the one you mean by itself: torch.save(torch.load({path.name!r})[{best[0]!r}], 'weights.pth')",
-        )
-    return found[best[0]]
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a .safetensors, .onnx (its initializers) or .pth file holds; the last with weights_only, so that no code in it runs."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix == ".onnx":
-            return _initializers(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is not a checkpoint of tensors alone: it is another kind of file, or holds objects that could run code",
-            hint=_GIVE_A_FILE,
-        ) from error
-    except (safetensors.SafetensorError, google.protobuf.message.DecodeError, EOFError, RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint: {reason}", hint="is the file complete? download or copy it again"
-        ) from error
-    except (KeyError, zipfile.BadZipFile, AttributeError, IndexError, TypeError) as error:  # what torch raises on other bytes
-        raise WeightsError(
-            f"{path} is not a checkpoint ({type(error).__name__} while reading it)",
-            hint=_GIVE_A_FILE,
-        ) from error
-    if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds {type(loaded).__name__}, expected a state dict: tensors by key", hint=_GIVE_A_FILE)
-    return dict(loaded)
 
 
 def describe_state_dict(state: StateDict) -> str:
@@ -194,13 +139,6 @@ def _check_fit(state: StateDict, network: Network, scale: float, *, path: Path) 
     if wrong:
         shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         raise WeightsError(f"{path} does not fit {network.name} x{scale:g}: {shown}", hint=describe_state_dict(state))
-
-
-def _initializers(path: Path) -> StateDict:
-    """The weights stored in an ONNX file, by name; none outside it are followed."""
-    model = onnx.load_model(path, load_external_data=False)
-    tensors = [tensor for tensor in model.graph.initializer if not onnx.external_data_helper.uses_external_data(tensor)]
-    return {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in tensors}
 
 
 def _unusable(value: Tensor) -> str:

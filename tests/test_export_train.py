@@ -18,12 +18,12 @@ from PIL import Image
 from torch.nn import functional
 
 from calibration.pairs import shrink
+from export.checkpoints import load_state_dict
 from export.models import NETWORKS, Network, find_network
 from export.train.cli import main
 from export.train.log import read_log, write_log
 from export.train.patches import Photograph, draw_batch, find_photographs, load_photographs
 from export.train.recipe import Progress, Recipe, Training, measure_psnr_db, run
-from export.weights import load_state_dict
 from runtime.errors import DatasetError
 from runtime.images import Picture, write_picture
 

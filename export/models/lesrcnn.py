@@ -158,7 +158,11 @@ NETWORK = Network(
         3: PublishedWeights(f"{_PUBLISHED}/x3/lesrcnn_x3.pth", "95cbabcbd243e5582118d3bba44fd751a80dd19a291d5f3b1ebd7c9b3b61346a"),
         4: PublishedWeights(f"{_PUBLISHED}/x4/lesrcnn_x4.pth", "1de9d0e1b1817de43fba3ce9c4b966fd8cde81e160d7432a844d6a2296f90cbc"),
     },
-    shipped={2: "fb1dd4f08e831c8e3282ff05fe1cfdaadcfe9ea552db0785fb33de498a6cd091"},
+    shipped={
+        2: "74fa2ae7c7faa43a2b78832862db6cb4ac32e578d45aec42773b5f97ef4b00d6",
+        3: "db503e212dd33d1bb49aa686a0002dc1e2d9c574f5983f6e577c756ed2a510c0",
+        4: "d8ba36ae30dcd4d4624ea366dd2bc9f216fa4310db2a177eea81847dde06c5d9",
+    },
 )
 
 # Published beside the others as lesrcnn_b/lesrcnn.pth, of no known sha256: weights are given as a file.

@@ -15,11 +15,11 @@ import safetensors.torch
 import typer
 from torch import Tensor
 
+from export.checkpoints import load_state_dict
 from export.models import NETWORKS, Network, find_network
 from export.train.log import draw_log, read_log, write_log
 from export.train.patches import Photograph, find_photographs, load_photographs
 from export.train.recipe import Progress, Recipe, Training, fitting, measure_psnr_db, run
-from export.weights import load_state_dict
 from runtime import console
 from runtime.bundle import BUILD, sha256_file
 from runtime.errors import UserError, WeightsError
@@ -27,6 +27,7 @@ from runtime.files import write_whole
 
 _HALF_COSTS_AT_MOST_DB = 0.001  # what storing the weights as float16 may cost
 _DEFAULT = Recipe(model="", scale=1)
+_SIZES = ",".join(f"{size:g}" for size in _DEFAULT.sizes)
 
 app = console.application("Train a network, or fine-tune one, on a folder of photographs.")
 
@@ -44,6 +45,7 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="patches a step")] = _DEFAULT.batch,
     patch: Annotated[int, typer.Option(min=8, help="pixels a side of a patch, as the network is given it")] = _DEFAULT.patch,
     rate: Annotated[float, typer.Option(min=0.0, help="step size at the top of the one-cycle rate")] = _DEFAULT.peak_rate,
+    sizes: Annotated[str, typer.Option(help="each photograph is trained on at these, relative to its own")] = _SIZES,
     seed: Annotated[int, typer.Option(min=0)] = _DEFAULT.seed,
     report_every: Annotated[int, typer.Option(min=1, help="steps between lines of the log, each with a checkpoint")] = 500,
     out: Annotated[Path | None, typer.Option(help="the .safetensors file [default: build/train/MODEL_xSCALE.safetensors]")] = None,
@@ -64,6 +66,7 @@ def train(
         seed=seed,
         init_sha256="" if init is None else _hash_init(init),
         data_sha256=_hash_files(files),
+        sizes=_parse_sizes(sizes),
     )
     training = Training(network, recipe, init=None if init is None else _load_init(init, network, scale))
     checkpoint = out.with_suffix(".checkpoint.pt")
@@ -98,12 +101,12 @@ def train(
     if interrupted:
         console.say(f"{checkpoint} has step {training.step}; the same command goes on from there")
         signal.raise_signal(interrupted[0])
-    stored = _write_weights(training, held, out)
-    described = {**asdict(recipe), "photographs": len(files), "held_out_db": reports[-1].held_out_db, "stored": stored}
+    stored, held_out_db = _write_weights(training, held, out)
+    described = {**asdict(recipe), "photographs": len(files), "held_out_db": held_out_db, "stored": stored}
     write_whole(out.with_suffix(".json"), json.dumps({**described, "sha256": sha256_file(out)}, indent=1).encode() + b"\n")
     title = f"{network.name} x{scale}, {len(files)} photographs, batch {batch} of {patch}×{patch}, peak rate {rate:g}, seed {seed}"
     write_whole(out.with_suffix(".png"), draw_log(reports, title=title))
-    _print_result(out, stored, reports[-1])
+    _print_result(out, stored, training.step, held_out_db)
 
 
 def _check_out(out: Path) -> None:
@@ -113,6 +116,16 @@ def _check_out(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {out.parent}: {error.strerror or error}", hint="choose another --out") from error
+
+
+def _parse_sizes(sizes: str) -> tuple[float, ...]:
+    try:
+        parsed = tuple(float(size) for size in sizes.split(","))
+    except ValueError:
+        parsed = ()
+    if not parsed or not all(0 < size <= 1 for size in parsed):
+        raise UserError(f"--sizes {sizes}: sizes are numbers above 0 and at most 1, with commas between", hint=f"--sizes {_SIZES}")
+    return parsed
 
 
 def _hash_init(init: Path) -> str:
@@ -159,8 +172,8 @@ def _interrupt_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path) -> str:
-    """Writes the averaged weights, as float16 where that costs next to nothing; says which."""
+def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path) -> tuple[str, float]:
+    """Writes the averaged weights, as float16 where that costs next to nothing; says which, and the PSNR they reach."""
     module, scale = training.averaged, training.recipe.scale
     whole = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     before = measure_psnr_db(module, held_out, scale=scale)
@@ -170,11 +183,11 @@ def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path
     module.load_state_dict(whole)
     kept, name = (half, "float16") if cost < _HALF_COSTS_AT_MOST_DB else (whole, "float32")
     write_whole(out, safetensors.torch.save(kept))
-    return f"{name} (float16 costs {cost:.5f} dB)"
+    return f"{name} (float16 costs {cost:.5f} dB)", before
 
 
-def _print_result(out: Path, stored: str, last: Progress) -> None:
-    console.show(f"{out}: {last.step} steps, {last.held_out_db:.2f} dB on the held-out pictures")
+def _print_result(out: Path, stored: str, steps: int, held_out_db: float) -> None:
+    console.show(f"{out}: {steps} steps, {held_out_db:.2f} dB on the held-out pictures")
     console.show(f"  stored   {stored}, {out.stat().st_size / 1e6:.2f} MB, sha256 {sha256_file(out)}")
     console.show(f"  log      {out.with_suffix('.csv')}, .png (plot), .json (recipe)")
 

@@ -22,9 +22,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from export.checkpoints import load_checkpoint
 from export.models import Network
 from export.train.patches import Photograph, draw_batch
-from export.weights import load_checkpoint
 from runtime.errors import UserError
 from runtime.files import write_whole
 
