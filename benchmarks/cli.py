@@ -24,7 +24,7 @@ from calibration.pairs import hash_pair
 from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
-from runtime.errors import UserError
+from runtime.errors import BackendError, UserError
 from runtime.files import write_whole
 from runtime.targets import PRECISIONS, Precision, find_precision
 
@@ -117,12 +117,23 @@ def _installed() -> list[str]:
 
 
 def _cases(bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, threads: int) -> tuple[Case, ...]:
-    """Every precision on every backend; where both were left to us, only those that go together."""
+    """Every precision on every backend; unless both were asked for by name, only those that go together.
+
+    Raises:
+        BackendError: no installed backend runs a precision that was asked for.
+    """
     names = dict.fromkeys(choose_backend(name).name for name in backends or _installed())
     able = {entry.name: entry.precisions for entry in BACKENDS}
+    chosen = _precisions(bundle, precisions)
+    for precision in chosen if precisions is not None and backends is None else ():
+        if not any(precision in able[name] for name in names):
+            entry = next(entry for entry in BACKENDS if precision in entry.precisions)
+            raise BackendError(
+                f"no installed backend runs {precision} (installed: {', '.join(names)}), expected {entry.name}", hint=entry.install
+            )
     return tuple(
         Case(bundle.directory, precision, name, threads)
-        for precision in _precisions(bundle, precisions)
+        for precision in chosen
         for name in names
         if precision in able[name] or (precisions is not None and backends is not None)
     )

@@ -14,29 +14,17 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from runtime.bundle import Layer
 
 SIDE = 128  # MACs are stated for one 128×128 picture, or the one size that a graph takes
 _MAC_OPERATORS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_FUSED = ("Add", "Relu")
+_FUSED = ("Add", "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh")  # by onnxruntime, under their output's name
 # What looks at nothing but a value's own place, whatever it does there.
 _LOCAL = (
-    *(
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Clip",
-        "Sigmoid",
-        "HardSigmoid",
-        "Tanh",
-        "Softplus",
-        "Erf",
-        "Gelu",
-        "HardSwish",
-        "Mish",
-    ),
+    *("Relu", "LeakyRelu", "PRelu", "Elu", "Clip", "Sigmoid", "HardSigmoid", "Tanh"),
+    *("Softplus", "Erf", "Gelu", "HardSwish", "Mish"),
     *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Sum", "Where"),
     *("Cast", "Identity", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
 )
@@ -66,7 +54,7 @@ def receptive_halo(graph: ir.Graph) -> tuple[int | Literal["global"], str]:
     density: dict[str | None, Fraction] = {value.name: Fraction(1) for value in graph.inputs}
     for node in graph:
         sources = [value.name for value in node.inputs if value is not None and value.name in halo]
-        if not sources:
+        if not sources or node.op_type == "Shape":  # sizes are no pixels
             continue
         found = _reach(node)
         if found is None:
@@ -114,25 +102,25 @@ def _window_reach(node: ir.Node) -> tuple[Fraction, Fraction]:
 
 def _resize_reach(node: ir.Node) -> tuple[Fraction, Fraction] | None:
     """An enlargement by constant scales; one to a constant size fixes the picture's size anyway."""
-    scales = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    if scales is None or len(scales.numpy()) != 4 or scales.numpy()[2] != scales.numpy()[3]:
+    scales = _constant(node, 2)
+    if scales is None or len(scales) != 4 or scales[2] != scales[3]:
         return None
-    factor = Fraction(float(scales.numpy()[2])).limit_denominator(1000)
+    factor = Fraction(float(scales[2])).limit_denominator(1000)
     mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "nearest"
     taps = {"nearest": 1, "linear": 1, "cubic": 2}.get(mode)
     return None if taps is None or factor < 1 else (Fraction(taps), factor)
 
 
 def _reduced_axes(node: ir.Node) -> set[int]:
-    given = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    axes = given.numpy().tolist() if given is not None else list(_ints(node, "axes", (0, 1, 2, 3)))
-    return {axis % 4 for axis in np.atleast_1d(axes).tolist()}
+    given = _constant(node, 1)
+    axes = _ints(node, "axes", (0, 1, 2, 3)) if given is None else np.atleast_1d(given).tolist()
+    return {axis % 4 for axis in axes}
 
 
 def _pads_at_the_front(node: ir.Node) -> bool:
     """Padding above or to the left moves every pixel; what is tiled then would have to know by how much."""
-    given = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    return given is None or any(given.numpy()[: len(given.numpy()) // 2].tolist())
+    amounts = _constant(node, 1)
+    return amounts is None or bool(amounts[: len(amounts) // 2].any())
 
 
 def infer_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Graph:
@@ -194,6 +182,12 @@ def _kernel(node: ir.Node) -> tuple[int, ...]:
     assert weight is not None
     assert weight.shape is not None
     return tuple(weight.shape.numpy()[2:])
+
+
+def _constant(node: ir.Node, index: int) -> NDArray[np.generic] | None:
+    """The array given as that input, where there is one and it is the same for every picture."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
 def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:

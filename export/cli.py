@@ -13,7 +13,7 @@ from rich.table import Table
 from export.foreign import ORDERS, Order, read_foreign
 from export.models import NETWORKS, find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
-from export.passes import select_passes
+from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
 from runtime import console
@@ -50,6 +50,10 @@ def export(
     without: Annotated[
         list[str] | None, typer.Option(metavar="PASS", help="leave a rewrite of the graph out; repeat for several")
     ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="PASS", help=f"rewrite more: {', '.join(step.name for step in EXTRA_PASSES)}"),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="show what each rewrite of the graph changed")] = False,
     force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
 ) -> None:
@@ -60,7 +64,7 @@ def export(
     if scale is None:
         raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     check_opset(opset)
-    passes = select_passes(without or [])
+    passes = select_passes(without or [], extra=extra or [])
     if model.endswith(".onnx"):
         if weights is not None or static is not None:
             raise UserError("--weights and --static have no effect on an .onnx file, which has its own", hint="drop them")

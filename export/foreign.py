@@ -41,7 +41,7 @@ class Foreign:
         model: the graph, at the exporter's native opset or above.
         contract: what it takes.
         shape: (H, W) of a picture to compare it with the original on.
-        run_original: what the file itself gives, (N, C, H, W) of the contract in and out.
+        run_original: what the file itself gives, (1, C, H, W) of the contract in and out, whatever batch it is fixed to.
         notes: what was guessed, and what could not be done.
     """
 
@@ -64,6 +64,7 @@ def read_foreign(path: Path, *, scale: float, order: Order | None, value_range: 
     """
     proto = _load(path)
     channels, fixed = _check_ends(proto, path)
+    batch, *sides = (size or free for size, free in zip(fixed, _PROBE, strict=True))
     if order is not None and order not in _CHANNELS[channels]:
         raise UserError(f"{path} takes {channels} channels, which cannot be {order}", hint=f"--colour {_CHANNELS[channels][0]}")
     notes = [] if order is not None else [f"{channels} channels taken for {_CHANNELS[channels][0]}; --colour says otherwise"]
@@ -71,25 +72,23 @@ def read_foreign(path: Path, *, scale: float, order: Order | None, value_range: 
         notes.append("values taken for 0 to 1; --range LOW,HIGH says otherwise")
     order, (low, high) = order or _CHANNELS[channels][0], value_range or (0.0, 1.0)
     backend = open_backend("onnxruntime", proto.SerializeToString(), precision="fp32")
-    probe = fixed or _PROBE
-    enlarges = _measure_scale(backend, (probe[0], channels, *probe[1:]), scale, path)
+    enlarges = _measure_scale(backend, (batch, channels, *sides), scale, path)
     model, _ = restore_depth_to_space(simplify(ir.from_proto(_raise_opset(proto)))[0])
-    if fixed is not None:
+    static_shape = None
+    if any(fixed):
         model, static_shape, note = _free(model, fixed, channels, scale if enlarges else 1)
         notes.append(note)
-    else:
-        static_shape = None
     _name_ends(model)
     _convert_ends(model, order, low, high)
 
     def run_original(array: Array) -> Array:
         pixels = array[:, ::-1] if order == "BGR" else array
-        output = backend.run(np.ascontiguousarray(pixels * (high - low) + low, np.float32))
+        output = backend.run(np.repeat(pixels * (high - low) + low, batch, axis=0).astype(np.float32))[:1]
         restored = ((output - low) / (high - low)).astype(np.float32)
         return np.ascontiguousarray(restored[:, ::-1]) if order == "BGR" else restored
 
     contract = Contract(colour="Y" if order == "Y" else "RGB", static_shape=static_shape, pre_upscale=not enlarges and scale != 1)
-    return Foreign(model, contract, (probe[1], probe[2]), run_original, tuple(notes))
+    return Foreign(model, contract, (sides[0], sides[1]), run_original, tuple(notes))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -104,8 +103,8 @@ def _load(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_ends(proto: onnx.ModelProto, path: Path) -> tuple[int, tuple[int, int, int] | None]:
-    """The channels, and (N, H, W) where one of them is fixed."""
+def _check_ends(proto: onnx.ModelProto, path: Path) -> tuple[int, tuple[int, int, int]]:
+    """The channels, and (N, H, W), 0 where that is free."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(proto.graph.output) != 1:
@@ -116,9 +115,7 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> tuple[int, tuple[int, int
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise UserError(f"{path} takes {kind} {sizes}, expected FLOAT (N, C, H, W) with 1 or 3 channels; 0 is a free size")
     batch, _, height, width = sizes
-    if not any((batch, height, width)):
-        return sizes[1], None
-    return sizes[1], (batch or 1, height or _PROBE[1], width or _PROBE[2])
+    return sizes[1], (batch, height, width)
 
 
 def _measure_scale(backend: Backend, shape: tuple[int, ...], scale: float, path: Path) -> bool:
@@ -153,8 +150,12 @@ def _raise_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _free(
     model: ir.Model, fixed: tuple[int, int, int], channels: int, factor: float
 ) -> tuple[ir.Model, tuple[int, int] | None, str]:
-    """The model with free sizes where it runs so, else as it was, with its (H, W); and what to say of it."""
-    size = f"{fixed[1]}×{fixed[2]}"
+    """The model with free sizes where it runs so, else as it was, with its (H, W); and what to say of it.
+
+    Raises:
+        UserError: it must stay fixed, and not to one picture of one size.
+    """
+    size = ", ".join(f"{name} {size}" for name, size in zip(("batch", "height", "width"), fixed, strict=True) if size)
     free = ir.from_proto(ir.to_proto(model))
     for node in free.graph:
         for output in node.outputs:
@@ -169,8 +170,11 @@ def _free(
             return ir.from_proto(proto), None, f"fixed to {size} in the file, now of any size"
     except Exception:  # noqa: BLE001, S110 # whatever a runtime raises, the answer is the same: it takes its own size only
         pass
-    if fixed[0] != 1:
-        raise UserError(f"the file takes {fixed[0]} pictures of {size} at a time and cannot be made to take one")
+    if fixed[0] > 1 or not all(fixed[1:]):
+        raise UserError(
+            f"the file is fixed to {size}, and the graph does not run with others; expected free sizes, or one picture of one size",
+            hint="export the model so",
+        )
     model.graph.inputs[0].shape = ir.Shape([1, channels, *fixed[1:]])
     return model, (fixed[1], fixed[2]), f"stays fixed to {size}: with other sizes the graph does not run"
 

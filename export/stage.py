@@ -13,7 +13,8 @@ from export.foreign import Foreign
 from export.models import Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import Reference, make_reference, run_torch
-from export.passes import PASSES, Pass, run_passes
+from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes
+from export.passes.depth_to_space import with_shuffles
 from export.weights import Weights, load_module
 from runtime.bundle import (
     Bundle,
@@ -116,8 +117,7 @@ def _write(
     """Rewrites the graph, compares it with the network and writes the bundle."""
     side = round(SIDE * scale) if contract.pre_upscale else SIDE
     model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
-    proto = convert_opset(ir.to_proto(model), opset)
-    data = proto.SerializeToString(deterministic=True)
+    data = convert_opset(ir.to_proto(model), opset).SerializeToString(deterministic=True)
     variant = Variant(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
@@ -129,7 +129,8 @@ def _write(
         passes=records,
         parity=reference.check(data),
     )
-    halo, global_operator = receptive_halo(model.graph)
+    plain = with_shuffles(model)
+    halo, global_operator = receptive_halo(plain.graph)
     manifest = Manifest(
         model=name,
         scale=scale,
@@ -137,7 +138,7 @@ def _write(
         contract=contract,
         halo=halo,
         global_operator=global_operator,
-        layers=count_macs(proto, side=side),
+        layers=count_macs(ir.to_proto(plain), side=side),
         variants=(variant,),
     )
     previous = _open_if_valid(directory)
@@ -173,7 +174,10 @@ def exported_already(
 
 
 def _options(passes: tuple[Pass, ...]) -> dict[str, Option]:
-    return {"without": ", ".join(step.name for step in PASSES if step not in passes) or None}
+    return {
+        "without": ", ".join(step.name for step in PASSES if step not in passes) or None,
+        "with": ", ".join(step.name for step in EXTRA_PASSES if step in passes) or None,
+    }
 
 
 def _open_if_valid(directory: Path) -> Bundle | None:

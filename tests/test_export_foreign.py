@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from export.checkpoints import load_state_dict
 from export.cli import main
 from export.foreign import read_foreign
 from export.models import find_network
 from export.parity import run_torch
-from export.weights import load_state_dict
 from quantize.cli import main as quantize
 from runtime.bundle import Bundle
 from runtime.images import Picture, write_picture
@@ -76,11 +76,28 @@ def test_a_fixed_file_is_freed_and_gives_what_it_gave(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], written_out: bool
 ) -> None:
     bundle = _export(_save(_shuffler(sides=FIXED, written_out=written_out), tmp_path), tmp_path / "bundle")
-    assert "fixed to 10×12 in the file, now of any size" in capsys.readouterr().out
+    assert "fixed to height 10, width 12 in the file, now of any size" in capsys.readouterr().out
     assert bundle.manifest.contract.static_shape is None
     for shape in ((1, 3, *FIXED), (2, 3, 7, 31)):
         expected = _run(_shuffler(), _noise(*shape))
         np.testing.assert_allclose(_upscale(bundle, _noise(*shape)), expected, rtol=0, atol=1e-5)
+
+
+def _fix(model: onnx.ModelProto, *, batch: int) -> onnx.ModelProto:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    return model
+
+
+@pytest.mark.parametrize(("batch", "sides"), [(1, ("h", "w")), (4, ("h", "w")), (4, FIXED)], ids=str)
+def test_a_file_of_a_fixed_batch_is_freed_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int, sides: tuple[int | str, int | str]
+) -> None:
+    bundle = _export(_save(_fix(_shuffler(sides=sides), batch=batch), tmp_path), tmp_path / "bundle")
+    said = f"batch {batch}" + (", height 10, width 12" if sides == FIXED else "")
+    assert f"fixed to {said} in the file, now of any size" in capsys.readouterr().out
+    assert bundle.manifest.contract.static_shape is None
+    for shape in ((1, 3, *FIXED), (5, 3, 7, 31)):
+        np.testing.assert_allclose(_upscale(bundle, _noise(*shape)), _run(_shuffler(), _noise(*shape)), rtol=0, atol=1e-5)
 
 
 def test_the_model_zoos_file_equals_espcn_at_any_size(shared: Path, tmp_path: Path) -> None:
@@ -97,7 +114,7 @@ def test_the_model_zoos_file_equals_espcn_at_any_size(shared: Path, tmp_path: Pa
 
 def test_a_file_that_cannot_be_freed_stays_fixed_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = _export(_save(_position_dependent(), tmp_path), tmp_path / "bundle")
-    assert "stays fixed to 10×12" in capsys.readouterr().out
+    assert "stays fixed to height 10, width 12" in capsys.readouterr().out
     assert bundle.manifest.contract.static_shape == FIXED
     expected = _run(_position_dependent(), _noise(1, 3, *FIXED))
     np.testing.assert_allclose(_upscale(bundle, _noise(1, 3, *FIXED)), expected, rtol=0, atol=1e-5)
@@ -162,6 +179,10 @@ def test_a_file_becomes_a_bundle_that_quantizes_and_runs(tmp_path: Path, picture
         assert upscaler(picture).shape == (80, 112, 3)
 
 
+def _four_at_a_time() -> onnx.ModelProto:
+    return _fix(_position_dependent(), batch=4)
+
+
 def _two_inputs() -> onnx.ModelProto:
     model = _shuffler()
     model.graph.input.append(onnx.helper.make_tensor_value_info("noise", onnx.TensorProto.FLOAT, [1]))
@@ -179,13 +200,14 @@ def _channels_last() -> onnx.ModelProto:
         (_shuffler, ["--scale=3"], "enlarges 37×53 to 74×106, not by 3"),
         (_two_inputs, ["--scale=2"], "has 2 inputs and 1 outputs"),
         (_channels_last, ["--scale=2"], "expected FLOAT (N, C, H, W) with 1 or 3 channels"),
+        (_four_at_a_time, ["--scale=2"], "is fixed to batch 4, height 10, width 12, and the graph does not run with others"),
         (_shuffler, ["--scale=2", "--colour=Y"], "takes 3 channels, which cannot be Y"),
         (_shuffler, ["--scale=2", "--colour=CMYK"], "unknown colour 'CMYK'"),
         (_shuffler, ["--scale=2", "--range=255"], "expected two numbers"),
         (_shuffler, ["--scale=2", "--range=1,0"], "expected two numbers"),
         (_shuffler, ["--scale=2", "--weights=shipped"], "have no effect on an .onnx file"),
     ],
-    ids=["scale", "two inputs", "five channels", "colour", "unknown colour", "one number", "backwards", "weights"],
+    ids=["scale", "two inputs", "five channels", "batch", "colour", "unknown colour", "one number", "backwards", "weights"],
 )
 def test_what_does_not_fit_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model: object, more: list[str], expected: str

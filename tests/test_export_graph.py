@@ -24,18 +24,22 @@ from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
 from export.parity import TOLERANCE, make_reference, run_torch
-from export.passes import PASSES, Pass, run_passes
+from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes, select_passes
+from export.passes.depth_to_space import with_shuffles
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
-from quantize.int8 import observed_tensors, quantize_int8
+from quantize.int8 import Int8Options, observed_tensors, quantize_int8
+from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import MANIFEST, Bundle, Contract, sha256_file
 from runtime.errors import PipelineError, UserError
 from runtime.targets import find_target
+from tests.graphs import CHANNELS, Graph
 
 pytestmark = pytest.mark.xdist_group("export_graph")  # one worker traces each network once, for all of this file
 
 SHAPES = [(1, 1, 1), (2, 17, 30), (1, 41, 23)]  # N, H, W
 STATIC = (19, 26)
+ALL_PASSES = select_passes([], extra=[step.name for step in EXTRA_PASSES])
 _REPEATED = re.compile(r"body\.([3-9]|\d\d+)\.")
 cases = pytest.mark.parametrize(("name", "scale"), [(network.name, scale) for network in NETWORKS for scale in network.scales])
 networks = pytest.mark.parametrize(("name", "scale"), [(network.name, network.scales[0]) for network in NETWORKS])
@@ -355,7 +359,43 @@ def test_a_pass_says_what_it_changed(name: str, scale: int, step: Pass) -> None:
 
 
 def test_no_two_passes_share_a_name() -> None:
-    assert len({step.name for step in PASSES}) == len(PASSES)
+    assert len({step.name for step in (*PASSES, *EXTRA_PASSES)}) == len(PASSES) + len(EXTRA_PASSES)
+
+
+@cases
+def test_a_shuffle_written_out_changes_nothing_but_the_operators(name: str, scale: int) -> None:
+    usual, lowered = _graph(name, scale), _graph(name, scale, passes=ALL_PASSES)
+    restored = with_shuffles(lowered)
+    assert receptive_halo(restored.graph) == receptive_halo(usual.graph)
+    assert count_macs(ir.to_proto(restored)) == count_macs(ir.to_proto(usual))
+    noise = _noise((2, _channels(name), 17, 30))
+    expected = _run(ir.to_proto(usual), noise)
+    for opset in OPSET_RANGE:
+        proto = convert_opset(ir.to_proto(lowered), opset)
+        assert "DepthToSpace" not in {node.op_type for node in proto.graph.node}
+        np.testing.assert_allclose(_run(proto, noise), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("static_shape", "shapes_read"), [(None, 1), (STATIC, 0)], ids=["free", "fixed"])
+def test_a_bundle_with_shuffles_written_out_says_so_and_nothing_else_differs(
+    export: Export, static_shape: tuple[int, int] | None, shapes_read: int, tmp_path: Path
+) -> None:
+    usual = export("lesrcnn", 2, static_shape=static_shape)
+    lowered = export_network(
+        _lesrcnn(),
+        scale=2,
+        weights=find_weights(_lesrcnn(), scale=2, choice=str(usual.directory.parent / "weights.pth")),
+        directory=tmp_path / "lowered",
+        opset=OPSET_RANGE[0],
+        static_shape=static_shape,
+        passes=ALL_PASSES,
+    )
+    operators = [node.op_type for node in _proto(lowered).graph.node]
+    assert (operators.count("Reshape"), operators.count("Transpose"), operators.count("Shape")) == (2, 1, shapes_read)
+    assert lowered.variant("fp32").options["with"] == "lower-depth-to-space"
+    assert {record.macs for record in lowered.variant("fp32").passes[-2:]} == {usual.manifest.macs}
+    for field in ("contract", "halo", "layers"):
+        assert getattr(lowered.manifest, field) == getattr(usual.manifest, field), field
 
 
 @cases
@@ -431,6 +471,21 @@ def test_every_layer_of_the_manifest_is_a_node_of_the_graph(export: Export, name
     ]
 
 
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh"])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+def test_a_layer_is_known_again_where_a_backend_fuses_the_activation_behind_it(backend: str, activation: str) -> None:
+    small = Graph(0)
+    further: list[float] = {"PRelu": [0.25], "Clip": [0.0, 1.0]}.get(activation, [])
+    value = small.add(activation, small.conv("input", 8, 3), *(small.constant(np.array(number)) for number in further))
+    model, _ = run_passes(small.model(small.conv(value, 3, 3)))
+    proto = ir.to_proto(model)
+    with open_backend(backend, proto.SerializeToString(), precision="fp32") as opened:
+        opened.run(_noise((1, CHANNELS, 17, 30)))
+        told = {layer.name for layer in opened.precisions()}
+    for layer in count_macs(proto):
+        assert told & {layer.name, *layer.aliases}, f"{backend} tells of {told}"
+
+
 def _reach(module: nn.Module, factor: int, channels: int, *, middle: int) -> int | Literal["global"]:
     """How far an input pixel reaches, in input pixels: a NaN there turns every output pixel that depends on it into NaN."""
     side = 2 * middle + 1
@@ -493,9 +548,8 @@ def test_every_network_quantizes_at_the_ends_of_the_opset_range(name: str, scale
     (crop,) = crops_of(images, source, scale=scale, contract=_contract(name))
     graph = ir.from_proto(model)
     table = measure_activations(graph, iter([crop]), tensors=observed_tensors(graph.graph), source=source, percentile=99.99)
-    int8, placement = quantize_int8(
-        model, table, target=find_target("cpu"), method=Method.MINMAX, percentile=99.99, value_range=(0.0, 1.0)
-    )
-    assert len(placement.int8_layers) == sum(node.op_type == "Conv" for node in model.graph.node)
-    error = np.clip(_run(int8, crop), 0, 1) - np.clip(_run(model, crop), 0, 1)
+    options = Int8Options(target=find_target("cpu"), method=Method.MINMAX)
+    quantized = quantize_int8(model, table, options, value_range=(0.0, 1.0))
+    assert len((*quantized.int8_layers, *quantized.merged_layers)) == sum(node.op_type == "Conv" for node in model.graph.node)
+    error = np.clip(_run(quantized.model, crop), 0, 1) - np.clip(_run(model, crop), 0, 1)
     assert np.sqrt(np.mean(np.square(error))) < 0.1  # untrained weights; what is wired wrongly is off by a third

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 import export.models
+from export.checkpoints import load_state_dict
 from export.models import NETWORKS, Network, find_network
 from export.models.mdsr import MDSR
 from export.models.srcnn import SRCNN
 from export.models.srgan import SRGAN
 from export.state_dicts import shapes_of
-from export.weights import describe_state_dict, find_weights, load_module, load_state_dict
+from export.weights import describe_state_dict, find_weights, load_module
 from runtime.bundle import sha256_file
 from runtime.errors import UnknownNameError, UserError
 

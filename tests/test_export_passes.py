@@ -17,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.arithmetic import total_macs
-from export.passes import PASSES, run_passes, select_passes
+from export.arithmetic import receptive_halo, total_macs
+from export.onnx_export import OPSET_RANGE, convert_opset
+from export.passes import EXTRA_PASSES, PASSES, run_passes, select_passes
+from export.passes.depth_to_space import with_shuffles
+from runtime.backends import BACKENDS, open_backend
 from runtime.errors import UnknownNameError
 from tests.graphs import CHANNELS, Graph
 
@@ -40,13 +43,13 @@ def _run(model: ir.Model, sides: tuple[int, int] = SIDES) -> Array:
 
 def _rewrite(model: ir.Model, *names: str) -> Counter[str]:
     """Runs those passes on `model`, checks that it computes what it did, and counts its operators."""
-    before, macs = _run(model), total_macs(ir.to_proto(model))
-    steps = tuple(step for step in PASSES if step.name in names)
+    before, macs = _run(model), total_macs(ir.to_proto(with_shuffles(model)))
+    steps = tuple(step for step in (*PASSES, *EXTRA_PASSES) if step.name in names)
     assert len(steps) == len(names)
     rewritten, _ = run_passes(model, passes=steps)
     # float32 sums in another order: a few hundred products of numbers up to 1.
     np.testing.assert_allclose(_run(rewritten), before, rtol=1e-4, atol=1e-4 * max(1.0, float(np.abs(before).max())))
-    assert total_macs(ir.to_proto(rewritten)) <= macs
+    assert total_macs(ir.to_proto(with_shuffles(rewritten))) <= macs
     return Counter(node.op_type for node in rewritten.graph)
 
 
@@ -306,6 +309,58 @@ def test_reshapes_that_are_no_shuffle_are_left_alone(permutation: tuple[int, ...
     assert _rewrite(model, "depth-to-space")["Reshape"] == 2
 
 
+@quick
+@given(
+    seed=seeds,
+    modes=st.lists(st.sampled_from(["CRD", "DCR"]), min_size=1, max_size=3),
+    factor=st.integers(2, 3),
+    sides=st.sampled_from([("h", "w"), SIDES, (SIDES[0], "w"), ("h", SIDES[1])]),
+    ends=st.booleans(),
+)
+def test_shuffles_written_out_give_what_they_gave_and_are_recognised_again(
+    seed: int, modes: list[str], factor: int, sides: tuple[int | str, int | str], ends: bool
+) -> None:
+    graph = Graph(seed, sides=sides)
+    value = "input"
+    for mode in modes:
+        value = graph.shuffle(graph.conv(value, 2 * factor**2, 1), factor, mode)
+    model = graph.model(value if ends else graph.conv(value, 3, 3))
+    halo = receptive_halo(model.graph)
+    operators = _rewrite(model, "lower-depth-to-space")
+    assert receptive_halo(with_shuffles(model).graph) == halo
+    assert (operators["Reshape"], operators["Transpose"], operators["DepthToSpace"]) == (2 * len(modes), len(modes), 0)
+    assert operators["Shape"] == (0 if sides == SIDES else len(modes))
+    assert _rewrite(model, "depth-to-space") == {"Conv": len(modes) + (not ends), "DepthToSpace": len(modes)}
+
+
+def test_a_shuffle_of_a_size_known_to_nobody_is_written_out_too() -> None:
+    graph = Graph(0)
+    model = graph.model(graph.conv(graph.shuffle(graph.conv("input", 18, 1), 3), 3, 3))
+    for node in list(model.graph)[:-1]:
+        node.outputs[0].shape = None
+    assert _rewrite(model, "lower-depth-to-space")["Transpose"] == 1
+
+
+@pytest.mark.parametrize("opset", range(OPSET_RANGE[0], OPSET_RANGE[1] + 1))
+@pytest.mark.parametrize("sides", [SIDES, ("h", "w")], ids=["fixed", "free"])
+def test_a_shuffle_written_out_runs_at_every_opset_on_every_backend(opset: int, sides: tuple[int | str, int | str]) -> None:
+    graph = Graph(0, sides=sides)
+    model = graph.model(graph.conv(graph.shuffle(graph.shuffle(graph.conv("input", 72, 3), 2, "DCR"), 3, "CRD"), 3, 3))
+    pictures = [graph.random(2, CHANNELS, *SIDES)] + ([] if sides == SIDES else [graph.random(1, CHANNELS, 6, 17)])
+    expected = [_outputs("onnxruntime", ir.to_proto(model).SerializeToString(), picture) for picture in pictures]
+    lowered, _ = run_passes(model, passes=select_passes([], extra=["lower-depth-to-space"]))
+    written = convert_opset(ir.to_proto(lowered), opset)  # which onnx's checker goes over
+    assert "DepthToSpace" not in {node.op_type for node in written.graph.node}
+    for backend in (entry.name for entry in BACKENDS if entry.installed):
+        for picture, wanted in zip(pictures, expected, strict=True):
+            np.testing.assert_allclose(_outputs(backend, written.SerializeToString(), picture), wanted, rtol=1e-4, atol=1e-4)
+
+
+def _outputs(backend: str, graph: bytes, array: Array) -> Array:
+    with open_backend(backend, graph, precision="fp32") as opened:
+        return opened.run(array)
+
+
 @pytest.mark.parametrize("form", ["halved", "divided", "constants first"])
 def test_a_shifted_tanh_becomes_a_sigmoid_whose_scale_folds_away(form: str) -> None:
     graph = Graph(0)
@@ -344,6 +399,14 @@ def test_every_pass_but_those_that_are_needed_can_be_left_out() -> None:
         else:
             assert step not in select_passes([step.name])
             assert len(select_passes([step.name])) == len(PASSES) - 1
+
+
+def test_an_extra_pass_runs_where_it_is_asked_for_and_before_nodes_are_named() -> None:
+    assert not {*EXTRA_PASSES} & {*PASSES, *select_passes([])}
+    for step in EXTRA_PASSES:
+        assert select_passes([], extra=[step.name]) == (*PASSES[:-1], step, PASSES[-1])
+    with pytest.raises(UnknownNameError, match="pass to ask for 'names'; known: lower-depth-to-space"):
+        select_passes([], extra=["names"])
 
 
 def test_the_first_record_is_of_the_graph_as_it_came() -> None:

@@ -1,8 +1,8 @@
-"""Exact graph rewrites, in the order they run: one file each, and this list."""
+"""Exact graph rewrites, in the order they run: one file each, and these lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -14,6 +14,7 @@ from export.passes import (
     depth_to_space,
     fold_affine,
     fold_batch_norm,
+    lower_depth_to_space,
     merge_branches,
     merge_convolutions,
     move_activations,
@@ -25,7 +26,7 @@ from export.passes import (
 from runtime.bundle import PassRecord
 from runtime.errors import PipelineError, UnknownNameError
 
-__all__ = ["PASSES", "Pass", "run_passes", "select_passes"]
+__all__ = ["EXTRA_PASSES", "PASSES", "Pass", "run_passes", "select_passes"]
 
 Rewrite = Callable[[ir.Model], tuple[ir.Model, str]]
 Difference = Callable[[ir.Model], float]
@@ -56,15 +57,27 @@ PASSES: tuple[Pass, ...] = (
     Pass("move-activations", move_activations.move_activations),
     Pass("names", names.name_by_weights, required=True),
 )
+# What runs only where it is asked for, after all but the last of the above: it saves nothing, but some devices need it.
+EXTRA_PASSES: tuple[Pass, ...] = (Pass("lower-depth-to-space", lower_depth_to_space.lower_depth_to_space),)
 
 
-def select_passes(without: Collection[str]) -> tuple[Pass, ...]:
-    """PASSES less those named; UnknownNameError lists which can be left out."""
-    optional = [step.name for step in PASSES if not step.required]
-    for name in without:
-        if name not in optional:
-            raise UnknownNameError("pass to leave out", name, valid=optional)
-    return tuple(step for step in PASSES if step.name not in without)
+def select_passes(without: Collection[str], *, extra: Collection[str] = ()) -> tuple[Pass, ...]:
+    """PASSES less those named in `without`, and those of EXTRA_PASSES named in `extra`, in the order they run.
+
+    Raises:
+        UnknownNameError: lists which can be left out, or asked for.
+    """
+    _check_names("pass to leave out", without, [step for step in PASSES if not step.required], option="--without")
+    _check_names("pass to ask for", extra, EXTRA_PASSES, option="--with")
+    asked = (step for step in EXTRA_PASSES if step.name in extra)
+    return tuple(step for step in (*PASSES[:-1], *asked, PASSES[-1]) if step.name not in without)
+
+
+def _check_names(kind: str, names: Collection[str], known: Sequence[Pass], *, option: str) -> None:
+    valid = [step.name for step in known]
+    for name in names:
+        if name not in valid:
+            raise UnknownNameError(kind, name, valid=valid, hint=f"for example {option} {valid[0]}")
 
 
 def run_passes(
@@ -93,6 +106,6 @@ def _record(name: str, changes: str, model: ir.Model, side: int, difference: Dif
         name=name,
         changes=changes,
         nodes=len(list(model.graph)),
-        macs=total_macs(ir.to_proto(model), side=side),
+        macs=total_macs(ir.to_proto(depth_to_space.with_shuffles(model)), side=side),
         max_abs_difference=None if difference is None else difference(model),
     )

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.passes.editing import discard, hand_over, insert_node, producer
 
 # By the permutation of the six axes: the mode, and where the axes of the channels and of the two factors stand before it.
-_LAYOUTS: dict[tuple[int, ...], tuple[str, int, int, int]] = {
+LAYOUTS: dict[tuple[int, ...], tuple[str, int, int, int]] = {
     (0, 1, 4, 2, 5, 3): ("CRD", 1, 2, 3),
     (0, 3, 4, 1, 5, 2): ("DCR", 3, 1, 2),
 }
@@ -36,11 +36,16 @@ def restore_depth_to_space(model: ir.Model) -> tuple[ir.Model, str]:
     return model, f"{count} found"
 
 
+def with_shuffles(model: ir.Model) -> ir.Model:
+    """A copy in which what is written out is DepthToSpace again, of which cost and reach can be told, and for any size."""
+    return restore_depth_to_space(ir.from_proto(ir.to_proto(model)))[0]
+
+
 def _shuffle(first: ir.Node, transpose: ir.Node, last: ir.Node) -> tuple[str, int] | None:
     """Mode and factor, where the three nodes are such a shuffle and nothing else."""
     if "perm" not in transpose.attributes or first.inputs[0] is None:
         return None
-    layout = _LAYOUTS.get(tuple(transpose.attributes["perm"].as_ints()))
+    layout = LAYOUTS.get(tuple(transpose.attributes["perm"].as_ints()))
     source, wide, result = first.inputs[0].shape, first.outputs[0].shape, last.outputs[0].shape
     if layout is None or source is None or wide is None or result is None or (len(source), len(wide), len(result)) != (4, 6, 4):
         return None
