@@ -1,4 +1,5 @@
-"""Streaming statistics of a tensor: extremes and a histogram, in memory that does not grow with what was seen.
+"""Streaming statistics of a tensor: extremes and a histogram, and each channel's mean and extreme, in memory that does not grow
+with what was seen.
 
 The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in
 pairs, so that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one
@@ -57,6 +58,18 @@ class HistogramObserver:
         width = 2 * self._reach / BINS
         return float(np.clip(-self._reach + (index + inside) * width, self.minimum, self.maximum))
 
+    def histogram(self, most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(values, counts) of the bins that hold anything, at most about `most`: middles of bins, and how much lay in each."""
+        filled = np.flatnonzero(self._counts)
+        merge = 1
+        while filled.size and (filled[-1] - filled[0]) // merge > most:
+            merge *= 2
+        counts = self._counts.reshape(-1, merge).sum(axis=1)
+        width = 2 * self._reach * merge / BINS
+        kept = np.flatnonzero(counts)
+        values = np.clip(-self._reach + (kept + 0.5) * width, self.minimum, self.maximum)
+        return values, counts[kept].astype(np.float64)
+
     def _count(self, values: NDArray[np.float32]) -> None:
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -76,3 +89,23 @@ class HistogramObserver:
             self._counts = np.zeros(BINS, np.int64)
             self._counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
             self._reach *= 2
+
+
+class ChannelObserver:
+    """The mean and the largest magnitude of each channel of one tensor, over all the arrays shown to `update`."""
+
+    def __init__(self) -> None:
+        self.largest: NDArray[np.float64] = np.zeros(0)
+        self._sum: NDArray[np.float64] = np.zeros(0)
+        self._count = 0
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self._sum / max(self._count, 1)
+
+    def update(self, array: NDArray[np.float32]) -> None:
+        """Takes note of `array`, (N, C, H, W)."""
+        largest = np.abs(array).max(axis=(0, 2, 3)).astype(np.float64)
+        self.largest = np.maximum(self.largest, largest) if self.largest.size else largest
+        self._sum = array.sum(axis=(0, 2, 3), dtype=np.float64) + (self._sum if self._sum.size else 0.0)
+        self._count += array.size // array.shape[1]

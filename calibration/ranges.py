@@ -1,7 +1,8 @@
 """Statistics -> ranges, and the calibration table: the file that holds the statistics and says what they were measured on.
 
 A range is (low, high) of the values a quantizer must represent. `minmax` takes the extremes; `percentile` p leaves out (100 -
-p) percent at either end, which costs those values and buys a finer step for all others.
+p) percent at either end, which costs those values and buys a finer step for all others; `mse` and `entropy` weigh the one against
+the other (`calibration/optimal_ranges.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from calibration.observers import HistogramObserver
+from calibration.observers import ChannelObserver, HistogramObserver
+from calibration.optimal_ranges import Codes, entropy_range, mse_range
 from runtime.bundle import Noun, Sha256
 from runtime.errors import UserError
 
@@ -28,6 +30,8 @@ class Method(Enum):
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
 
 
 class CalibrationImage(Noun):
@@ -48,26 +52,42 @@ class CalibrationSource(Noun):
     images: tuple[CalibrationImage, ...]
 
 
+Ends = tuple[FiniteFloat, FiniteFloat]
+
+
 class TensorStatistics(Noun):
-    """What one tensor's values were: extremes, and (low, high) at each stored percentile."""
+    """What one tensor's values were: extremes, (low, high) at each stored percentile, those of least error, and its channels.
+
+    `mse` and `entropy` hold a range for each kind of codes, "asymmetric" and "symmetric"; `channel_means` and `channel_largest`
+    a value for each channel, the mean and the largest magnitude.
+    """
 
     minimum: FiniteFloat
     maximum: FiniteFloat
-    percentiles: dict[str, tuple[FiniteFloat, FiniteFloat]]
+    percentiles: dict[str, Ends]
+    mse: dict[str, Ends] = Field(default_factory=dict)
+    entropy: dict[str, Ends] = Field(default_factory=dict)
+    channel_means: tuple[FiniteFloat, ...] = ()
+    channel_largest: tuple[FiniteFloat, ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if any(low > high for low, high in ((self.minimum, self.maximum), *self.percentiles.values())):
+        named = (*self.percentiles.values(), *self.mse.values(), *self.entropy.values())
+        if any(low > high for low, high in ((self.minimum, self.maximum), *named)):
             raise ValueError("a range's low end is above its high end")
         return self
 
 
 class CalibrationTable(Noun):
-    """Statistics by tensor name, bound to one graph; readable, reusable, diffable."""
+    """Statistics by tensor name, bound to one graph; readable, reusable, diffable.
 
-    schema_version: Literal[1] = 1
+    Where `equalization` is there, they were measured on the graph with its channels scaled so (`quantize/equalize.py`).
+    """
+
+    schema_version: Literal[2] = 2
     graph_fingerprint: Sha256
     source: CalibrationSource
+    equalization: dict[str, tuple[FiniteFloat, ...]] | None = None
     tensors: dict[str, TensorStatistics] = Field(min_length=1)
 
 
@@ -82,8 +102,9 @@ def holds_percentiles(table: CalibrationTable, asked: float) -> bool:
     return all(statistics.percentiles.keys() == keys for statistics in table.tensors.values())
 
 
-def summarise(observer: HistogramObserver, *, percentile: float) -> TensorStatistics:
+def summarise(observer: HistogramObserver, channels: ChannelObserver | None = None, *, percentile: float) -> TensorStatistics:
     """The statistics of one tensor, at the stored percentiles and the one asked for; six digits, more is noise."""
+    kinds = {"asymmetric": Codes(symmetric=False), "symmetric": Codes(symmetric=True)}
     return TensorStatistics(
         minimum=_round(observer.minimum),
         maximum=_round(observer.maximum),
@@ -91,19 +112,26 @@ def summarise(observer: HistogramObserver, *, percentile: float) -> TensorStatis
             _key(stored): (_round(observer.quantile(1 - stored / 100)), _round(observer.quantile(stored / 100)))
             for stored in stored_percentiles(percentile)
         },
+        mse={name: _round_ends(mse_range(observer, codes)) for name, codes in kinds.items()},
+        entropy={name: _round_ends(entropy_range(observer, codes)) for name, codes in kinds.items()},
+        channel_means=() if channels is None else tuple(_round(float(mean)) for mean in channels.mean),
+        channel_largest=() if channels is None else tuple(_round(float(largest)) for largest in channels.largest),
     )
 
 
 def activation_range(
-    statistics: TensorStatistics, *, method: Method, percentile: float = DEFAULT_PERCENTILE
+    statistics: TensorStatistics, *, method: Method, symmetric: bool = False, percentile: float = DEFAULT_PERCENTILE
 ) -> tuple[float, float]:
-    """(low, high) by `method`.
+    """(low, high) by `method`, for codes that are `symmetric` about zero or not.
 
     Raises:
         UserError: the table does not hold that percentile; lists those it holds.
     """
     if method is Method.MINMAX:
         return statistics.minimum, statistics.maximum
+    if method in (Method.MSE, Method.ENTROPY):
+        by_kind = statistics.mse if method is Method.MSE else statistics.entropy
+        return by_kind["symmetric" if symmetric else "asymmetric"]
     key = _key(percentile)
     if key not in statistics.percentiles:
         held = ", ".join(statistics.percentiles)
@@ -127,10 +155,13 @@ def write_table(table: CalibrationTable) -> bytes:
     images = ",\n".join(f"   {json.dumps(image)}" for image in source.pop("images"))
     tensors = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["tensors"].items())
     head = json.dumps(source, indent=2)[2:-2].replace("\n", "\n ")
-    return (
-        f'{{\n "schema_version": {body["schema_version"]},\n "graph_fingerprint": "{body["graph_fingerprint"]}",\n'
-        f' "source": {{\n {head},\n  "images": [\n{images}\n  ]\n }},\n "tensors": {{\n{tensors}\n }}\n}}\n'
-    ).encode()
+    scales = "null"
+    if body["equalization"] is not None:
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["equalization"].items())
+        scales = f"{{\n{lines}\n }}" if lines else "{}"
+    opening = f'{{\n "schema_version": {body["schema_version"]},\n "graph_fingerprint": "{body["graph_fingerprint"]}",\n'
+    pictures = f' "source": {{\n {head},\n  "images": [\n{images}\n  ]\n }},\n'
+    return f'{opening}{pictures} "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
 
 
 def read_table(path: Path) -> CalibrationTable:
@@ -148,6 +179,10 @@ def read_table(path: Path) -> CalibrationTable:
 def _key(percentile: float) -> str:
     """All its digits: 99.99992 is not 99.9999."""
     return repr(float(percentile))
+
+
+def _round_ends(ends: tuple[float, float]) -> tuple[float, float]:
+    return _round(ends[0]), _round(ends[1])
 
 
 def _round(value: float) -> float:

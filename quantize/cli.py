@@ -11,11 +11,12 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
+from quantize.int8 import STEPS, Int8Options, Step
 from quantize.stage import HALVES, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
 from runtime.bundle import Bundle, resolve_bundle
-from runtime.errors import UserError
+from runtime.errors import UnknownNameError, UserError
 from runtime.targets import TARGETS, find_target
 
 app = console.application("Quantize a bundle's network to INT8.")
@@ -40,6 +41,10 @@ def quantize(
     crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
     crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
+    ] = None,
+    equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
@@ -48,6 +53,7 @@ def quantize(
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
+    options = Int8Options(target=chosen_target, method=method, percentile=percentile, without=_find_steps(without or ()))
     opened = Bundle.open(resolve_bundle(bundle))
     request = TableRequest(
         calib=calib,
@@ -57,6 +63,7 @@ def quantize(
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
+        equalize=equalize,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
@@ -74,14 +81,26 @@ def quantize(
 
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
-    if not force and quantized_already(
-        opened, found.table, target=chosen_target, method=method, percentile=percentile, compared=bool(found.crops)
-    ):
+    if not force and quantized_already(opened, found.table, options, compared=bool(found.crops)):
         console.show(f"{opened.directory}: up to date")
         return
-    console.say("quantizing …")
-    done = quantize_bundle(opened, found.table, target=chosen_target, method=method, percentile=percentile, crops=found.crops)
+    with console.progress() as bar:
+        task = bar.add_task("quantizing", total=None)
+        done = quantize_bundle(
+            opened,
+            found.table,
+            options,
+            crops=found.crops,
+            on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
+        )
     _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+
+
+def _find_steps(names: Sequence[str]) -> frozenset[Step]:
+    for name in names:
+        if name not in STEPS:
+            raise UnknownNameError("step", name, valid=STEPS)
+    return frozenset(step for step in STEPS if step in names)
 
 
 def _is_here(request: TableRequest, *, scale: float) -> bool:

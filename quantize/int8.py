@@ -1,25 +1,65 @@
-"""fp32 graph + calibration table -> int8 graph for a target."""
+"""fp32 graph + calibration table -> int8 graph for a target.
+
+Three exact or nearly free steps make rounding cost less; each can be left out: channels are equalized, the ends of the graph lie on
+the pixel grid, biases are corrected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import CalibrationTable, Method, activation_range
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range
+from quantize.equalize import equalize
+from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.placement import Placement, Role, moved_chain, place_quantizers
-from quantize.qdq import ActivationRange, constant, write_qdq
+from quantize.qdq import ActivationRange, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
+from quantize.rounding import round_layers
 from runtime.errors import PipelineError, UserError
 from runtime.targets import TARGETS, Target
 
+Step = Literal["equalize", "pixel-grid", "correct-biases", "round-layers"]
+STEPS: tuple[Step, ...] = get_args(Step)
+_SEED = 0  # of the windows that layers are fitted on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """How a network is quantized.
+
+    Attributes:
+        target: what its constraints are.
+        method, percentile: how ranges follow from statistics.
+        without: steps that are left out.
+    """
+
+    target: Target
+    method: Method
+    percentile: float = DEFAULT_PERCENTILE
+    without: frozenset[Step] = frozenset()
+
+
+@dataclass(frozen=True)
+class Int8Graph:
+    """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of."""
+
+    model: onnx.ModelProto
+    int8_layers: tuple[str, ...]
+    merged_layers: tuple[str, ...]
+
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
-    """The tensors a calibration table must hold for `graph` to be quantized for any target."""
-    placements = (place_quantizers(graph, target) for target in TARGETS)
-    return sorted({quantizer.range_of for placement in placements for quantizer in placement.quantizers.values()})
+    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
+    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(graph, target).quantizers.values()]
+    return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
 
 
 def known_ranges(graph: ir.Graph, value_range: ActivationRange, target: Target) -> dict[str, ActivationRange]:
@@ -48,41 +88,61 @@ def known_ranges(graph: ir.Graph, value_range: ActivationRange, target: Target) 
 def choose_ranges(
     placement: Placement,
     table: CalibrationTable,
+    options: Int8Options,
     *,
-    method: Method,
-    percentile: float,
     known: Mapping[str, ActivationRange],
 ) -> Mapping[str, ActivationRange]:
     """A range for each tensor that a quantizer takes its range from.
 
-    What is `known` is taken; else `method` holds, but for global skips, which take min-max: what is clipped there is missing
-    from the picture.
+    What is `known` is taken; else the method asked for, but for global skips, which take min-max where it is one that clips
+    whatever the error: what is missing there is missing from the picture.
     """
     ranges = {}
     for quantizer in placement.quantizers.values():
         source = quantizer.range_of
-        used = Method.MINMAX if quantizer.role is Role.SKIP else method
+        clips = quantizer.role is Role.SKIP and options.method is not Method.MSE
         ranges[source] = (
-            known[source] if source in known else activation_range(table.tensors[source], method=used, percentile=percentile)
+            known[source]
+            if source in known
+            else activation_range(
+                table.tensors[source],
+                method=Method.MINMAX if clips else options.method,
+                symmetric=options.target.activation_symmetric,
+                percentile=options.percentile,
+            )
         )
     return ranges
+
+
+def channel_means(table: CalibrationTable, grid: PixelGrid) -> dict[str, NDArray[np.float64]]:
+    """(C,) for each tensor measured, and for those that the pixel grid made of them."""
+    means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
+    for name, (source, offset, last) in grid.made_of.items():
+        if source in means:
+            means[name] = np.append(means[source] + offset, [] if last is None else [last])
+    return means
 
 
 def quantize_int8(
     model: onnx.ModelProto,
     table: CalibrationTable,
+    options: Int8Options,
     *,
-    target: Target,
-    method: Method,
-    percentile: float,
     value_range: ActivationRange,
-) -> tuple[onnx.ModelProto, Placement]:
-    """`model` with quantizers where `target` wants them, at the opset it had or the lowest that `target` allows.
+    crops: Sequence[NDArray[np.float32]] = (),
+    on_step: OnStep = ignore_step,
+    rounded: Mapping[str, RoundedWeight] | None = None,
+) -> Int8Graph:
+    """`model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
+
+    Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them; else
+    each to the nearest.
 
     Raises:
         UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for.
         PipelineError: the result is not a valid graph.
     """
+    target = options.target
     low, high = target.opset_range
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     if opset > high:
@@ -92,14 +152,38 @@ def quantize_int8(
     graph_model = ir.from_proto(model)
     if graph_fingerprint(graph_model.graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
+    if table.equalization is not None:
+        equalize(graph_model.graph, table.equalization)
+    known = known_ranges(graph_model.graph, value_range, target)
+    grid = PixelGrid()
+    if "pixel-grid" not in options.without and value_range == (0.0, 1.0):
+        grid = align_ends(graph_model, target)
+    known = {**known, **grid.ranges}
     placement = place_quantizers(graph_model.graph, target)
-    missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in table.tensors]
+    missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in {**table.tensors, **known}]
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
-    known = known_ranges(graph_model.graph, value_range, target)
-    ranges = choose_ranges(placement, table, method=method, percentile=percentile, known=known)
-    write_qdq(graph_model, placement=placement, ranges=ranges, target=target)
-    return check_graph(ir.to_proto(graph_model), what="int8"), placement
+    ranges = choose_ranges(placement, table, options, known=known)
+    parameters = {
+        name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
+    }
+    weights = dict(rounded or {})
+    if not weights and crops and "round-layers" not in options.without:
+        weights = round_layers(
+            graph_model,
+            placement,
+            parameters,
+            crops,
+            rng=np.random.default_rng(_SEED),
+            on_step=lambda done, total: on_step("rounding", done, total),
+        )
+    means = {} if "correct-biases" in options.without else channel_means(table, grid)
+    for layer in graph_model.graph:
+        if layer.name in placement.int8_layers and layer.name not in weights:
+            read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
+            weights[layer.name] = round_nearest(layer, input_scale=parameters[read].scale, channel_means=means.get(read))
+    write_qdq(graph_model, parameters=parameters, rounded=weights, target=target)
+    return Int8Graph(check_graph(ir.to_proto(graph_model), what="int8"), placement.int8_layers, grid.merged_layers)
 
 
 def check_graph(model: onnx.ModelProto, *, what: str) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.placement import Placement
+from quantize.correct import mean_error
 from runtime.targets import Target
 
 ActivationRange = tuple[float, float]
@@ -32,17 +32,34 @@ class QuantizationParameters:
     dtype: str
 
 
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A convolution's int8 weight (O, I, kH, kW), its scale for each output channel (O,), and its bias (O,), not rounded."""
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float64]
+
+
 def activation_parameters(activation_range: ActivationRange, target: Target) -> QuantizationParameters:
     """Scale and zero point that cover `activation_range`, widened to contain 0 so that padding is exact."""
     low, high = min(activation_range[0], 0.0), max(activation_range[1], 0.0)
     limits = np.iinfo(target.activation_dtype)
     if target.activation_symmetric:
         middle = (int(limits.max) + int(limits.min) + 1) // 2
-        scale = max(-low, high) / (int(limits.max) - middle)
+        scale = max(high / (int(limits.max) - middle), -low / (middle - int(limits.min)))
         return QuantizationParameters(_float32(scale), middle, target.activation_dtype)
     scale = _float32((high - low) / (int(limits.max) - int(limits.min)))
     zero_point = int(np.clip(round(int(limits.min) - low / scale), limits.min, limits.max))
     return QuantizationParameters(scale, zero_point, target.activation_dtype)
+
+
+def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:
+    """What QuantizeLinear and DequantizeLinear make of `array`."""
+    limits = np.iinfo(parameters.dtype)
+    codes = np.clip(np.rint(array / np.float32(parameters.scale)) + parameters.zero_point, limits.min, limits.max)
+    restored: NDArray[np.float32] = ((codes - parameters.zero_point) * np.float32(parameters.scale)).astype(np.float32)
+    return restored
 
 
 def quantize_weight(
@@ -60,34 +77,46 @@ def quantize_weight(
     return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
 
 
-def write_qdq(
-    model: ir.Model, *, placement: Placement, ranges: Mapping[str, ActivationRange], target: Target
-) -> dict[str, QuantizationParameters]:
-    """Adds the quantizers of `placement` to `model` in place; returns the parameters of each quantized tensor by name.
+def round_nearest(layer: ir.Node, *, input_scale: float, channel_means: NDArray[np.float64] | None = None) -> RoundedWeight:
+    """A convolution's weights, each to its nearest step; its bias corrected where `channel_means`, (I,) of its input, are given."""
+    weight = constant(layer, 1)
+    has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
+    bias = constant(layer, 2).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
+    integers, scale = quantize_weight(weight, smallest_scale=smallest_scale(bias, input_scale))
+    if channel_means is not None:
+        bias = bias - mean_error(weight, integers, scale, channel_means)
+    return RoundedWeight(integers, scale, bias)
 
-    `ranges` holds (low, high) for each tensor that a quantizer takes its range from.
-    """
+
+def smallest_scale(bias: NDArray[np.float64], input_scale: float) -> NDArray[np.float32]:
+    """The least scale of each output channel's weights: a bias is stored in steps of it times `input_scale`, as an int32."""
+    return np.maximum(np.abs(bias) / (input_scale * _LARGEST_BIAS), _SMALLEST_SCALE).astype(np.float32)
+
+
+def write_qdq(
+    model: ir.Model,
+    *,
+    parameters: Mapping[str, QuantizationParameters],
+    rounded: Mapping[str, RoundedWeight],
+    target: Target,
+) -> None:
+    """Adds quantizers to `model` in place: `parameters` for each quantized tensor and `rounded` weights for each layer, by name."""
     writer = _Writer(model.graph, target)
-    layers = [node for node in model.graph if node.name in placement.int8_layers]
-    parameters = {
-        name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
-    }
     values = {value.name: value for value in model.graph.inputs}
     values |= {output.name: output for node in model.graph for output in node.outputs}
-    for layer in layers:
-        input_name = layer.inputs[0].name if layer.inputs[0] is not None else None
-        assert input_name is not None
-        writer.quantize_parameters(layer, input_scale=parameters[input_name].scale)
+    for layer in [node for node in model.graph if node.name in rounded]:
+        assert layer.inputs[0] is not None
+        input_scale = parameters[str(layer.inputs[0].name)].scale
+        writer.quantize_parameters(layer, rounded[str(layer.name)], input_scale=input_scale)
     for name, quantization in parameters.items():
         writer.quantize_activation(values[name], quantization)
-    _move_integers(model.graph, target)
+    _move_integers(model.graph, target, parameters)
     model.graph.sort()
     for weight in [value for value in model.graph.initializers.values() if not value.uses()]:
         del model.graph.initializers[str(weight.name)]  # the fp32 weights that integers replaced
-    return parameters
 
 
-def _move_integers(graph: ir.Graph, target: Target) -> None:
+def _move_integers(graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters]) -> None:
     """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
     for node in list(graph):
         if node.op_type not in target.moving_ops or node.inputs[0] is None:
@@ -97,6 +126,8 @@ def _move_integers(graph: ir.Graph, target: Target) -> None:
         assert (dequantize.op_type, reader.op_type, others) == ("DequantizeLinear", "QuantizeLinear", [])
         integers = dequantize.inputs[0]
         assert integers is not None
+        if node.op_type == "Pad":
+            _quantize_fill(graph, node, parameters[str(node.outputs[0].name)])
         node.replace_input_with(0, integers)
         node.outputs[0].type = ir.TensorType(ir.DataType[target.activation_dtype.upper()])
         for use in list(reader.outputs[0].uses()):
@@ -106,32 +137,45 @@ def _move_integers(graph: ir.Graph, target: Target) -> None:
                 graph.remove(spare, safe=True)
 
 
+def _quantize_fill(graph: ir.Graph, pad: ir.Node, parameters: QuantizationParameters) -> None:
+    """The constant that a Pad of integers pads with: the code of what it padded with, 0 where it named none."""
+    mode = pad.attributes["mode"].as_string() if "mode" in pad.attributes else "constant"
+    if mode != "constant":
+        return
+    has_fill = len(pad.inputs) > 2 and pad.inputs[2] is not None
+    fill = float(constant(pad, 2).item()) if has_fill else 0.0
+    limits = np.iinfo(parameters.dtype)
+    code = int(np.clip(round(fill / parameters.scale) + parameters.zero_point, limits.min, limits.max))
+    if not has_fill:
+        pad.resize_inputs(max(len(pad.inputs), 3))
+    pad.replace_input_with(2, new_constant(graph, f"{pad.name}.fill.quantized", np.array(code, parameters.dtype)))
+
+
 class _Writer:
     """Holds the graph, and the weights quantized already: layers that share one go on sharing it."""
 
     def __init__(self, graph: ir.Graph, target: Target) -> None:
         self._graph = graph
         self._target = target
-        self._weights: dict[tuple[str | None, bytes], ir.Value] = {}
+        self._weights: dict[bytes, ir.Value] = {}
 
-    def quantize_parameters(self, layer: ir.Node, *, input_scale: float) -> None:
+    def quantize_parameters(self, layer: ir.Node, rounded: RoundedWeight, *, input_scale: float) -> None:
         """Replaces the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
-        has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None and self._target.bias_dtype == "int32"
-        bias = constant(layer, 2).astype(np.float64) if has_bias else np.zeros(1)
-        # A bias is stored in steps of input scale · weight scale: the weight's scale must leave it room in an int32.
-        room = np.abs(bias) / (input_scale * _LARGEST_BIAS)
-        smallest_scale = np.maximum(room, _SMALLEST_SCALE).astype(np.float32)
-        quantized, scale = quantize_weight(constant(layer, 1), smallest_scale=smallest_scale)
-        weight = layer.inputs[1]
-        key = (weight.name if weight is not None else None, scale.tobytes())
+        key = rounded.weight.tobytes() + rounded.scale.tobytes()
         if key not in self._weights:
-            zero_point = np.zeros_like(scale, np.int8)
-            self._weights[key] = self._dequantize(f"{layer.name}.weight", quantized, scale, zero_point)
+            zero_point = np.zeros_like(rounded.scale, np.int8)
+            self._weights[key] = self._dequantize(f"{layer.name}.weight", rounded.weight, rounded.scale, zero_point)
         layer.replace_input_with(1, self._weights[key])
-        if has_bias:
-            bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
-            integers = np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32)
-            layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
+        if not rounded.bias.any() and len(layer.inputs) < 3:
+            return
+        if len(layer.inputs) < 3:
+            layer.resize_inputs(3)
+        if self._target.bias_dtype == "float32":
+            layer.replace_input_with(2, self._initializer(f"{layer.name}.bias.rounded", rounded.bias.astype(np.float32)))
+            return
+        bias_scale = (rounded.scale * np.float32(input_scale)).astype(np.float32)
+        integers = np.rint(rounded.bias / bias_scale.astype(np.float64)).astype(np.int32)
+        layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
 
     def quantize_activation(self, value: ir.Value, parameters: QuantizationParameters) -> None:
         """Puts QuantizeLinear and DequantizeLinear between `value` and all that read it."""
@@ -171,9 +215,23 @@ class _Writer:
         return node.outputs[0]
 
     def _initializer(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        value = ir.val(name, const_value=ir.tensor(array, name=name))
-        self._graph.register_initializer(value)
-        return value
+        return new_constant(self._graph, name, array)
+
+
+def new_constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Registers an initializer of that name."""
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def replace_constant(node: ir.Node, index: int, array: NDArray[np.floating]) -> None:
+    """Gives a node's constant input, which nothing else may read, other values under its name."""
+    before = node.inputs[index]
+    assert before is not None
+    assert before.const_value is not None
+    before.const_value = ir.tensor(np.ascontiguousarray(array, np.float32), name=before.name)
+    before.shape = ir.Shape(array.shape)
 
 
 def constant(node: ir.Node, index: int) -> NDArray[np.float32]:

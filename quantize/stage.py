@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 import calibration
+from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
-from quantize.int8 import quantize_int8
+from quantize.int8 import Int8Options, quantize_int8
+from quantize.shipped_rounding import find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.targets import Target
@@ -37,15 +39,15 @@ def load_fp32(bundle: Bundle) -> onnx.ModelProto:
 def quantize_bundle(
     bundle: Bundle,
     table: CalibrationTable,
+    options: Int8Options,
     *,
-    target: Target,
-    method: Method,
-    percentile: float,
     crops: Sequence[NDArray[np.float32]] = (),
+    on_step: OnStep = ignore_step,
 ) -> Bundle:
-    """Adds the int8 graph for `target`, the fp16 and bf16 graphs and the calibration table to `bundle`.
+    """Adds the int8 graph for the target, the fp16 and bf16 graphs and the calibration table to `bundle`.
 
-    `crops`, (1, C, H, W) float32 in [0, 1], are what int8 is compared with fp32 on; without any, that figure is left out.
+    `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
+    figure is left out, and weights are those that ship for this table, or rounded to the nearest.
 
     Raises:
         UserError: the table is not this graph's.
@@ -53,14 +55,18 @@ def quantize_bundle(
     """
     fp32 = bundle.variant("fp32")
     model = load_fp32(bundle)
-    int8, placement = quantize_int8(
+    target = options.target
+    recorded = recorded_options(table, options)
+    graph = quantize_int8(
         model,
         table,
-        target=target,
-        method=method,
-        percentile=percentile,
+        options,
         value_range=bundle.manifest.contract.value_range,
+        crops=crops,
+        on_step=on_step,
+        rounded=None if crops else find_shipped_rounding(made_of(recorded)),
     )
+    int8 = graph.model
     halves = {half: convert_to_half(model, half) for half in HALVES}
     files = {
         int8_file(target): int8.SerializeToString(deterministic=True),
@@ -86,10 +92,11 @@ def quantize_bundle(
             target=target.name,
             parent_sha256=fp32.sha256,
             opset=_opset(int8),
-            options=_options(table, method=method, percentile=percentile),
+            options=recorded,
             tools=current_tools(),
             psnr_vs_fp32_db=_psnr_on(crops, fp32=bundle.read(fp32), int8=files[int8_file(target)]),
-            int8_layers=placement.int8_layers,
+            int8_layers=graph.int8_layers,
+            merged_layers=graph.merged_layers,
         ),
     )
     manifest = bundle.manifest.model_copy(update={"calibration": Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION]))})
@@ -98,26 +105,31 @@ def quantize_bundle(
     return write_bundle(bundle.directory, manifest, files=files)
 
 
-def quantized_already(
-    bundle: Bundle, table: CalibrationTable, *, target: Target, method: Method, percentile: float, compared: bool
-) -> bool:
+def quantized_already(bundle: Bundle, table: CalibrationTable, options: Int8Options, *, compared: bool) -> bool:
     """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on."""
     manifest = bundle.manifest
-    int8 = manifest.find_variant("int8", target=target.name)
+    int8 = manifest.find_variant("int8", target=options.target.name)
     return (
         int8 is not None
         and all(manifest.find_variant(half) is not None for half in HALVES)
         and int8.parent_sha256 == bundle.variant("fp32").sha256
-        and int8.options == _options(table, method=method, percentile=percentile)
+        and int8.options == recorded_options(table, options)
         and int8.tools == current_tools()
         and (int8.psnr_vs_fp32_db is not None) == compared
     )
 
 
-def _options(table: CalibrationTable, *, method: Method, percentile: float) -> dict[str, Option]:
+def made_of(recorded: Mapping[str, Option]) -> str:
+    """What rounded weights depend on, in a line; `recorded`, the options in the manifest."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(recorded.items()))
+
+
+def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str, Option]:
+    """What the manifest says of how an int8 graph was made."""
     return {
-        "method": method.value,
-        "percentile": percentile if method is Method.PERCENTILE else None,
+        "method": options.method.value,
+        "percentile": options.percentile if options.method is Method.PERCENTILE else None,
+        "without": ", ".join(sorted(options.without)),
         "calibration_sha256": sha256_bytes(write_table(table)),
     }
 

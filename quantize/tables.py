@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,18 +12,28 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.calibrate import CROP_SIZE, CROPS, OnStep, crops_of, describe_source, measure_activations
+from calibration.calibrate import (
+    CROP_SIZE,
+    CROPS,
+    OnStep,
+    crops_of,
+    describe_source,
+    measure_activations,
+    measure_channels,
+)
 from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
+from quantize.equalize import choose_scales, equalize
 from quantize.int8 import observed_tensors
 from quantize.stage import current_tools, load_fp32
 from runtime.bundle import Bundle, Contract
 from runtime.errors import DatasetError, UserError
 
-_COMPARED_CROPS = 8
+_COMPARED_CROPS = 12
+_EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class TableRequest:
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
+    equalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,9 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     """
     if request.calib.endswith(".json"):
         _refuse_sampling(request, "a calibration table")
-        return FoundTable(read_table(Path(request.calib)), f"read from {request.calib}", ())
+        given = read_table(Path(request.calib))
+        _check_equalized(given, request, request.calib)
+        return FoundTable(given, f"read from {request.calib}", ())
     scale = bundle.manifest.scale
     model = ir.from_proto(load_fp32(bundle))
     try:
@@ -77,20 +91,35 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         seed=request.seed or 0,
         on_step=on_step,
     )
-    table = None if request.measure_again else _reusable(bundle, model.graph, source, request.percentile)
+    table = None if request.measure_again else _reusable(bundle, model.graph, source, request)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops"
     if table is None:
-        table = measure_activations(
-            model,
-            crops_of(images, source, scale=scale, contract=contract),
-            tensors=observed_tensors(model.graph),
-            source=source,
-            percentile=request.percentile,
-            on_step=on_step,
-        )
+        crops = partial(crops_of, images, source, scale=scale, contract=contract)
+        table = _measure(model, crops, source, request, on_step=on_step)
     else:
         origin += ", measured before"
     return FoundTable(table, origin, _compared(images, source, scale=scale, contract=contract))
+
+
+def _measure(
+    model: ir.Model,
+    crops: Callable[[], Iterator[NDArray[np.float32]]],
+    source: CalibrationSource,
+    request: TableRequest,
+    *,
+    on_step: OnStep,
+) -> CalibrationTable:
+    """Measures `model`, equalized first, in place, where that was asked for: on some of the crops, then on all."""
+    tensors = observed_tensors(model.graph)
+    equalized = None
+    if request.equalize:
+        few = islice(crops(), 0, None, _EQUALIZED_ON_EVERY)
+        scales = choose_scales(model.graph, measure_channels(model, few, tensors=tensors))
+        equalized = graph_fingerprint(model.graph), scales
+        equalize(model.graph, scales)
+    return measure_activations(
+        model, crops(), tensors=tensors, source=source, percentile=request.percentile, equalized=equalized, on_step=on_step
+    )
 
 
 def _compared(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> list[NDArray[np.float32]]:
@@ -99,13 +128,18 @@ def _compared(images: ImageSet, source: CalibrationSource, *, scale: float, cont
     return list(islice(crops_of(images, source, scale=scale, contract=contract), 0, step * _COMPARED_CROPS, step))
 
 
-def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, percentile: float) -> CalibrationTable | None:
+def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, request: TableRequest) -> CalibrationTable | None:
     """The bundle's own table, where measuring again would give the same."""
     int8 = bundle.manifest.find_variant("int8")
     if bundle.manifest.calibration is None or int8 is None or int8.tools != current_tools():
         return None
     table = read_table(bundle.path(bundle.manifest.calibration))
-    same = table.source == source and table.graph_fingerprint == graph_fingerprint(graph) and holds_percentiles(table, percentile)
+    same = (
+        table.source == source
+        and table.graph_fingerprint == graph_fingerprint(graph)
+        and holds_percentiles(table, request.percentile)
+        and (table.equalization is not None) == request.equalize
+    )
     return table if same and set(table.tensors) == set(observed_tensors(graph)) else None
 
 
@@ -121,11 +155,18 @@ def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: Mis
             ),
         ) from missing
     _refuse_sampling(request, "the table that ships with these weights")
+    _check_equalized(table, request, "the table that ships with these weights")
     origin = (
         f"the table that ships with these weights, measured on {len(table.source.images)} pictures of {table.source.dataset} "
         "(the pictures are not on this machine)"
     )
     return FoundTable(table, origin, ())
+
+
+def _check_equalized(table: CalibrationTable, request: TableRequest, what: str) -> None:
+    if (table.equalization is not None) != request.equalize:
+        was, hint = ("not ", "drop") if request.equalize else ("", "give")
+        raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --equalize")
 
 
 def _refuse_sampling(request: TableRequest, what: str) -> None:

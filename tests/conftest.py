@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.ranges import DEFAULT_PERCENTILE, Method, read_table
+from calibration.ranges import Method, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
 from export.models import find_network
 from export.models.srcnn import SRCNN
 from export.stage import export_network
 from export.weights import find_weights
+from quantize.int8 import Int8Options
 from quantize.stage import quantize_bundle
 from runtime.bundle import Bundle
 from runtime.images import Picture, write_picture
@@ -57,9 +58,7 @@ def quantized(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
     return quantize_bundle(
         Bundle.open(directory),
         table,
-        target=find_target("cpu"),
-        method=Method.PERCENTILE,
-        percentile=DEFAULT_PERCENTILE,
+        Int8Options(target=find_target("cpu"), method=Method.PERCENTILE),
     )
 
 

@@ -173,7 +173,7 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path, content: byt
     [
         pytest.param(lambda body: body.pop("graph_fingerprint"), "graph_fingerprint", id="a field is missing"),
         pytest.param(lambda body: body.update(graph_fingerprint="abc"), "graph_fingerprint", id="no sha256"),
-        pytest.param(lambda body: body.update(schema_version=2), "schema_version", id="a newer schema"),
+        pytest.param(lambda body: body.update(schema_version=3), "schema_version", id="a newer schema"),
         pytest.param(lambda body: body.update(tensors={}), "tensors", id="no tensors"),
         pytest.param(lambda body: body.update(note="by hand"), "note", id="an unknown field"),
         pytest.param(lambda body: body["tensors"]["input"].update(maximum="much"), "maximum", id="no number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -16,8 +17,11 @@ from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
 from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.int8 import observed_tensors
+from quantize.int8 import Int8Options, observed_tensors
+from quantize.shipped_rounding import find_shipped_rounding
+from quantize.stage import made_of, recorded_options
 from runtime.bundle import Bundle, Contract
+from runtime.targets import find_target
 
 SHIPPED = [(network, scale) for network in NETWORKS for scale in network.shipped]
 RENEW = "run `make calibration-tables`"
@@ -72,8 +76,19 @@ def test_a_shipped_table_is_not_found_for_anything_else(table: CalibrationTable,
     assert find_shipped_table(fingerprint=wanted["fingerprint"], dataset=wanted["dataset"]) is None
 
 
+def test_weights_rounded_beforehand_ship_for_every_table(table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
+    path, model = shipped
+    options = recorded_options(table, Int8Options(target=find_target("cpu"), method=Method.PERCENTILE))
+    rounded = find_shipped_rounding(made_of(options))
+
+    layers = {str(node.name): node.inputs[1] for node in model.graph if node.op_type == "Conv"}
+    assert rounded, f"{path.with_suffix('.safetensors')} was made of another table: {RENEW}"
+    assert layers.keys() - rounded.keys() <= {"sub_mean.shifter"}  # the first convolution does its work
+    assert all(weight.weight.dtype == np.int8 and len(weight.scale) == len(weight.bias) for weight in rounded.values())
+
+
 def test_every_shipped_table_is_for_shipped_weights() -> None:
-    names = {f"{network.name}_x{scale}.json" for network, scale in SHIPPED}
+    names = {f"{network.name}_x{scale}.{kind}" for network, scale in SHIPPED for kind in ("json", "safetensors")}
 
     assert {path.name for path in SHIPPED_TABLES.iterdir()} == names, RENEW
 

@@ -18,6 +18,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
+from quantize.int8 import Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import TableRequest, find_table
 from runtime.bundle import Bundle, Contract
@@ -36,8 +37,8 @@ def luma_psnr_db(output: Picture, truth: Picture, *, border: int) -> float:
 
 def calibrated(bundle: Bundle, *, calib: str, root: Path | None, crops: int, crop_size: tuple[int, int]) -> Bundle:
     request = TableRequest(calib=calib, root=root, crops=crops, crop_size=crop_size, seed=0, percentile=DEFAULT_PERCENTILE)
-    table = find_table(bundle, request, on_step=ignore_step).table
-    return quantize_bundle(bundle, table, target=find_target("cpu"), method=Method.PERCENTILE, percentile=DEFAULT_PERCENTILE)
+    found = find_table(bundle, request, on_step=ignore_step)
+    return quantize_bundle(bundle, found.table, Int8Options(target=find_target("cpu"), method=Method.PERCENTILE), crops=found.crops)
 
 
 def test_the_published_network_loses_little_on_set5(shared: Path, tmp_path: Path) -> None:

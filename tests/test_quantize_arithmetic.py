@@ -66,7 +66,7 @@ def test_no_finer_step_would_cover_the_range(scheme: str, activation_range: Acti
 
     scale = activation_parameters(activation_range, target).scale
 
-    needed = max(-low, high) / 127 if target.activation_symmetric else (high - low) / 255
+    needed = max(-low / 128, high / 127) if target.activation_symmetric else (high - low) / 255
     assert scale == pytest.approx(max(needed, SMALLEST_NORMAL), rel=1e-6)
 
 

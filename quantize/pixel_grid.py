@@ -1,0 +1,160 @@
+"""Puts the first and the last quantizer on the grid of a picture's own 8-bit values: scale 1/255.
+
+A picture is 8-bit already, so that its quantizer then rounds nothing, and the rounding at the end is the one any picture needs.
+Where a mean is taken off first, x - m would lie between the codes. It moves into the convolution behind:
+
+    W * (A x + t)  =  [W A | W t] * [x ; 1]
+
+with a channel of ones. Zero padding pads it too, so that borders come out right, which a bias would not do.
+A symmetric scheme has no code for 255: the picture is shifted by 128/255 on the way in and back on the way out, the shift is one
+more offset in t and in the last convolution's bias, and codes -128 to 127 are the picture's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from quantize.placement import moved_chain
+from quantize.qdq import ActivationRange, constant, new_constant, replace_constant
+from runtime.targets import Target
+
+_STEP = 1 / 255
+_MIDDLE = 128 * _STEP
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """What became of the ends of a graph.
+
+    Attributes:
+        ranges: of the tensors on the grid, by name; they need no measuring.
+        merged_layers: convolutions that the next one now does the work of.
+        made_of: of a tensor that is new, what it is made of: the one it comes from, what is added to that, and the constant of
+            the channel appended, if one is.
+    """
+
+    ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
+    merged_layers: tuple[str, ...] = ()
+    made_of: Mapping[str, tuple[str, float, float | None]] = field(default_factory=dict)
+
+
+def align_ends(model: ir.Model, target: Target) -> PixelGrid:
+    """Rewrites `model` in place so that both ends lie on the grid, as far as its shape allows; the network stays the same."""
+    graph = model.graph
+    picture = graph.inputs[0]
+    shift = _MIDDLE if target.activation_symmetric else 0.0
+    ranges: dict[str, ActivationRange] = {}
+    merged, made_of = _align_input(graph, picture, shift, ranges)
+    if shift == 0.0:
+        ranges[str(picture.name)] = (0.0, 1.0)
+        ranges.update({str(value.name): (0.0, 1.0) for end in graph.outputs for value in moved_chain(end, target)})
+    else:
+        _shift_output(graph, target, shift, ranges)
+    graph.sort()
+    return PixelGrid(ranges, merged, made_of)
+
+
+def _align_input(
+    graph: ir.Graph, picture: ir.Value, shift: float, ranges: dict[str, ActivationRange]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, float, float | None]]]:
+    readers = [use.node for use in picture.uses()]
+    mean = readers[0] if len(readers) == 1 and _is_pointwise(readers[0]) else None
+    source = picture if mean is None else mean.outputs[0]
+    convolutions = [use.node for use in source.uses()]
+    if not convolutions or not all(_takes_a_channel(node) for node in convolutions) or source.is_graph_output():
+        return (), {}
+    channels = constant(convolutions[0], 1).shape[1]
+    matrix = np.eye(channels) if mean is None else constant(mean, 1)[:, :, 0, 0].astype(np.float64)
+    offset = np.zeros(channels)
+    if mean is not None and len(mean.inputs) > 2:
+        offset = constant(mean, 2).astype(np.float64)
+    offset = offset + matrix @ np.full(matrix.shape[1], shift)
+    if not offset.any():
+        return (), {}
+    shifted = picture if shift == 0.0 else _subtract(graph, picture, shift, name="input.shifted")
+    one = 1.0 if shift == 0.0 else 1.0 - shift  # the largest code there is
+    padded = _append_channel(graph, shifted, one)
+    ranges.update(dict.fromkeys((str(shifted.name), str(padded.name)), (-shift, 1.0 - shift)))
+    for node in convolutions:
+        weight = constant(node, 1).astype(np.float64)
+        mixed = np.einsum("oihw,ij->ojhw", weight, matrix)
+        ones = np.einsum("oihw,i->ohw", weight, offset)[:, np.newaxis] / one
+        node.replace_input_with(0, padded)
+        replace_constant(node, 1, np.concatenate([mixed, ones], axis=1))
+    made_of: dict[str, tuple[str, float, float | None]] = {str(padded.name): (str(picture.name), -shift, one)}
+    if mean is None:
+        return (), made_of
+    graph.remove(mean, safe=True)
+    return (str(mean.name),), made_of
+
+
+def _shift_output(graph: ir.Graph, target: Target, shift: float, ranges: dict[str, ActivationRange]) -> None:
+    """The last convolution writes y - shift; after the quantizer, shift is added in float."""
+    end = graph.outputs[0]
+    chain = moved_chain(end, target)
+    writer = chain[-1].producer()
+    moves = [value.producer() for value in chain[:-1]]
+    if writer is None or writer.op_type != "Conv" or any(len(list(value.uses())) > 1 for value in chain):
+        return
+    if any(move is None or move.op_type == "Pad" for move in moves):
+        return  # what it pads with would have to be shifted too
+    name = str(end.name)
+    bias = constant(writer, 2) if len(writer.inputs) > 2 else np.zeros(constant(writer, 1).shape[0], np.float32)
+    if len(writer.inputs) < 3:
+        writer.resize_inputs(3)
+    shifted_bias = (bias - shift).astype(np.float32)
+    writer.replace_input_with(2, new_constant(graph, f"{writer.name}.bias.shifted", shifted_bias))
+    end.name = f"{name}.shifted"
+    node = ir.node("Add", [end, new_constant(graph, f"{name}.shift", np.array(shift, np.float32))], name=f"{name}.unshift")
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, end.type, end.shape
+    graph.append(node)
+    graph.outputs[0] = node.outputs[0]
+    ranges.update({str(value.name): (-shift, 1.0 - shift) for value in chain})
+
+
+def _subtract(graph: ir.Graph, value: ir.Value, shift: float, *, name: str) -> ir.Value:
+    node = ir.node("Sub", [value, new_constant(graph, f"{name}.by", np.array(shift, np.float32))], name=name)
+    return _insert(graph, node, name=name, like=value)
+
+
+def _append_channel(graph: ir.Graph, value: ir.Value, one: float) -> ir.Value:
+    """[value ; one], by padding the channels: an operator that only moves data."""
+    name = f"{value.name}.and_one"
+    pads = new_constant(graph, f"{name}.pads", np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64))
+    fill = new_constant(graph, f"{name}.fill", np.array(one, np.float32))
+    padded = _insert(graph, ir.node("Pad", [value, pads, fill], name=name), name=name, like=value)
+    if value.shape is not None and isinstance(value.shape[1], int):
+        padded.shape = ir.Shape([value.shape[0], value.shape[1] + 1, *value.shape[2:]])
+    return padded
+
+
+def _insert(graph: ir.Graph, node: ir.Node, *, name: str, like: ir.Value) -> ir.Value:
+    made = node.outputs[0]
+    made.name, made.type, made.shape = name, like.type, like.shape
+    graph.append(node)
+    return made
+
+
+def _is_pointwise(node: ir.Node) -> bool:
+    """A 1×1 convolution from the picture's colours to as many: a mean taken off, or a change of colours."""
+    if node.op_type != "Conv" or node.inputs[1] is None or node.inputs[1].const_value is None:
+        return False
+    shape = constant(node, 1).shape
+    strides = node.attributes["strides"].as_ints() if "strides" in node.attributes else ()
+    plain = not _pads(node) and all(stride == 1 for stride in strides)
+    return shape[0] == shape[1] and shape[2:] == (1, 1) and plain and not node.outputs[0].is_graph_output()
+
+
+def _takes_a_channel(node: ir.Node) -> bool:
+    """A convolution whose weight is its own and may get one input channel more."""
+    weight = node.inputs[1] if node.op_type == "Conv" else None
+    grouped = "group" in node.attributes and node.attributes["group"].as_int() != 1
+    return weight is not None and weight.const_value is not None and len(list(weight.uses())) == 1 and not grouped
+
+
+def _pads(node: ir.Node) -> bool:
+    return "pads" in node.attributes and any(node.attributes["pads"].as_ints())

@@ -1,0 +1,151 @@
+"""Rounds weights so that a layer's output changes least, and not each weight to what is nearest.
+
+Layer by layer, from input to output, with X what the layer is given in the quantized network and Y what it makes in the fp32 one,
+positions in rows and weights in columns:
+
+    W  = argmin ‖X W - Y‖² + λ ‖W - W₀‖²                     makes up for what rounding did to the layers before
+    Q  ← weight by weight: round w_k, and let the weights not yet rounded take on its error,
+         W_j -= (w_k - q_k) / L_kk · L_kj,   j > k,   L = chol(H⁻¹),  H = XᵀX + λ I
+
+(Frantar & Alistarh 2022, arXiv 2208.11580; Frantar et al. 2023, arXiv 2210.17323; a convolution is a product with its windows).
+What a network sees is smooth and never negative, so that the errors of a window's weights can cancel almost wholly. The bias, which
+is not rounded, comes last and takes what is left on the average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from quantize.placement import Placement
+from quantize.qdq import QuantizationParameters, RoundedWeight, constant, fake_quantize, smallest_scale
+from quantize.walk import Array, run_node
+
+_SAMPLES = 24_000  # windows a layer is fitted on, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
+_DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
+_SHRINKS = (1.0, 0.9, 0.8)  # of the largest weight, tried as the end of a channel's scale
+
+Numbers = NDArray[np.float64]
+
+
+def round_layers(
+    model: ir.Model,
+    placement: Placement,
+    parameters: Mapping[str, QuantizationParameters],
+    crops: Sequence[Array],
+    *,
+    rng: np.random.Generator,
+    on_step: Callable[[int, int], None],
+) -> dict[str, RoundedWeight]:
+    """Rounds every int8 convolution of `model` that has neither groups, strides nor dilations, on `crops`, (1, C, H, W) each."""
+    exact: dict[str, list[Array]] = {str(model.graph.inputs[0].name): list(crops)}
+    rough = {name: [_quantized(name, crop, parameters) for crop in values] for name, values in exact.items()}
+    left = {value: len(list(value.uses())) for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
+    rounded: dict[str, RoundedWeight] = {}
+    for index, node in enumerate(model.graph):
+        on_step(index, len(model.graph))
+        values = [value for value in node.inputs if value is not None and value.const_value is None]
+        names = [str(value.name) for value in values]
+        made = run_node(node, [exact[name] for name in names])
+        if node.name in placement.int8_layers and _is_plain(node):
+            layer = _round_layer(node, rough[names[0]], made[0], rng, input_scale=parameters[names[0]].scale)
+            rounded[str(node.name)] = layer
+            rough_made = [_run_rounded(node, layer, rough[names[0]])]
+        else:
+            rough_made = run_node(node, [rough[name] for name in names])
+        for output, one, other in zip(node.outputs, made, rough_made, strict=True):
+            name = str(output.name)
+            exact[name], rough[name] = one, [_quantized(name, array, parameters) for array in other]
+        for value in values:
+            left[value] -= 1
+            if not left[value]:
+                del exact[str(value.name)], rough[str(value.name)]
+    return rounded
+
+
+def round_weight(weight: Numbers, hessian: Numbers, scale: Numbers) -> tuple[Numbers, Numbers]:
+    """(K, O) weights, the last row the bias, and H (K, K) -> the same rounded to steps of `scale` (O,), and the error (O,) left.
+
+    The last row is not rounded.
+    """
+    order = np.append(np.argsort(-np.diag(hessian)[:-1], kind="stable"), len(hessian) - 1)
+    factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
+    working, error = weight[order].copy(), np.zeros(weight.shape[1])
+    for k in range(len(order) - 1):
+        rounded = np.clip(np.rint(working[k] / scale), -127, 127) * scale
+        missed = (working[k] - rounded) / factor[k, k]
+        working[k + 1 :] -= np.outer(factor[k, k + 1 :], missed)
+        working[k] = rounded
+        error += np.square(missed)
+    restored = np.empty_like(working)
+    restored[order] = working
+    return restored, error
+
+
+def _round_layer(
+    node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, input_scale: float
+) -> RoundedWeight:
+    weight = constant(node, 1).astype(np.float64)
+    outputs, kernel = weight.shape[0], weight.shape[2:]
+    bias = constant(node, 2).astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
+    windows, targets = _sample(given, wanted, kernel, rng)
+    before = np.concatenate([weight.reshape(outputs, -1).T, bias[np.newaxis]])
+    hessian = windows.T @ windows
+    damping = _DAMPING * np.diag(hessian).mean()
+    hessian[np.diag_indices_from(hessian)] += damping
+    fitted = np.linalg.solve(hessian, windows.T @ targets + damping * before)
+    largest = np.maximum(np.abs(fitted[:-1]).max(axis=0) / 127, 2 * smallest_scale(fitted[-1], input_scale))
+    best, error, scale = fitted, np.full(outputs, np.inf), largest
+    for shrink in _SHRINKS:
+        tried, missed = round_weight(fitted, hessian, largest * shrink)
+        better = missed < error
+        best, error, scale = (
+            np.where(better, tried, best),
+            np.where(better, missed, error),
+            np.where(better, largest * shrink, scale),
+        )
+    integers = np.rint(best[:-1] / scale).T.reshape(weight.shape).astype(np.int8)
+    return RoundedWeight(integers, scale.astype(np.float32), best[-1])
+
+
+def _sample(
+    given: Sequence[Array], wanted: Sequence[Array], kernel: tuple[int, ...], rng: np.random.Generator
+) -> tuple[Numbers, Numbers]:
+    """Windows (S, I·kH·kW + 1), a one last, and the outputs (S, O) wanted for them, from random places of every crop."""
+    windows, targets = [], []
+    for source, target in zip(given, wanted, strict=True):
+        height, width = target.shape[2:]
+        picked = rng.choice(height * width, size=min(_SAMPLES // len(given), height * width), replace=False)
+        rows, columns = np.divmod(picked, width)
+        margin = [(0, 0), (0, 0), *((size // 2, size // 2) for size in kernel)]
+        views = sliding_window_view(np.pad(source, margin), kernel, axis=(2, 3))
+        windows.append(views[0, :, rows, columns].reshape(len(picked), -1))
+        targets.append(target[0, :, rows, columns])
+    ones = np.ones((sum(map(len, windows)), 1))
+    return np.concatenate([np.concatenate(windows), ones], axis=1, dtype=np.float64), np.concatenate(targets).astype(np.float64)
+
+
+def _run_rounded(node: ir.Node, layer: RoundedWeight, given: Sequence[Array]) -> list[Array]:
+    weight = (layer.weight * layer.scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+    parts = {"weight": weight, "bias": layer.bias.astype(np.float32)}
+    constants = [ir.val(f"{node.name}.{part}", const_value=ir.tensor(array)) for part, array in parts.items()]
+    like = ir.Node("", "Conv", [node.inputs[0], *constants], list(node.attributes.values()), outputs=[ir.val("made")])
+    return run_node(like, [given])[0]
+
+
+def _quantized(name: str, array: Array, parameters: Mapping[str, QuantizationParameters]) -> Array:
+    return fake_quantize(array, parameters[name]) if name in parameters else array
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether its output has its input's size, and each window looks at neighbouring pixels of all channels."""
+    kernel = constant(node, 1).shape[2:]
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    same = [size // 2 for size in kernel] * 2
+    ones = all(value == 1 for name in ("strides", "dilations") for value in attributes.get(name, [1]))
+    odd = all(size % 2 for size in kernel)
+    return odd and ones and attributes.get("group", 1) == 1 and list(attributes.get("pads", [0] * 4)) == same

@@ -1,0 +1,71 @@
+"""The rounded weights that come with sredge, for the networks that do: `calibration/shipped/<model>_x<scale>.safetensors`.
+
+Rounding layers wants pictures; a fresh machine has none. `make calibration-tables` takes these out of the int8 graphs it makes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from calibration.shipped_tables import SHIPPED_TABLES
+from quantize.qdq import RoundedWeight
+from runtime.bundle import Bundle
+from runtime.files import write_whole
+
+_MADE_OF = "made_of"
+
+
+def find_shipped_rounding(made_of: str) -> dict[str, RoundedWeight]:
+    """Rounded weights by layer, of the file that was `made_of` this table with these options; none if there is no such file."""
+    for path in sorted(SHIPPED_TABLES.glob("*.safetensors")):
+        with safetensors.safe_open(path, framework="np") as file:
+            if file.metadata().get(_MADE_OF) == made_of:
+                parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 # it is no mapping
+                layers = {key.rpartition(".")[0] for key in parts}
+                return {
+                    layer: RoundedWeight(parts[f"{layer}.weight"], parts[f"{layer}.scale"], parts[f"{layer}.bias"])
+                    for layer in layers
+                }
+    return {}
+
+
+def write_rounding(path: Path, rounded: Mapping[str, RoundedWeight], *, made_of: str) -> None:
+    """Writes weights that were rounded, whole or not at all."""
+    parts: dict[str, NDArray[np.generic]] = {}
+    for layer, weight in rounded.items():
+        parts |= {f"{layer}.weight": weight.weight, f"{layer}.scale": weight.scale, f"{layer}.bias": weight.bias}
+    write_whole(path, safetensors.numpy.save(parts, metadata={_MADE_OF: made_of}))
+
+
+def read_rounding(model: onnx.ModelProto, layers: tuple[str, ...]) -> dict[str, RoundedWeight]:
+    """The rounded weights that an int8 graph holds."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    rounded = {}
+    for layer in layers:
+        weight, scale = arrays[f"{layer}.weight.quantized"], arrays[f"{layer}.weight.scale"]
+        codes, steps = arrays.get(f"{layer}.bias.quantized"), arrays.get(f"{layer}.bias.scale")
+        bias = np.zeros(len(scale)) if codes is None or steps is None else codes * steps.astype(np.float64)
+        rounded[layer] = RoundedWeight(weight, scale, bias)
+    return rounded
+
+
+def main(directory: Path, out: Path) -> None:
+    """Takes the rounded weights out of a bundle's int8 graph."""
+    from quantize.stage import made_of  # which imports this module
+
+    bundle = Bundle.open(directory)
+    variant = bundle.variant("int8")
+    model = onnx.load_model_from_string(bundle.read(variant))
+    write_rounding(out, read_rounding(model, variant.int8_layers), made_of=made_of(variant.options))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
