@@ -13,13 +13,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from runtime.archive import pack_files, unpack_files
 from runtime.bicubic import upscaled_size
 from runtime.errors import BundleError
 from runtime.targets import Precision
@@ -36,6 +37,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A plain name: no separator and no leading dot, so that no part can lie outside the bundle.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
 Colour = Literal["RGB", "Y"]
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+"""Pixels along one side of a picture."""
 Option = str | int | float | bool | None
 
 
@@ -70,7 +73,7 @@ class Contract(Noun):
     """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
     pre_upscale: bool = False
     """The graph takes the picture enlarged by `scale`, as runtime/bicubic.py does it, and gives one of that same size."""
-    static_shape: tuple[int, int] | None = None
+    static_shape: tuple[Side, Side] | None = None
     """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
 
     @property
@@ -94,7 +97,7 @@ class Layer(Noun):
 
     name: str
     op: str
-    macs: int = Field(ge=0)
+    macs: int = Field(ge=0, le=1 << 60)
     aliases: tuple[str, ...] = ()
     """What a backend that fuses it with the additions and activations after it may call the result."""
 
@@ -133,6 +136,8 @@ class Variant(Part):
     parity: Parity | None = None
     psnr_vs_fp32_db: float | None = None
     """PSNR of this variant's output against the fp32 output on calibration crops, all channels, peak 1."""
+    merged_layers: tuple[str, ...] = ()
+    """Layers of the fp32 graph whose work another layer does in this one."""
     int8_layers: tuple[str, ...] = ()
 
 
@@ -141,10 +146,10 @@ class Manifest(Noun):
 
     schema_version: Literal[1] = 1
     model: str
-    scale: float = Field(gt=1, allow_inf_nan=False)
+    scale: float = Field(gt=1, le=64, allow_inf_nan=False)
     checkpoint: Checkpoint
     contract: Contract
-    halo: int | Literal["global"]
+    halo: Annotated[int, Field(ge=0, le=1 << 16)] | Literal["global"]
     """Pixels of the graph's input around a tile, on each side, that its output depends on."""
     global_operator: str = ""
     """Where that is "global": the operator that looks at the whole picture."""
@@ -169,8 +174,8 @@ class Manifest(Noun):
         return None
 
     def int8_mac_share(self, variant: Variant) -> float:
-        """Share of the network's multiply-accumulates that `variant` asks for in int8, 0 to 1."""
-        quantized = set(variant.int8_layers)
+        """Share of the network's multiply-accumulates that `variant` asks for in int8, merged ones too, 0 to 1."""
+        quantized = {*variant.int8_layers, *variant.merged_layers}
         return sum(layer.macs for layer in self.layers if layer.name in quantized) / max(self.macs, 1)
 
     def with_variant(self, variant: Variant) -> Manifest:
@@ -181,18 +186,28 @@ class Manifest(Noun):
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, verified bundle."""
+    """An opened, verified bundle: a folder, or one packed file.
+
+    Attributes:
+        directory: the folder; of a packed bundle its file.
+        packed: the contents of a packed bundle by name; None of a folder.
+    """
 
     directory: Path
     manifest: Manifest
+    packed: Mapping[str, bytes] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
-        """Reads and verifies the bundle in `directory`; finishes a write that was cut off after it took effect.
+        """Reads and verifies the bundle in `directory`, or packed into that file.
+
+        A write that was cut off after it took effect is finished.
 
         Raises:
             BundleError: no manifest, a newer schema, a part missing or changed.
         """
+        if directory.is_file():
+            return _open_packed(directory)
         manifest = _read_manifest(directory)
         try:
             for part in manifest.parts:
@@ -204,6 +219,10 @@ class Bundle:
         return cls(directory, manifest)
 
     def path(self, part: Part) -> Path:
+        """Where the part's file is; BundleError of a packed bundle, whose parts are no files."""
+        if self.packed is not None:
+            unpack = f"python -m zipfile -e {self.directory} FOLDER, and name that"
+            raise BundleError(f"{self.directory} is packed; this needs a bundle that is a folder", hint=unpack)
         return self.directory / part.file
 
     def read(self, part: Part) -> bytes:
@@ -212,6 +231,8 @@ class Bundle:
         Raises:
             BundleError: it changed since the bundle was opened.
         """
+        if self.packed is not None:
+            return self.packed[part.file]
         try:
             data = self.path(part).read_bytes()
         except OSError as error:
@@ -259,6 +280,13 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
             f"cannot write the bundle {directory}: {error.strerror or error}", hint="choose a folder that can be written"
         ) from error
     return Bundle.open(directory)
+
+
+def pack_bundle(bundle: Bundle) -> bytes:
+    """One file that holds the whole bundle, reports and engines left out; `Bundle.open` opens it."""
+    return pack_files(
+        {MANIFEST: _manifest_bytes(bundle.manifest), **{part.file: bundle.read(part) for part in bundle.manifest.parts}}
+    )
 
 
 def resolve_bundle(directory: Path | None) -> Path:
@@ -321,14 +349,28 @@ def _digest(body: object) -> str:
     return sha256_bytes(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
+def _open_packed(path: Path) -> Bundle:
+    files = unpack_files(path)
+    if MANIFEST not in files:
+        raise BundleError(f"{path} is not a packed bundle: it has no {MANIFEST}", hint="python -m runtime pack BUNDLE -o FILE")
+    manifest = _parse_manifest(files[MANIFEST], path, again="pack it anew")
+    for part in manifest.parts:
+        if part.file not in files or sha256_bytes(files[part.file]) != part.sha256:
+            raise BundleError(f"{path} is damaged: its {part.file} is not the file the manifest describes", hint="pack it anew")
+    return Bundle(path, manifest, files)
+
+
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
-    again = f"make it anew: rm -r {directory} and run the export again"
     try:
         text = path.read_bytes()
     except OSError as error:
         reason = "it has no manifest.json" if directory.is_dir() else "there is no such folder"
         raise BundleError(f"{directory} is not a bundle: {reason}", hint="python -m export lesrcnn --scale 2") from error
+    return _parse_manifest(text, path, again=f"make it anew: rm -r {directory} and run the export again")
+
+
+def _parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
     try:
         body = json.loads(text)
         if not isinstance(body, dict):

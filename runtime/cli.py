@@ -1,9 +1,12 @@
-"""python -m runtime upscale|info, and the `sredge` command."""
+"""python -m runtime upscale|info|pack, and the `sredge` command."""
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +15,15 @@ import typer
 
 from runtime import console
 from runtime.backends import BACKENDS
-from runtime.bundle import Bundle, resolve_bundle
-from runtime.errors import UnknownNameError, UserError
-from runtime.images import read_picture, write_picture
+from runtime.batch import Job, find_jobs, run_jobs
+from runtime.bundle import Bundle, pack_bundle, resolve_bundle, sha256_bytes
+from runtime.decode import decode
+from runtime.describe import describe
+from runtime.encode import make_writer, open_writer
+from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
+from runtime.files import write_whole
+from runtime.images import read_image
+from runtime.memory import parse_bytes
 from runtime.targets import PRECISIONS, find_precision
 from runtime.upscaler import Upscaler
 
@@ -25,28 +34,129 @@ app = console.application("Run a bundle's network.")
 BundleArgument = Annotated[Path | None, typer.Option("--bundle", help="the bundle [default: the only one under build/]")]
 
 
+_PIPE = Path("-")
+
+
 @app.command()
 def upscale(
-    picture: Annotated[Path, typer.Argument(help="an 8-bit grey or RGB picture")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="where the larger picture goes; its suffix is the format")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="IN…", help="picture files, folders of them, or - for stdin")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="a file, whose suffix is its format, a folder, or - for a PNG to stdout")
+    ],
     bundle: BundleArgument = None,
     precision: Annotated[
         str | None, typer.Option(help=", ".join(PRECISIONS) + " [default: int8 where the bundle has it, else fp32]")
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
+    device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(min=1, help="pixels a side that a tile keeps [default: what --memory allows]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="also write NAME-compare: bicubic and the network side by side")
+    ] = False,
 ) -> None:
-    """Upscale one picture."""
-    opened = Bundle.open(resolve_bundle(bundle))
+    """Upscale pictures: PNG, JPEG, WebP, TIFF, GIF or BMP, grey or colour, 8 or 16 bits."""
     chosen = None if precision is None else find_precision(precision)
-    with Upscaler.open(opened, precision=chosen, backend=backend, threads=threads) as upscaler:
-        source = read_picture(picture)
-        larger = upscaler(source)
-        write_picture(out, larger)
-        sizes = f"{source.shape[1]}×{source.shape[0]} -> {larger.shape[1]}×{larger.shape[0]}"
-        console.show(f"{out}: {sizes}, {upscaler.variant.precision} on {upscaler.backend_name}")
-        if not upscaler.precision_report.verified:
-            console.show(f"(!) it ran in {upscaler.precision_report}")
+    memory_bytes = None if memory is None else parse_bytes(memory, option="--memory")
+    piped = _PIPE in (out, *pictures)
+    if piped:
+        _check_pipe(pictures, compare=compare, out=out)
+    jobs = () if piped else find_jobs(pictures, out)
+    left = [] if overwrite else [job for job in jobs if job.result.exists()]
+    if left and len(jobs) == 1:
+        raise ImageError(f"{left[0].result} is there already", hint="--overwrite replaces it")
+    with Upscaler.open(
+        Bundle.open(resolve_bundle(bundle)),
+        precision=chosen,
+        backend=backend,
+        device=device,
+        threads=threads,
+        parallel=parallel,
+        cache=cache,
+        memory_bytes=memory_bytes,
+        tile=tile,
+    ) as upscaler:
+        ran = f"{upscaler.variant.precision} on {upscaler.backend_name}"
+        if piped:
+            _run_piped(upscaler, pictures[0], out, overwrite=overwrite)
+        else:
+            _run(upscaler, [job for job in jobs if job not in left], compare=compare, ran=ran)
+        if left:
+            console.show(f"{len(left)} left as they are: their results are there already (--overwrite replaces them)")
+        for note in _notes(upscaler):
+            typer.echo(f"(!) {note}", err=out == _PIPE)
+
+
+def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) -> None:
+    """Runs jobs with progress on stderr and a line each on stdout; one that fails is reported at the end."""
+    failed = []
+    began, megapixels = time.perf_counter(), 0.0
+    with console.progress() as bar, closing(run_jobs(upscaler, jobs, compare=compare)) as outcomes:
+        task = bar.add_task("upscaling", total=len(jobs))
+        for outcome in outcomes:
+            if outcome.error is not None:
+                failed.append(outcome.error)
+            else:
+                megapixels += outcome.megapixels
+                (height, width), (tall, wide) = outcome.source_size, outcome.result_size
+                console.show(f"{outcome.job.result}: {width}×{height} -> {wide}×{tall}, {ran}")
+            rate = megapixels / (time.perf_counter() - began)
+            bar.update(task, advance=1, description=f"upscaling, {rate:.2f} MP/s")
+    seconds = time.perf_counter() - began
+    if len(jobs) == 1 and failed:
+        raise failed[0]
+    if len(jobs) > 1:
+        done = len(jobs) - len(failed)
+        console.show(f"{done} pictures in {seconds:.1f} s: {done / seconds:.2f} a second, {megapixels / seconds:.2f} MP/s")
+    for error in failed:
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        raise ImageError(
+            f"{len(failed)} of {len(jobs)} pictures failed; the others are written", hint="mend those and run it again"
+        )
+
+
+def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path) -> None:
+    if len(pictures) > 1:
+        raise UserError("a pipe takes one picture", hint="python -m runtime upscale - -o - < IN.png > OUT.png")
+    if compare:
+        raise UserError("--compare writes a second file, which a pipe has not", hint="name files instead of -")
+    if out == _PIPE and sys.stdout.isatty():
+        raise UserError("stdout is a terminal, which shows no picture", hint="-o FILE, or > FILE")
+
+
+def _run_piped(upscaler: Upscaler, source: Path, out: Path, *, overwrite: bool) -> None:
+    """From stdin, or to stdout as PNG, or both."""
+    image = decode(sys.stdin.buffer.read(), name="stdin") if source == _PIPE else read_image(source)
+    bands = upscaler.bands(image.pixels)
+    shape = (*upscaler.plan(image.pixels).size, *image.pixels.shape[2:])
+    if out != _PIPE:
+        if out.exists() and not overwrite:
+            raise ImageError(f"{out} is there already", hint="--overwrite replaces it")
+        with open_writer(out, shape, image.pixels.dtype, icc_profile=image.icc_profile) as writer:
+            for band in bands:
+                writer.write(band)
+        return
+    first = next(bands)  # before a header is written: what fails in the network leaves stdout empty
+    to_stdout = make_writer(sys.stdout.buffer, ".png", shape, image.pixels.dtype, icc_profile=image.icc_profile, name="stdout")
+    for band in itertools.chain([first], bands):
+        to_stdout.write(band)
+    to_stdout.finish()
+    sys.stdout.buffer.flush()
+
+
+def _notes(upscaler: Upscaler) -> Iterator[str]:
+    """What the user should know of how it ran."""
+    if not upscaler.precision_report.verified:
+        yield f"it ran in {upscaler.precision_report}"
+    if upscaler.seam_error is not None:
+        yield f"{upscaler.bundle.manifest.model} looks at the whole picture and was run in tiles: {upscaler.seam_error}"
 
 
 @app.command()
@@ -56,21 +166,25 @@ def info(
 ) -> None:
     """Say what a bundle holds, after verifying it."""
     opened = Bundle.open(resolve_bundle(bundle))
-    manifest = opened.manifest
     if as_json:
-        console.show(manifest.model_dump_json(indent=1))
+        console.show(opened.manifest.model_dump_json(indent=1))
         return
-    contract = manifest.contract
-    shape, (low, high) = contract.static_shape, contract.value_range
-    size = "1×{}×{}×{}" if shape else "N×{}×H×W"
-    console.show(f"{opened.directory}: {manifest.model} x{manifest.scale:g}, {manifest.checkpoint.source} weights")
-    console.show(f"  input   {size.format(contract.channels, *(shape or ()))} float32 {contract.colour}, {low:g} to {high:g}")
-    console.show(f"  halo    {manifest.halo}")
-    console.show(f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture")
-    for variant in manifest.variants:
-        share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
-        target = f" for {variant.target}" if variant.target else ""
-        console.show(f"  {variant.precision:<7} {variant.file}{target}, opset {variant.opset}{share}, {variant.sha256[:12]}…")
+    for line in describe(opened):
+        console.show(line)
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Option("-o", "--out", help="the file")],
+    bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+) -> None:
+    """Pack a bundle into one file, which opens as the folder does."""
+    packed = pack_bundle(Bundle.open(resolve_bundle(bundle)))
+    try:
+        write_whole(out, packed)
+    except OSError as error:
+        raise BundleError(f"cannot write {out}: {error.strerror or error}", hint="-o a file in a folder that is there") from error
+    console.show(f"{out}: {len(packed)} bytes, sha256 {sha256_bytes(packed)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def sredge() -> None:
-    """`sredge COMMAND …` is `python -m COMMAND …`; upscale and info are the runtime's own."""
+    """`sredge COMMAND …` is `python -m COMMAND …`; upscale, info and pack are the runtime's own."""
     others = {entry.name: entry for entry in entry_points(group=_COMMANDS)}
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
     known = sorted({*others, *own})

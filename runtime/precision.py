@@ -16,7 +16,7 @@ class PrecisionReport:
 
     Attributes:
         asked: the precision of the variant.
-        mac_share: share of multiply-accumulates by the precision they ran in; "unknown" where the backend names no such layer.
+        mac_share: share of the variant's multiply-accumulates by the precision they ran in; "unknown" where no such layer is named.
         not_as_asked: layers that ran in another precision than the variant has them in, as "name: precision".
         layers: what the backend said of every operator, the ones without multiply-accumulates too.
     """
@@ -43,10 +43,12 @@ def verify_precision(manifest: Manifest, variant: Variant, ran: Iterable[LayerPr
     macs: dict[str, int] = {}
     wrong = []
     for layer in manifest.layers:
+        if layer.name in variant.merged_layers:
+            continue
         asked = "int8" if layer.name in quantized else ("fp32" if variant.precision == "int8" else variant.precision)
         got = next((by_name[name] for name in (layer.name, *layer.aliases) if name in by_name), "unknown")
         macs[got] = macs.get(got, 0) + layer.macs
         if got != asked:
             wrong.append(f"{layer.name}: {got}")
-    share = {name: count / max(manifest.macs, 1) for name, count in sorted(macs.items(), key=lambda item: -item[1])}
+    share = {name: count / max(sum(macs.values()), 1) for name, count in sorted(macs.items(), key=lambda item: -item[1])}
     return PrecisionReport(variant.precision, share, tuple(wrong), ran)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -11,29 +13,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends import Backend, choose_backend, open_backend
+from runtime.bands import run_bands
+from runtime.bicubic import Samples
 from runtime.bundle import Bundle, Variant
 from runtime.errors import BackendError, ImageError
-from runtime.images import Picture, check_picture, from_network, to_network
+from runtime.memory import default_budget
+from runtime.ordered import in_order
+from runtime.pixels import AnyPicture, check_picture
+from runtime.plan import Plan, plan_run
 from runtime.precision import PrecisionReport, verify_precision
+from runtime.seams import SeamError, SeamMeter
 from runtime.targets import Precision, find_target
+
+_log = logging.getLogger(__name__)
 
 
 class Upscaler:
     """A bundle's network, compiled and ready. A context manager; `close` frees the compiled graph.
 
-    It serves one thread at a time; open one a thread.
+    Several threads may use it: `parallel` runs of the network happen at a time, further ones wait.
 
     Attributes:
         bundle: the opened bundle.
         variant: the graph of it that runs.
         backend_name: the backend that runs it.
+        parallel: runs of the network at a time.
+        seam_error: of the last picture that was run in tiles with seams; None where none was.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, backend: Backend) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        backend: Backend,
+        *,
+        tile: int | None = None,
+        memory_bytes: int | None = None,
+        parallel: int = 1,
+    ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.backend_name = backend.name
+        self.parallel = parallel
+        self.seam_error: SeamError | None = None
         self._backend: Backend | None = backend
+        self._tile = tile
+        self._memory_bytes = default_budget() if memory_bytes is None else memory_bytes
 
     @classmethod
     def open(
@@ -42,15 +67,26 @@ class Upscaler:
         *,
         precision: Precision | None = None,
         backend: str = "auto",
+        device: str | None = None,
         threads: int | None = None,
+        parallel: int = 1,
+        cache: Path | str | None = None,
+        tile: int | None = None,
+        memory_bytes: int | None = None,
     ) -> Upscaler:
-        """Opens a bundle's graph of `precision` on `backend` with `threads` threads.
+        """Opens a bundle's graph of `precision` on `backend`.
 
         Args:
             bundle: its folder, or an opened one.
             precision: None takes int8 where the bundle has it, else fp32.
             backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
-            threads: None leaves it to the backend.
+            device: as the backend calls it; None is the CPU.
+            threads: of the backend; None leaves it to the backend.
+            parallel: runs of the network at a time: tiles, frames of `stream`, calls from several threads.
+            cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none.
+            tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A
+                network that looks at the whole picture runs whole unless a tile is asked for; `seam_error` says what that cost.
+            memory_bytes: what tiles may take, beside the picture and its output; None: a quarter of what is free now.
 
         Raises:
             BundleError: no valid bundle there, or it has no such graph.
@@ -62,35 +98,89 @@ class Upscaler:
         variant = opened.variant(precision)
         preferred = None if variant.target is None else find_target(variant.target).default_backend
         name = choose_backend(backend, preferred=preferred).name
-        return cls(opened, variant, open_backend(name, opened.read(variant), precision=precision, threads=threads))
+        if tile is not None and tile < 1:
+            raise ImageError(f"a tile of {tile} pixels: expected 1 or more")
+        folder = None if cache is None else Path(cache)
+        compiled = open_backend(
+            name, opened.read(variant), precision=precision, threads=threads, parallel=parallel, device=device, cache=folder
+        )
+        return cls(opened, variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
 
-    def __call__(self, picture: Picture) -> Picture:
+    def __call__(self, picture: NDArray[Samples]) -> NDArray[Samples]:
         """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB, to the nearest pixel.
 
+        Likewise (H, W) or (H, W, 1) grey, (H, W, 2) grey with alpha and (H, W, 4) RGB with alpha, not premultiplied, and uint16:
+        what comes out is of the kind that went in. Alpha is enlarged bicubically.
+
         Raises:
-            ImageError: another shape or type, an empty picture, or not the one shape a fixed graph takes.
+            ImageError: another shape or type, an empty picture, or more than the memory allowed.
+        """
+        plan = self.plan(picture)
+        bands = self._run_bands(picture, plan)
+        if len(plan.rows) == 1:
+            (output,) = bands
+            return output
+        output = np.empty((*plan.size, *picture.shape[2:]), picture.dtype)
+        top = 0
+        for band in bands:
+            output[top : top + len(band)] = band
+            top += len(band)
+        return output
+
+    def bands(self, picture: NDArray[Samples]) -> Iterator[NDArray[Samples]]:
+        """What a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
+
+        Raises:
+            ImageError: as a call does, before the first piece.
+        """
+        return self._run_bands(picture, self.plan(picture))
+
+    def stream(self, frames: Iterable[NDArray[Samples]]) -> Iterator[NDArray[Samples]]:
+        """What a call gives for each frame, in their order; the next ones run while one is being used.
+
+        Raises:
+            ImageError: a frame is no picture, at its place in the order.
+        """
+        return in_order(self, frames, workers=self.parallel + 1)
+
+    def plan(self, picture: AnyPicture) -> Plan:
+        """The tiles in which a picture of that shape and type would run.
+
+        Raises:
+            ImageError: as a call does.
         """
         check_picture(picture)
-        contract, scale = self.bundle.manifest.contract, self.bundle.manifest.scale
-        output = self.run(to_network(picture, contract, scale=scale))
-        return from_network(output, contract.colour, source=picture)
+        sample_bytes = picture[:1, :1].nbytes
+        return plan_run(
+            self.bundle.manifest,
+            (picture.shape[0], picture.shape[1]),
+            sample_bytes=sample_bytes,
+            tile=self._tile,
+            budget_bytes=self._memory_bytes,
+            parallel=self.parallel,
+        )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped.
+        """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped, never in tiles.
 
         Where the contract says `pre_upscale`, the input is enlarged already and the output has its size.
 
         Raises:
-            ImageError: another shape or type, or not the one shape a fixed graph takes.
+            ImageError: another shape or type, values out of range or NaN, or not the one shape a fixed graph takes.
         """
         contract = self.bundle.manifest.contract
         if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != contract.channels or 0 in array.shape:
             raise ImageError(f"expected a (N, {contract.channels}, H, W) float32 array, got {array.shape} {array.dtype}")
+        low, high = float(array.min()), float(array.max())  # NaN where there is one
+        if not (contract.value_range[0] <= low and high <= contract.value_range[1]):
+            raise ImageError(
+                f"expected values in [{contract.value_range[0]:g}, {contract.value_range[1]:g}], got {low:g} to {high:g}"
+            )
         fixed = contract.static_shape
         if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
             raise ImageError(
                 f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {array.shape}",
-                hint="export it without --static for any size",
+                hint="export it without --static for any size, or call the Upscaler with a picture, which it cuts into tiles",
             )
         return self._opened().run(array)
 
@@ -111,7 +201,24 @@ class Upscaler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def _run_bands(self, picture: NDArray[Samples], plan: Plan) -> Iterator[NDArray[Samples]]:
+        if any(plan.filled_in):
+            _log.warning("%s", _describe_filling(plan, halo=self.bundle.manifest.halo))
+        meter = None if plan.exact else SeamMeter(plan)
+        yield from run_bands(self._opened(), self.bundle.manifest, picture, plan, parallel=self.parallel, meter=meter)
+        if meter is not None:
+            self.seam_error = meter.error
+
     def _opened(self) -> Backend:
         if self._backend is None:
             raise BackendError("this Upscaler is closed", hint="open another with Upscaler.open")
         return self._backend
+
+
+def _describe_filling(plan: Plan, *, halo: int | str) -> str:
+    assert plan.fixed is not None
+    rows, columns = plan.filled_in
+    return (
+        f"this graph takes {plan.fixed[0]}×{plan.fixed[1]} (height×width): {rows} rows and {columns} columns are filled in, "
+        f"which is {plan.overhead:.0%} of the arithmetic; within {halo} pixels of them it is not what a graph for any size gives"
+    )

@@ -236,6 +236,20 @@ def test_a_users_mistake_is_one_clear_error(
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("others", [(), ("--precision=fp32",)], ids=["alone", "beside another"])
+def test_a_precision_that_no_installed_backend_runs_is_an_error_and_no_empty_table(
+    quantized: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli, "_installed", lambda: ["onnxruntime"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(quantized.directory), f"--data={folder}", "--precision=bf16", *others])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no installed backend runs bf16 (installed: onnxruntime), expected openvino" in captured.err
+    assert "hint: pip install 'sredge[openvino]'" in captured.err
+
+
 def test_a_text_file_called_png_is_named(quantized: Bundle, tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("not a picture")
     command = [sys.executable, "-m", "benchmarks", str(quantized.directory), "--data", str(tmp_path)]

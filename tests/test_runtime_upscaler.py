@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import runtime
 import runtime.backends
 from export.models import find_network
 from export.stage import export_network
@@ -244,16 +246,16 @@ def test_bytes_that_are_no_graph_are_a_backend_error(backend: str) -> None:
     assert backend in str(caught.value)
 
 
-def _grey(picture: Picture) -> NDArray[np.generic]:
-    return picture[..., 0]
-
-
 def _floats(picture: Picture) -> NDArray[np.generic]:
     return (picture / 255).astype(np.float32)
 
 
-def _rgba(picture: Picture) -> NDArray[np.generic]:
-    return np.dstack([picture, picture[..., :1]])
+def _five_channels(picture: Picture) -> NDArray[np.generic]:
+    return np.dstack([picture, picture[..., :2]])
+
+
+def _signed(picture: Picture) -> NDArray[np.generic]:
+    return picture.astype(np.int16)
 
 
 def _no_rows(picture: Picture) -> NDArray[np.generic]:
@@ -272,7 +274,7 @@ def _planes_first(picture: Picture) -> NDArray[np.generic]:
     return picture.transpose(2, 0, 1)
 
 
-@pytest.mark.parametrize("spoil", [_grey, _floats, _rgba, _no_rows, _no_columns, _batch, _planes_first])
+@pytest.mark.parametrize("spoil", [_floats, _signed, _five_channels, _no_rows, _no_columns, _batch, _planes_first])
 def test_an_array_that_is_no_picture_is_refused_with_its_shape(
     exported: Bundle, picture: Picture, spoil: Callable[[Picture], NDArray[np.generic]]
 ) -> None:
@@ -298,9 +300,9 @@ def test_a_static_graph_takes_its_one_size(static_bundle: Bundle, backend: str) 
 
 @backends
 @pytest.mark.parametrize("size", [(24, 33), (32, 24), (1, 1)], ids=str)
-def test_a_static_graph_refuses_another_size(static_bundle: Bundle, backend: str, size: tuple[int, int]) -> None:
+def test_a_static_graph_itself_refuses_another_size(static_bundle: Bundle, backend: str, size: tuple[int, int]) -> None:
     with Upscaler.open(static_bundle, backend=backend) as upscaler, pytest.raises(ImageError, match="24×32") as caught:
-        upscaler(_noise_picture(*size))
+        upscaler.run(_noise(1, 3, *size))
     assert "--static" in caught.value.hint
 
 
@@ -357,3 +359,82 @@ def test_a_closed_upscaler_says_that_it_is_closed(exported: Bundle, backend: str
     upscaler.close()
     with pytest.raises(BackendError, match="closed"):
         upscaler(picture)
+
+
+def test_importing_the_package_alone_imports_nothing_heavy() -> None:
+    program = "import sys, runtime; print(sorted({'numpy', 'cv2', 'pydantic', 'PIL', 'onnxruntime'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_has_the_names_it_promises() -> None:
+    assert {name: getattr(runtime, name).__name__ for name in runtime.__all__} == {name: name for name in runtime.__all__}
+
+
+def test_a_name_the_package_has_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Downscaler'"):
+        runtime.Downscaler  # noqa: B018 # the look-up is the test
+
+
+def test_a_compiled_graph_is_kept_in_the_cache_folder(quantized: Bundle, picture: Picture, tmp_path: Path) -> None:
+    outputs = []
+    for _ in range(2):
+        with Upscaler.open(quantized, backend="openvino", cache=tmp_path) as upscaler:
+            outputs.append(upscaler(picture))
+    assert list(tmp_path.iterdir())
+    assert np.array_equal(outputs[0], outputs[1])
+
+
+def test_a_backend_without_a_cache_says_so(quantized: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="keeps no compiled graphs") as caught:
+        Upscaler.open(quantized, backend="onnxruntime", cache=tmp_path)
+    assert "openvino" in caught.value.hint
+
+
+@backends
+def test_a_device_that_is_not_there_is_named_with_those_that_are(quantized: Bundle, backend: str) -> None:
+    with pytest.raises(BackendError, match="NPU") as caught:
+        Upscaler.open(quantized, backend=backend, device="NPU")
+    assert "CPU" in f"{caught.value}{caught.value.hint}"
+
+
+@backends
+def test_frames_of_a_stream_come_in_their_order(quantized: Bundle, backend: str) -> None:
+    frames = [_noise_picture(20, 31, seed=index) for index in range(9)]
+    with Upscaler.open(quantized, backend=backend, parallel=3) as upscaler:
+        for got, frame in zip(upscaler.stream(iter(frames)), frames, strict=True):
+            assert np.array_equal(got, upscaler(frame))
+
+
+@backends
+def test_a_bad_frame_is_refused_at_its_place(quantized: Bundle, backend: str) -> None:
+    frames = [_noise_picture(8, 9), _noise_picture(8, 9)[:0], _noise_picture(8, 9)]
+    with Upscaler.open(quantized, backend=backend, parallel=2) as upscaler:
+        stream = upscaler.stream(frames)
+        assert next(stream).shape == (16, 18, 3)
+        with pytest.raises(ImageError, match=r"\(0, 9, 3\)"):
+            next(stream)
+
+
+def test_a_stream_takes_frames_only_as_they_are_needed(quantized: Bundle) -> None:
+    taken = []
+
+    def camera() -> Iterator[Picture]:
+        for index in itertools.count():
+            taken.append(index)
+            yield _noise_picture(8, 9, seed=index)
+
+    with Upscaler.open(quantized, parallel=2) as upscaler:
+        stream = upscaler.stream(camera())
+        for _ in range(3):
+            next(stream)
+        assert len(taken) <= 3 + upscaler.parallel + 2
+
+
+@backends
+def test_one_upscaler_serves_several_threads(quantized: Bundle, backend: str) -> None:
+    frames = [_noise_picture(20, 31, seed=index) for index in range(8)]
+    with Upscaler.open(quantized, backend=backend, parallel=2) as upscaler, ThreadPoolExecutor(4) as pool:
+        expected = [upscaler(frame) for frame in frames]
+        for got, want in zip(pool.map(upscaler, frames), expected, strict=True):
+            assert np.array_equal(got, want)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
-from runtime.backends.backend import Backend, LayerPrecision, RanIn
+from runtime.backends.backend import Backend, BackendOptions, LayerPrecision, RanIn
 from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import PRECISIONS, Precision
 
-__all__ = ["BACKENDS", "Backend", "BackendEntry", "LayerPrecision", "RanIn", "choose_backend", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "BackendEntry", "BackendOptions", "LayerPrecision", "RanIn", "choose_backend", "open_backend"]
 
 
 _MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
@@ -63,18 +64,35 @@ def choose_backend(name: str, *, preferred: str | None = None) -> BackendEntry:
     raise UnknownNameError("backend", name, valid=("auto", *(entry.name for entry in BACKENDS)))
 
 
-def open_backend(name: str, graph: bytes, *, precision: Precision, threads: int | None = None) -> Backend:
-    """Compiles `graph`, a serialized ONNX model, whose arithmetic should run in `precision`, on `threads` threads (None: the
-    backend's default).
+def open_backend(
+    name: str,
+    graph: bytes,
+    *,
+    precision: Precision,
+    threads: int | None = None,
+    parallel: int = 1,
+    device: str | None = None,
+    cache: Path | None = None,
+) -> Backend:
+    """Compiles `graph`, a serialized ONNX model.
+
+    Args:
+        precision: what its arithmetic should run in.
+        threads: of the backend, for all runs together; None leaves it to the backend.
+        parallel: runs at a time; several threads may call `run`, and those beyond it wait.
+        device: as the backend calls it; None is the CPU.
+        cache: a folder where compiled graphs are kept for the next start; None keeps none.
 
     Raises:
-        UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph so.
+        UnknownNameError, BackendError: no such backend or device, not installed, or unable to run the graph so.
     """
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise BackendError(f"{threads} threads: expected 1 to {_MOST_THREADS}")
+    for what, count in (("threads", threads), ("runs at a time", parallel)):
+        if count is not None and not 1 <= count <= _MOST_THREADS:
+            raise BackendError(f"{count} {what}: expected 1 to {_MOST_THREADS}")
     entry = choose_backend(name)
     if precision not in entry.precisions:
         able = ", ".join(other.name for other in BACKENDS if precision in other.precisions)
         raise BackendError(f"{name} has no {precision} arithmetic; it runs {', '.join(entry.precisions)}", hint=f"--backend {able}")
+    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache)
     module = importlib.import_module(entry.module)
-    return cast(Backend, module.open_graph(graph, precision=precision, threads=threads))
+    return cast(Backend, module.open_graph(graph, precision=precision, options=options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -21,8 +22,18 @@ class LayerPrecision:
     precision: RanIn
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """What `open_backend` was asked for; see there."""
+
+    threads: int | None = None
+    parallel: int = 1
+    device: str | None = None
+    cache: Path | None = None
+
+
 class Backend(Protocol):
-    """One compiled graph. A context manager; the timer is outside it."""
+    """One compiled graph. A context manager; the timer is outside it. Several threads may call `run`."""
 
     name: str
 

@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from threading import BoundedSemaphore
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtime.backends.backend import LayerPrecision, RanIn
+from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
@@ -34,9 +35,13 @@ _LOG_ERRORS_ONLY = 3
 _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
 
-def open_graph(graph: bytes, *, precision: Precision, threads: int | None) -> OnnxRuntimeBackend:
+def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OnnxRuntimeBackend:
     del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
-    return OnnxRuntimeBackend(graph, threads=threads)
+    if options.device not in (None, "CPU"):
+        raise BackendError(f"onnxruntime runs on the CPU here, not on {options.device}", hint="--device CPU, or --backend openvino")
+    if options.cache is not None:
+        raise BackendError("onnxruntime keeps no compiled graphs", hint="--backend openvino, or leave --cache out")
+    return OnnxRuntimeBackend(graph, options)
 
 
 class OnnxRuntimeBackend:
@@ -44,10 +49,11 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, *, threads: int | None) -> None:
+    def __init__(self, graph: bytes, options: BackendOptions) -> None:
         self._graph = graph
-        self._threads = threads
-        self._session = self._open(_options(threads))
+        self._threads = options.threads
+        self._free_places = BoundedSemaphore(options.parallel)
+        self._session = self._open(_options(options.threads))
         self._input = self._session.get_inputs()[0]
 
     def __enter__(self) -> Self:
@@ -57,7 +63,12 @@ class OnnxRuntimeBackend:
         del self._session
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})
+        try:
+            with self._free_places:
+                outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})
+        except Exception as error:  # its own exceptions have no base but this
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"onnxruntime {ort.__version__} cannot run {array.shape} through this graph: {reason}") from error
         return outputs[0]
 
     def precisions(self) -> tuple[LayerPrecision, ...]:

@@ -1,0 +1,37 @@
+// upscale_openvino GRAPH.onnx IN.ppm OUT.ppm: a bundle's RGB graph on OpenVINO, the picture whole.
+// The wheel `pip install openvino` carries the headers, the libraries and the CMake files.
+#include <exception>
+#include <iostream>
+
+#include <openvino/openvino.hpp>
+
+#include "tensor.hpp"
+
+int main(int argc, char** argv) try {
+    if (argc != 4) {
+        std::cerr << "usage: upscale_openvino GRAPH.onnx IN.ppm OUT.ppm\n";
+        return 2;
+    }
+    const Picture picture = read_ppm(argv[2]);
+
+    ov::Core core;
+    ov::CompiledModel model = core.compile_model(
+        std::string(argv[1]), "CPU",
+        ov::hint::inference_precision(ov::element::f32),  // else fp32 graphs may run in bf16
+        ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+        ov::hint::enable_cpu_pinning(false));
+    ov::InferRequest request = model.create_infer_request();
+
+    ov::Tensor input(ov::element::f32, {1, 3, picture.height, picture.width});
+    to_network(picture, input.data<float>());
+    request.set_input_tensor(input);
+    request.infer();
+
+    const ov::Tensor output = request.get_output_tensor();
+    const ov::Shape shape = output.get_shape();  // 1, 3, H·scale, W·scale
+    write_ppm(argv[3], from_network(output.data<float>(), shape[2], shape[3]));
+    return 0;
+} catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return 1;
+}

@@ -1,0 +1,50 @@
+"""A bundle in words: what an app must know to run its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runtime.bundle import Bundle, Contract, Manifest, Variant
+
+
+def describe(bundle: Bundle) -> Iterator[str]:
+    """Lines for a person: the contract, what it costs, and every graph with its hash."""
+    manifest = bundle.manifest
+    contract, checkpoint = manifest.contract, manifest.checkpoint
+    low, high = contract.value_range
+    values = f"{contract.dtype} {contract.colour}, {low:g} to {high:g}"
+    yield f"{bundle.directory}: {manifest.model} x{manifest.scale:g}, {checkpoint.source} weights, sha256 {checkpoint.sha256}"
+    yield f"  input   {_shape(contract, factor=1)} {contract.layout}, {values}"
+    factor = 1 if contract.pre_upscale else manifest.scale
+    yield f"  output  {_shape(contract, factor=factor)} {contract.layout}, {values}, not clipped"
+    if contract.pre_upscale:
+        yield f"          of a picture enlarged bicubically by {manifest.scale:g} before"
+    if contract.colour == "Y":
+        yield "          luma alone (full-range BT.601); chroma is enlarged bicubically beside it"
+    yield f"  halo    {_halo(manifest)}"
+    yield f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture"
+    for variant in manifest.variants:
+        yield f"  {variant.precision:<7} {_describe_variant(manifest, variant)}"
+    if manifest.calibration is not None:
+        yield f"  ranges  {manifest.calibration.file}, sha256 {manifest.calibration.sha256}"
+
+
+def _shape(contract: Contract, *, factor: float) -> str:
+    if contract.static_shape is None:
+        side = "" if factor == 1 else f"·{factor:g}"
+        return f"N×{contract.channels}×H{side}×W{side}"
+    height, width = (round(side * factor) for side in contract.static_shape)
+    return f"1×{contract.channels}×{height}×{width}"
+
+
+def _halo(manifest: Manifest) -> str:
+    if manifest.halo == "global":
+        return f"global: it looks at the whole picture ({manifest.global_operator})"
+    return f"{manifest.halo} pixels of its input on each side"
+
+
+def _describe_variant(manifest: Manifest, variant: Variant) -> str:
+    target = f" for {variant.target}" if variant.target else ""
+    share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
+    psnr = "" if variant.psnr_vs_fp32_db is None else f", {variant.psnr_vs_fp32_db:.1f} dB from fp32"
+    return f"{variant.file}{target}, opset {variant.opset}{share}{psnr}, sha256 {variant.sha256}"

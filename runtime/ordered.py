@@ -1,0 +1,35 @@
+"""Work on several items at a time, results in the items' own order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, stop: Event | None = None
+) -> Generator[Result, None, None]:
+    """`function` of each item, `workers` at a time in threads; never more than one item beyond those is taken from `items`.
+
+    What `function` or `items` raises is raised here, at its place in the order. Leaving early drops what has not begun, and sets
+    `stop`, by which `function` may see that what it does is no longer wanted.
+    """
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        if stop is not None:
+            stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,145 @@
+"""How one picture goes through a network: whole, or in which tiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from runtime.bicubic import upscaled_size
+from runtime.bundle import Manifest
+from runtime.errors import ImageError
+from runtime.memory import bytes_per_pixel, even_kept, format_bytes, largest_kept
+from runtime.tiling import Cut, Span, Tile, cut_axis, cut_axis_fixed, make_bands, reading_share
+
+SEAM_CONTEXT = 32
+"""Pixels around a tile of a network that looks at the whole picture: what they leave of a seam is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The tiles of one picture.
+
+    Attributes:
+        grid: (H, W) of the network's input for the whole picture.
+        size: (H, W) of its output.
+        factor: how many times larger that is; whatever it is where there is but one tile.
+        rows, columns: the pieces of `grid`; one each where it runs whole.
+        fixed: (H, W) of the one window that the graph takes; None where it takes any.
+        exact: the tiles give what the whole picture would; else they have seams.
+    """
+
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    factor: int
+    rows: tuple[Cut, ...]
+    columns: tuple[Cut, ...]
+    fixed: tuple[int, int] | None
+    exact: bool
+
+    def output_span(self, span: Span, *, axis: int) -> Span:
+        """The output's rows (axis 0) or columns (1) that those of the input become."""
+        return Span(0, self.size[axis]) if span == (0, self.grid[axis]) else span.times(self.factor)
+
+    @property
+    def bands(self) -> Iterator[tuple[Tile, ...]]:
+        """The tiles from top to bottom, those beside each other together."""
+        return make_bands(self.rows, self.columns)
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the arithmetic that is spent on pixels computed twice or filled in, 0 to 1."""
+        if self.fixed is None:
+            return 1 - 1 / reading_share(self.rows, self.columns)
+        return 1 - self.grid[0] * self.grid[1] / (self.count * self.fixed[0] * self.fixed[1])
+
+    @property
+    def filled_in(self) -> tuple[int, int]:
+        """Rows and columns by which the picture is smaller than the graph's fixed window."""
+        if self.fixed is None:
+            return 0, 0
+        return max(self.fixed[0] - self.grid[0], 0), max(self.fixed[1] - self.grid[1], 0)
+
+
+def plan_run(
+    manifest: Manifest, size: tuple[int, int], *, sample_bytes: int, tile: int | None, budget_bytes: int, parallel: int
+) -> Plan:
+    """The tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
+
+    Args:
+        tile: pixels of the network's input that a tile keeps a side; None takes what the budget allows.
+        budget_bytes: what `parallel` tiles at a time, and the band of output rows they make, may take.
+
+    Raises:
+        ImageError: no tile fits into the budget; the network has to see the whole picture, which does not; or a tile is asked of a
+            graph that has its own.
+    """
+    contract = manifest.contract
+    grid = contract.input_size(size, scale=manifest.scale)
+    factor = 1 if contract.pre_upscale else round(manifest.scale)
+    make = partial(Plan, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=contract.static_shape)
+    if contract.static_shape is not None:
+        rows, columns = _cut_fixed(manifest, grid, contract.static_shape, tile=tile)
+        return make(rows=rows, columns=columns, exact=True)
+    pixel_bytes = bytes_per_pixel(manifest, factor=factor)
+    why_whole = _why_whole(manifest)
+    if why_whole and tile is None:
+        _check_whole_fits(manifest, size, needed_bytes=grid[0] * grid[1] * pixel_bytes, budget_bytes=budget_bytes)
+        tile = max(grid)
+    elif tile is None:
+        tile = largest_kept(
+            grid,
+            halo=_halo(manifest),
+            pixel_bytes=pixel_bytes * parallel,
+            output_bytes=factor**2 * sample_bytes,
+            budget_bytes=budget_bytes,
+        )
+    rows, columns = (cut_axis(length, kept=even_kept(length, tile), halo=_halo(manifest)) for length in grid)
+    exact = not why_whole or len(rows) == len(columns) == 1
+    if not exact and not manifest.scale.is_integer():
+        raise ImageError(f"{manifest.model} {why_whole}: it cannot be run in tiles", hint="leave --tile out")
+    return make(rows=rows, columns=columns, exact=exact)
+
+
+def _cut_fixed(
+    manifest: Manifest, grid: tuple[int, int], fixed: tuple[int, int], *, tile: int | None
+) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
+    if tile is not None:
+        raise ImageError(f"this graph takes tiles of its own {fixed[0]}×{fixed[1]} (height×width)", hint="leave --tile out")
+    rows, columns = (cut_axis_fixed(length, side=side, halo=_halo(manifest)) for length, side in zip(grid, fixed, strict=True))
+    why_whole = _why_whole(manifest)
+    if why_whole and len(rows) * len(columns) > 1:
+        raise ImageError(
+            f"{manifest.model} {why_whole}: this graph of it takes {fixed[0]}×{fixed[1]} (height×width), not {grid[0]}×{grid[1]}",
+            hint="export it without --static for any size",
+        )
+    return rows, columns
+
+
+def _check_whole_fits(manifest: Manifest, size: tuple[int, int], *, needed_bytes: int, budget_bytes: int) -> None:
+    if needed_bytes > budget_bytes:
+        raise ImageError(
+            f"{manifest.model} {_why_whole(manifest)} and takes about {format_bytes(needed_bytes)} for {size[1]}×{size[0]}; "
+            f"{format_bytes(budget_bytes)} are allowed",
+            hint=f"--memory {math.ceil(needed_bytes / (1 << 20))}M, or --tile 256 for tiles whose seams are measured",
+        )
+
+
+def _why_whole(manifest: Manifest) -> str:
+    """What keeps the network from being run in tiles exactly; empty where nothing does."""
+    if manifest.halo == "global":
+        operator = f" ({manifest.global_operator})" if manifest.global_operator else ""
+        return f"looks at the whole picture{operator}"
+    if not manifest.contract.pre_upscale and not manifest.scale.is_integer():
+        return f"enlarges by {manifest.scale:g} inside the graph"
+    return ""
+
+
+def _halo(manifest: Manifest) -> int:
+    return SEAM_CONTEXT if manifest.halo == "global" else manifest.halo
