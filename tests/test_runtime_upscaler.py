@@ -129,8 +129,8 @@ def test_fp32_is_verified_to_run_in_fp32(quantized: Bundle, backend: str) -> Non
 
 @backends
 def test_int8_is_verified_to_run_in_int8_in_every_layer(quantized: Bundle, backend: str) -> None:
-    asked = quantized.variant("int8").int8_layers
-    assert set(asked) == {layer.name for layer in quantized.manifest.layers}
+    int8 = quantized.variant("int8")
+    assert {*int8.int8_layers, *int8.merged_layers} == {layer.name for layer in quantized.manifest.layers}
     with Upscaler.open(quantized, backend=backend, precision="int8") as upscaler:
         report = upscaler.precision_report
     assert report.verified, report.not_as_asked
@@ -154,11 +154,12 @@ def test_a_precision_is_claimed_for_no_layer_of_which_the_backend_did_not_say_it
 
 @backends
 def test_an_fp32_run_is_not_taken_for_an_int8_one(quantized: Bundle, backend: str) -> None:
+    int8 = quantized.variant("int8")
     with open_backend(backend, quantized.read(quantized.variant("fp32")), precision="fp32") as opened:
-        report = verify_precision(quantized.manifest, quantized.variant("int8"), opened.precisions())
+        report = verify_precision(quantized.manifest, int8, opened.precisions())
     assert not report.verified
     assert report.mac_share == {"fp32": pytest.approx(1)}
-    assert len(report.not_as_asked) == len(quantized.manifest.layers)
+    assert len(report.not_as_asked) == len(int8.int8_layers)
 
 
 def _said(bundle: Bundle, precision: RanIn) -> list[LayerPrecision]:
@@ -190,9 +191,10 @@ def test_a_layer_the_backend_does_not_mention_is_unknown(exported: Bundle) -> No
 
 
 def test_a_layer_left_in_fp32_by_an_int8_graph_is_as_asked_in_fp32(quantized: Bundle) -> None:
-    left, *others = quantized.manifest.layers
-    mixed = quantized.variant("int8").model_copy(update={"int8_layers": tuple(layer.name for layer in others)})
-    ran = [LayerPrecision(left.name, left.op, "fp32"), *_said(quantized, "int8")[1:]]
+    int8 = quantized.variant("int8")
+    left, *others = int8.int8_layers
+    mixed = int8.model_copy(update={"int8_layers": tuple(others)})
+    ran = [LayerPrecision(left, "Conv", "fp32") if said.name == left else said for said in _said(quantized, "int8")]
     assert verify_precision(quantized.manifest, mixed, ran).verified
     assert not verify_precision(quantized.manifest, mixed, _said(quantized, "int8")).verified
 
