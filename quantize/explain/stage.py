@@ -1,0 +1,147 @@
+"""Looks into a bundle's int8 graph: each layer on crops, whole pictures, and what the backend ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+import onnx_ir as ir
+
+from calibration.calibrate import CROP_SIZE, crops_of, describe_source
+from calibration.pairs import ImageSet
+from calibration.ranges import CalibrationSource, CalibrationTable, read_table
+from quantize.equalize import equalize
+from quantize.explain.pictures import compare_pictures
+from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
+from quantize.pixel_grid import align_ends
+from quantize.sensitivity import LayerNoise, Probe, layer_sensitivity, measure_layers
+from quantize.stage import load_fp32
+from quantize.switches import SwitchedGraph
+from runtime.bundle import Bundle, Variant
+from runtime.errors import BundleError
+from runtime.precision import PrecisionReport
+from runtime.targets import find_target
+from runtime.upscaler import Upscaler
+
+OnStep = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainRequest:
+    """What to look at, and how.
+
+    Attributes:
+        images: pictures; as many as `crops` of them are used, a seeded choice where there are more.
+        crops: of them in all, for the figures of layers.
+        backend: as `Upscaler.open` takes it.
+        sensitivity: measure what each layer alone does to the output, too.
+    """
+
+    images: ImageSet
+    target: str | None
+    backend: str
+    crops: int
+    sensitivity: bool
+
+
+def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Explanation:
+    """Measures the int8 graph of `bundle` for a target against fp32.
+
+    Raises:
+        BundleError: there is no such graph, or the bundle's calibration table is not the one it was made with.
+        SredgeError: pictures that cannot be read, a backend that cannot run.
+    """
+    manifest = bundle.manifest
+    variant, contract, scale = bundle.variant("int8", target=request.target), manifest.contract, manifest.scale
+    table = _table_of(bundle, variant)
+    source = describe_source(
+        request.images,
+        scale=scale,
+        crops=request.crops,
+        crop_size=contract.static_picture_size(scale=scale) or CROP_SIZE,
+        on_step=on_step,
+    )
+    crops = list(crops_of(request.images, source, scale=scale, contract=contract))
+    int8, reference = onnx.load_model_from_string(bundle.read(variant)), reference_graph(bundle, variant, table)
+    target = find_target(variant.target or "")
+    names = [layer.name for layer in manifest.layers if layer.name not in variant.merged_layers]
+    errors = measure_layers(
+        reference, int8, crops, layers=names, target=target, on_step=lambda done, total: on_step("layers", done, total)
+    )
+    outputs: dict[str, float | None] = {}
+    if request.sensitivity:
+        switched = SwitchedGraph(reference, int8, crops, target=target)
+        outputs = layer_sensitivity(
+            switched, switched.layers, probe=Probe.ALONE, on_step=lambda done, total: on_step("each layer alone", done, total)
+        )
+    chosen = {image.name for image in source.images}
+    only = replace(bundle, manifest=manifest.model_copy(update={"variants": (bundle.variant("fp32"), variant)}))
+    with (
+        Upscaler.open(only, precision="fp32", backend=request.backend) as in_fp32,
+        Upscaler.open(only, precision="int8", backend=request.backend) as in_int8,
+    ):
+        pictures = compare_pictures(
+            in_fp32,
+            in_int8,
+            [pair for pair in request.images.pairs if pair.name in chosen],
+            on_step=lambda done, total: on_step("pictures", done, total),
+        )
+        report, backend = in_int8.precision_report, in_int8.backend_name
+    return Explanation(
+        model=manifest.model,
+        scale=scale,
+        target=target.name,
+        backend=backend,
+        dataset=request.images.name,
+        crops=len(crops),
+        calibrated_on=_calibrated_on(source, table),
+        merged_layers=variant.merged_layers,
+        layers=tuple(_explain_layer(error, bundle, variant, report, outputs) for error in errors),
+        pictures=tuple(pictures),
+        colour_shift=mean_shift([picture.colour_shift for picture in pictures]),
+    )
+
+
+def reference_graph(bundle: Bundle, variant: Variant, table: CalibrationTable) -> onnx.ModelProto:
+    """The fp32 graph of the tensors that the int8 one has: equalized and with its ends on the pixel grid where that one is."""
+    model = ir.from_proto(load_fp32(bundle))
+    if table.equalization is not None:
+        equalize(model.graph, table.equalization)
+    without = str(variant.options.get("without", "")).split(", ")
+    if "pixel-grid" not in without and bundle.manifest.contract.value_range == (0.0, 1.0):
+        align_ends(model, find_target(variant.target or ""))
+    return ir.to_proto(model)
+
+
+def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
+    part = bundle.manifest.calibration
+    if (
+        part is None
+        or variant.options.get("calibration_sha256") != part.sha256
+        or variant.parent_sha256 != bundle.variant("fp32").sha256
+    ):
+        raise BundleError(
+            f"{bundle.directory}: the graph {variant.file} was not made of the fp32 graph and the calibration table that are there",
+            hint=f"quantize it again: python -m quantize {bundle.directory} --target {variant.target} --calib div2k",
+        )
+    return read_table(bundle.path(part))
+
+
+def _calibrated_on(source: CalibrationSource, table: CalibrationTable) -> int:
+    used = {digest for image in table.source.images for digest in (image.low_sha256, image.high_sha256) if digest}
+    return sum(bool({image.low_sha256, image.high_sha256} & used) for image in source.images)
+
+
+def _explain_layer(
+    error: LayerNoise, bundle: Bundle, variant: Variant, report: PrecisionReport, outputs: Mapping[str, float | None]
+) -> ExplainedLayer:
+    macs = {layer.name: layer.macs for layer in bundle.manifest.layers}
+    return ExplainedLayer(
+        **error.model_dump(),
+        macs=macs.get(error.name, 0),
+        asked="int8" if error.name in variant.int8_layers or error.stored_range is not None else "fp32",
+        ran=report.ran.get(error.name, ""),
+        output_psnr_db=outputs.get(error.name),
+    )
