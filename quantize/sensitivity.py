@@ -33,6 +33,7 @@ from runtime.targets import Target
 
 Array = NDArray[np.float32]
 _ALONE = ".alone"
+PICTURE = "picture"  # in the place of an operator, of what goes in
 _PICTURE_RANGE = (0.0, 1.0)
 
 
@@ -90,7 +91,7 @@ def measure_layers(
     exact, quantized = ir.from_proto(reference), ir.from_proto(int8)
     stored = stored_tensors(quantized.graph)
     tallies = _tallies(exact.graph, stored, layers, target)
-    unknown = stored.keys() - {tally.end for tally in tallies}
+    unknown = stored.keys() - {value.name for node in exact.graph for value in (*exact.graph.inputs, *node.outputs)}
     if unknown:
         raise PipelineError(f"the int8 graph stores {min(unknown)}, which the fp32 graph has not", hint="quantize it again")
     _add_rounded(exact.graph, rounded_layers(quantized.graph), tallies)
@@ -122,7 +123,14 @@ def layer_sensitivity(
 
 @dataclass
 class _Tally:
-    """Sums over crops for one row: what `node` makes at `end`, `alone` of fp32's inputs, `picture` its range at the output."""
+    """Sums over crops for one row.
+
+    Attributes:
+        end: the tensor.
+        alone: what the rounded layer makes of it in the fp32 graph; `end` where there is no layer.
+        parameters: those of the quantizer behind it, if there is one.
+        picture: black and white, where it is the output's picture already.
+    """
 
     name: str
     op: str
@@ -138,10 +146,10 @@ class _Tally:
     codes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, exact: Array, quantized: Array, alone: Array) -> None:
-        shift = 0.0
+        exact, quantized, alone = (array.astype(np.float32, copy=False) for array in (exact, quantized, alone))
+        black, white = self.picture or _PICTURE_RANGE
         if self.picture is not None:
-            exact, quantized, alone = (array.clip(*self.picture) for array in (exact, quantized, alone))
-            shift = -self.picture[0]
+            exact, quantized, alone = (array.clip(black, white) for array in (exact, quantized, alone))
         if self.parameters is not None:
             low, high = _range(self.parameters)
             half = self.parameters.scale / 2
@@ -150,7 +158,7 @@ class _Tally:
             codes = np.rint((quantized - low) / np.float32(self.parameters.scale)).astype(np.int64)
             self.codes += np.bincount(codes.ravel(), minlength=len(self.codes))
         self.count += exact.size
-        self.signal += _power(exact + np.float32(shift))
+        self.signal += _power(exact - np.float32(black))
         self.noise += _power(quantized - exact)
         self.alone_noise += _power(alone - exact)
 
@@ -169,32 +177,45 @@ class _Tally:
 
 
 def _tallies(graph: ir.Graph, stored: Mapping[str, StoredTensor], layers: Collection[str], target: Target) -> list[_Tally]:
-    """A row for every stored tensor, every layer, and the output; several nodes that end in one tensor are one row."""
-    named = [(str(value.name), "picture", value) for value in graph.inputs if value.name in stored]
-    for node in graph:
-        end = stored_end(node.outputs[0], stored, layers)
-        if node.name in layers or end.name in stored or end.is_graph_output():
-            named.append((str(node.name), node.op_type, end))
+    """A row for each stored tensor that is not only moved, each layer, and the output where no stored tensor becomes it.
+
+    Nodes that end in one tensor are one row, that of the first.
+    """
     pictures = _picture_ranges(graph, target)
+    wanted = {*stored, *(() if pictures.keys() & stored else (str(graph.outputs[0].name),))}
+    named = [(str(value.name), PICTURE, value) for value in graph.inputs]
+    named += [
+        (str(node.name), node.op_type, stored_end(node.outputs[0], stored, layers))
+        for node in graph
+        if node.op_type not in target.moving_ops
+    ]
     rows: dict[str, _Tally] = {}
     for name, op, end in named:
         tensor = str(end.name)
-        parameters = stored[tensor].parameters if tensor in stored else None
-        rows.setdefault(tensor, _Tally(name, op, tensor, tensor, parameters, pictures.get(tensor)))
+        if tensor in wanted or name in layers:
+            parameters = stored[tensor].parameters if tensor in stored else None
+            rows.setdefault(tensor, _Tally(name, op, tensor, tensor, parameters, pictures.get(tensor)))
     return list(rows.values())
 
 
 def _picture_ranges(graph: ir.Graph, target: Target) -> dict[str, tuple[float, float]]:
-    """The range a picture has in the output, and in the tensors that are only moved, or moved and shifted, to it."""
-    end, shift = graph.outputs[0], 0.0
-    ranges = {str(end.name): _PICTURE_RANGE}
-    node = end.producer()
-    if node is not None and node.op_type == "Add" and len(activations(node)) == 1:
-        by = next(value.const_value for value in node.inputs if value is not None and value.const_value is not None)
-        if by.size != 1:
-            return ranges
-        (end,), shift = activations(node), float(by.numpy().item())
-    return ranges | {str(value.name): (-shift, _PICTURE_RANGE[1] - shift) for value in moved_chain(end, target)}
+    """The range a picture has in the output, and in the tensors that are only scaled, shifted or moved to become it."""
+    value, (low, high) = graph.outputs[0], _PICTURE_RANGE
+    ranges = {str(value.name): (low, high)}
+    while (node := value.producer()) is not None and (number := _constant_number(node)) is not None:
+        low, high = (low - number, high - number) if node.op_type == "Add" else (low / number, high / number)
+        (value,) = activations(node)
+        ranges[str(value.name)] = low, high
+    return ranges | {str(moved.name): (low, high) for moved in moved_chain(value, target)}
+
+
+def _constant_number(node: ir.Node) -> float | None:
+    """What an Add adds or a Mul multiplies by (more than 0), where that is one number for all values."""
+    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
+    if node.op_type not in ("Add", "Mul") or len(constants) != 1 or constants[0].size != 1:
+        return None
+    number = float(constants[0].numpy().item())
+    return number if node.op_type == "Add" or number > 0 else None
 
 
 def _add_rounded(graph: ir.Graph, rounded: Mapping[str, Constants], tallies: Iterable[_Tally]) -> None:

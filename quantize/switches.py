@@ -25,7 +25,9 @@ Array = NDArray[np.float32]
 
 
 class SwitchedGraph:
-    """A network of which any operators can be in int8; a tensor is while one that reads or writes it is.
+    """A network of which any operators can be in int8; a tensor is while one that reads or writes it is, or one is at all.
+
+    The latter are tensors between operators that are never in int8 themselves, as those that are fused into a layer.
 
     Attributes:
         layers: those with weights, in the order they run.
@@ -39,7 +41,8 @@ class SwitchedGraph:
         nodes = {
             str(node.name): node
             for node in model.graph
-            if node.name in rounded or (node.op_type in target.int8_ops and len(activations(node)) == len(node.inputs))
+            if node.name in rounded
+            or (node.op_type in target.int8_ops and stored_end(node.outputs[0], stored, rounded).name in stored)
         }
         self.layers = tuple(name for name in nodes if name in rounded)
         self.operators = frozenset(nodes)
@@ -52,6 +55,7 @@ class SwitchedGraph:
             }
             for name, node in nodes.items()
         }
+        self._untouched = set(stored).difference(*self._touched.values())
         values = {str(value.name): value for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
         self._tensors = {name: _switch_tensor(model.graph, values[name], tensor.parameters) for name, tensor in stored.items()}
         self._weights = {name: _switch_constants(model.graph, nodes[name], rounded[name]) for name in self.layers}
@@ -71,6 +75,7 @@ class SwitchedGraph:
 
     def _run(self, quantized: Collection[str]) -> Iterator[Array]:
         touched = {tensor for name in quantized for tensor in self._touched[name]}
+        touched |= self._untouched if quantized else set()
         switches = {switch: np.array(name in touched) for name, switch in self._tensors.items()}
         switches |= {switch: np.array(name in quantized) for name, switch in self._weights.items()}
         for crop in self._crops:

@@ -80,6 +80,11 @@ def _print(found: Explanation, *, title: str) -> None:
     console.out.print(
         _table([*headings, *(["output dB"] if with_output else [])], (_cells(layer, with_output) for layer in found.layers))
     )
+    strays = [layer.name for layer in found.layers if layer.ran not in ("", layer.asked)]
+    if strays:
+        console.show(
+            f"(!) {found.backend} ran {len(strays)} of the layers in another precision than asked: {', '.join(strays[:3])}…"
+        )
     if found.merged_layers:
         console.show(f"merged into the layers behind them: {', '.join(found.merged_layers)}")
     console.show("")

@@ -42,13 +42,13 @@ def _draw_layers(axes: Sequence[Axes], layers: Sequence[ExplainedLayer]) -> None
         ("with fp32's inputs (this layer alone)", _OTHER, "x-", [layer.alone_sqnr_db for layer in layers]),
         ("PSNR of the output, nothing else in int8", _LOSS, "s", [layer.output_psnr_db for layer in layers]),
     ):
-        drawn = [math.nan if is_exact(value) else value for value in values]
+        drawn = [math.nan if value is None or is_exact(value) else value for value in values]
         if not all(map(math.isnan, drawn)):
             error.plot(drawn, lines, form, color=colour, label=label, markersize=5, linewidth=0.8)
     for line in [line for line, layer in enumerate(layers) if is_exact(layer.sqnr_db)]:
         error.text(0.01, line, "exact", transform=error.get_yaxis_transform(), fontsize=7, verticalalignment="center", color=_INT8)
     error.set_xlabel("SQNR, dB", fontsize=8)
-    error.legend(fontsize=7)
+    error.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     error.set_yticks(lines, [layer.name for layer in layers], fontsize=7)
     error.set_ylim(len(layers) - 0.5, -0.5)
     clipped.barh(lines, [100 * (layer.clipped_share or 0) for layer in layers], color=_LOSS)

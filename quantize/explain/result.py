@@ -18,7 +18,7 @@ class ExplainedLayer(LayerNoise):
     macs: int
     """Multiply-accumulates for one 128×128 picture; 0 of an operator without weights."""
     asked: str
-    """The precision that the graph has it in."""
+    """The precision that the graph has it in; "" of the picture."""
     ran: str
     """What the backend says it ran in: "unknown" where it does not name the layer, "" of an operator without weights."""
     output_psnr_db: float | None = None

@@ -15,7 +15,7 @@ from quantize.equalize import equalize
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
 from quantize.pixel_grid import align_ends
-from quantize.sensitivity import LayerNoise, Probe, layer_sensitivity, measure_layers
+from quantize.sensitivity import PICTURE, LayerNoise, Probe, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Bundle, Variant
@@ -138,10 +138,11 @@ def _explain_layer(
     error: LayerNoise, bundle: Bundle, variant: Variant, report: PrecisionReport, outputs: Mapping[str, float | None]
 ) -> ExplainedLayer:
     macs = {layer.name: layer.macs for layer in bundle.manifest.layers}
+    is_int8 = error.name in variant.int8_layers if error.name in macs else error.op in find_target(variant.target or "").int8_ops
     return ExplainedLayer(
         **error.model_dump(),
         macs=macs.get(error.name, 0),
-        asked="int8" if error.name in variant.int8_layers or error.stored_range is not None else "fp32",
+        asked="" if error.op == PICTURE else "int8" if is_int8 else "fp32",
         ran=report.ran.get(error.name, ""),
         output_psnr_db=outputs.get(error.name),
     )
