@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
-import onnx_ir as ir
 
 from calibration.calibrate import CROP_SIZE, crops_of, describe_source
 from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, read_table
-from quantize.equalize import equalize
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
-from quantize.pixel_grid import align_ends
+from quantize.reference import reference_graph
 from quantize.sensitivity import PICTURE, LayerNoise, Probe, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32
 from quantize.switches import SwitchedGraph
@@ -64,8 +62,11 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
         on_step=on_step,
     )
     crops = list(crops_of(request.images, source, scale=scale, contract=contract))
-    int8, reference = onnx.load_model_from_string(bundle.read(variant)), reference_graph(bundle, variant, table)
     target = find_target(variant.target or "")
+    without = str(variant.options.get("without", "")).split(", ")
+    pixel_grid = "pixel-grid" not in without and contract.value_range == (0.0, 1.0)
+    reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
+    int8 = onnx.load_model_from_string(bundle.read(variant))
     names = [layer.name for layer in manifest.layers if layer.name not in variant.merged_layers]
     errors = measure_layers(
         reference, int8, crops, layers=names, target=target, on_step=lambda done, total: on_step("layers", done, total)
@@ -102,17 +103,6 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
         pictures=tuple(pictures),
         colour_shift=mean_shift([picture.colour_shift for picture in pictures]),
     )
-
-
-def reference_graph(bundle: Bundle, variant: Variant, table: CalibrationTable) -> onnx.ModelProto:
-    """The fp32 graph of the tensors that the int8 one has: equalized and with its ends on the pixel grid where that one is."""
-    model = ir.from_proto(load_fp32(bundle))
-    if table.equalization is not None:
-        equalize(model.graph, table.equalization)
-    without = str(variant.options.get("without", "")).split(", ")
-    if "pixel-grid" not in without and bundle.manifest.contract.value_range == (0.0, 1.0):
-        align_ends(model, find_target(variant.target or ""))
-    return ir.to_proto(model)
 
 
 def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
