@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from calibration.calibrate import CROP_SIZE, crops_of, describe_source
 from calibration.pairs import ImageSet
@@ -13,7 +15,7 @@ from calibration.ranges import CalibrationSource, CalibrationTable, read_table
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
 from quantize.reference import reference_graph
-from quantize.sensitivity import PICTURE, LayerNoise, Probe, layer_sensitivity, measure_layers
+from quantize.sensitivity import PICTURE, Probe, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Bundle, Variant
@@ -61,22 +63,6 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
         crop_size=contract.static_picture_size(scale=scale) or CROP_SIZE,
         on_step=on_step,
     )
-    crops = list(crops_of(request.images, source, scale=scale, contract=contract))
-    target = find_target(variant.target or "")
-    without = str(variant.options.get("without", "")).split(", ")
-    pixel_grid = "pixel-grid" not in without and contract.value_range == (0.0, 1.0)
-    reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
-    int8 = onnx.load_model_from_string(bundle.read(variant))
-    names = [layer.name for layer in manifest.layers if layer.name not in variant.merged_layers]
-    errors = measure_layers(
-        reference, int8, crops, layers=names, target=target, on_step=lambda done, total: on_step("layers", done, total)
-    )
-    outputs: dict[str, float | None] = {}
-    if request.sensitivity:
-        switched = SwitchedGraph(reference, int8, crops, target=target)
-        outputs = layer_sensitivity(
-            switched, switched.layers, probe=Probe.ALONE, on_step=lambda done, total: on_step("each layer alone", done, total)
-        )
     chosen = {image.name for image in source.images}
     only = replace(bundle, manifest=manifest.model_copy(update={"variants": (bundle.variant("fp32"), variant)}))
     with (
@@ -90,16 +76,17 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
             on_step=lambda done, total: on_step("pictures", done, total),
         )
         report, backend = in_int8.precision_report, in_int8.backend_name
+    crops = list(crops_of(request.images, source, scale=scale, contract=contract))
     return Explanation(
         model=manifest.model,
         scale=scale,
-        target=target.name,
+        target=variant.target or "",
         backend=backend,
         dataset=request.images.name,
         crops=len(crops),
         calibrated_on=_calibrated_on(source, table),
         merged_layers=variant.merged_layers,
-        layers=tuple(_explain_layer(error, bundle, variant, report, outputs) for error in errors),
+        layers=_explain_layers(bundle, variant, table, crops, report, sensitivity=request.sensitivity, on_step=on_step),
         pictures=tuple(pictures),
         colour_shift=mean_shift([picture.colour_shift for picture in pictures]),
     )
@@ -124,15 +111,41 @@ def _calibrated_on(source: CalibrationSource, table: CalibrationTable) -> int:
     return sum(bool({image.low_sha256, image.high_sha256} & used) for image in source.images)
 
 
-def _explain_layer(
-    error: LayerNoise, bundle: Bundle, variant: Variant, report: PrecisionReport, outputs: Mapping[str, float | None]
-) -> ExplainedLayer:
-    macs = {layer.name: layer.macs for layer in bundle.manifest.layers}
-    is_int8 = error.name in variant.int8_layers if error.name in macs else error.op in find_target(variant.target or "").int8_ops
-    return ExplainedLayer(
-        **error.model_dump(),
-        macs=macs.get(error.name, 0),
-        asked="" if error.op == PICTURE else "int8" if is_int8 else "fp32",
-        ran=report.ran.get(error.name, ""),
-        output_psnr_db=outputs.get(error.name),
+def _explain_layers(
+    bundle: Bundle,
+    variant: Variant,
+    table: CalibrationTable,
+    crops: Sequence[NDArray[np.float32]],
+    report: PrecisionReport,
+    *,
+    sensitivity: bool,
+    on_step: OnStep,
+) -> tuple[ExplainedLayer, ...]:
+    target = find_target(variant.target or "")
+    without = str(variant.options.get("without", "")).split(", ")
+    pixel_grid = "pixel-grid" not in without and bundle.manifest.contract.value_range == (0.0, 1.0)
+    reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
+    int8 = onnx.load_model_from_string(bundle.read(variant))
+    macs = {layer.name: layer.macs for layer in bundle.manifest.layers if layer.name not in variant.merged_layers}
+    found = measure_layers(
+        reference, int8, crops, layers=macs.keys(), target=target, on_step=lambda done, total: on_step("layers", done, total)
     )
+    outputs: dict[str, float | None] = {}
+    if sensitivity:
+        switched = SwitchedGraph(reference, int8, crops, target=target)
+        outputs = layer_sensitivity(
+            switched, switched.layers, probe=Probe.ALONE, on_step=lambda done, total: on_step("each layer alone", done, total)
+        )
+    explained = []
+    for layer in found:
+        is_int8 = layer.name in variant.int8_layers if layer.name in macs else layer.op in target.int8_ops
+        explained.append(
+            ExplainedLayer(
+                **layer.model_dump(),
+                macs=macs.get(layer.name, 0),
+                asked="" if layer.op == PICTURE else "int8" if is_int8 else "fp32",
+                ran=report.ran.get(layer.name, ""),
+                output_psnr_db=outputs.get(layer.name),
+            )
+        )
+    return tuple(explained)
