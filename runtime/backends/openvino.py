@@ -9,11 +9,10 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn
+from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
@@ -56,7 +55,7 @@ class OpenVinoBackend:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._requests, self._model
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
         request = self._requests.get()
         try:
             outputs = request.infer([array], share_inputs=True, share_outputs=False)
@@ -65,7 +64,7 @@ class OpenVinoBackend:
             raise BackendError(f"openvino {ov.__version__} cannot run {array.shape} through this graph: {reason}") from error
         finally:
             self._requests.put(request)
-        result: NDArray[np.float32] = outputs[0]
+        result: NDArray[Values] = outputs[0]
         return result
 
     def precisions(self) -> tuple[LayerPrecision, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.bundle.archive import pack_files, unpack_files
 from runtime.bundle.digests import sha256_bytes, sha256_file
-from runtime.bundle.manifest import BUILD, MANIFEST, Manifest, Part, Variant
+from runtime.bundle.manifest import BUILD, MANIFEST, Io, Manifest, Part, Variant
 from runtime.bundle.manifest_file import manifest_bytes, parse_manifest, read_manifest
 from runtime.bundle.staging import settle
 from runtime.errors import BundleError
@@ -72,13 +72,16 @@ class Bundle:
             raise BundleError(f"{self.path(part)} changed since the bundle was opened", hint="open it again")
         return data
 
-    def variant(self, precision: Precision, *, target: str | None = None) -> Variant:
+    def variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant:
         """The variant of that precision; BundleError names those present."""
-        found = self.manifest.find_variant(precision, target=target)
+        found = self.manifest.find_variant(precision, target=target, io=io)
         if found is None:
-            present = ", ".join(variant.precision for variant in self.manifest.variants)
-            suffix = f" for target {target!r}" if target else ""
+            pixels = " of raw pixels"
+            present = ", ".join(f"{one.precision}{pixels if one.io == 'uint8' else ''}" for one in self.manifest.variants)
+            suffix = f"{pixels if io == 'uint8' else ''}{f' for target {target!r}' if target else ''}"
             hint = f"python -m quantize {self.directory} --calib div2k" if precision != "fp32" else ""
+            if io == "uint8":
+                hint = f"{hint or f'python -m export {self.manifest.model} --scale {self.manifest.scale:g}'} --io uint8"
             raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)
         return found
 

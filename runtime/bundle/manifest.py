@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -20,6 +20,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A plain name: no separator and no leading dot, so that no part can lie outside the bundle.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
 Colour = Literal["RGB", "Y"]
+Io = Literal["float32", "uint8"]
+IOS: tuple[Io, ...] = get_args(Io)
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Pixels along one side of a picture."""
 Option = str | int | float | bool | None
@@ -47,7 +49,10 @@ class Checkpoint(Noun):
 
 
 class Contract(Noun):
-    """What the graph takes and gives: (N, C, H, W) float32 with values in [0, 1]; C is 3 of RGB, or 1 of luma (Y)."""
+    """What a graph takes and gives: (N, C, H, W) float32 with values in [0, 1]; C is 3 of RGB, or 1 of luma (Y).
+
+    That is for variants whose `io` is float32. Those of uint8 take and give the same as raw pixels: (N, H, W, C) uint8.
+    """
 
     layout: Literal["NCHW"] = "NCHW"
     dtype: Literal["float32"] = "float32"
@@ -112,6 +117,8 @@ class Variant(Part):
     target: str | None = None
     parent_sha256: Sha256
     """The graph it was made from; of fp32, the checkpoint."""
+    io: Io = "float32"
+    """What the graph takes and gives: what the contract says; or raw pixels, (N, H, W, C) uint8, its output clipped and rounded."""
     opset: int
     options: dict[str, Option] = {}
     tools: dict[str, str] = {}
@@ -149,10 +156,10 @@ class Manifest(Noun):
     def parts(self) -> tuple[Part, ...]:
         return (*self.variants, *((self.calibration,) if self.calibration else ()))
 
-    def find_variant(self, precision: Precision, *, target: str | None = None) -> Variant | None:
+    def find_variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant | None:
         """The variant of that precision; of several int8 ones, that of `target`, or the first where it is None."""
         for variant in self.variants:
-            if variant.precision == precision and (target is None or variant.target in (None, target)):
+            if (variant.precision, variant.io) == (precision, io) and (target is None or variant.target in (None, target)):
                 return variant
         return None
 
@@ -162,6 +169,7 @@ class Manifest(Noun):
         return sum(layer.macs for layer in self.layers if layer.name in quantized) / max(self.macs, 1)
 
     def with_variant(self, variant: Variant) -> Manifest:
-        """This manifest with `variant` in the place of the one of the same file, or added."""
-        others = tuple(other for other in self.variants if other.file != variant.file)
+        """This manifest with `variant` in the place of the one of the same file, or added; what was made from that one goes."""
+        replaced = {other.sha256 for other in self.variants if other.file == variant.file} - {variant.sha256}
+        others = tuple(other for other in self.variants if other.file != variant.file and other.parent_sha256 not in replaced)
         return self.model_copy(update={"variants": (*others, variant)})
