@@ -31,11 +31,10 @@ from runtime.targets import Precision
 from runtime.upscaler import Upscaler
 
 _WARM_UP_SIDE = 128
+_OPENED: tuple[tuple[Precision, str], ...] = (("int8", "openvino"), ("fp32", "onnxruntime"))
+Run = Callable[[Upscaler, Sequence[Job]], None]
 
 app = console.application("Measure frames per second, files in and files out.")
-
-
-Run = Callable[[Upscaler, Sequence[Job]], None]
 
 
 @dataclass
@@ -58,7 +57,7 @@ def throughput(
     size: Annotated[str, typer.Option(metavar="HxW", help="of a frame")] = "1080x1920",
     frames: Annotated[int, typer.Option(min=1, help="how many")] = 8,
     turns: Annotated[int, typer.Option(min=1, help="how often each way goes through them")] = 2,
-    parallel: Annotated[int | None, typer.Option(min=1, help="runs at a time in the queue [default: one a physical core]")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     memory: Annotated[
         str | None, typer.Option(help="what tiles of each may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
@@ -68,28 +67,28 @@ def throughput(
     height_width = console.parse_size(size, option="--size")
     memory_bytes = None if memory is None else parse_bytes(memory, option="--memory")
     cores = count_cores()
-    parallel = parallel or cores
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         jobs = _cut_frames(data, height_width, count=frames, folder=Path(folder))
-
-        def open_way(name: str, precision: Precision, backend: str, runs: int, run: Run) -> Way:
-            upscaler = Upscaler.open(
-                opened, precision=precision, backend=backend, parallel=runs, threads=cores, memory_bytes=memory_bytes
+        int8, fp32 = (
+            stack.enter_context(
+                Upscaler.open(
+                    opened, precision=precision, backend=backend, parallel=parallel, threads=cores, memory_bytes=memory_bytes
+                )
             )
-            return Way(name, stack.enter_context(upscaler), run)
-
+            for precision, backend in _OPENED
+        )
         ways = (
-            open_way("int8 on openvino", "int8", "openvino", parallel, _through_the_queue),
-            open_way("int8 on openvino, one at a time", "int8", "openvino", 1, _one_at_a_time),
-            open_way("fp32 on onnxruntime", "fp32", "onnxruntime", parallel, _through_the_queue),
+            Way("int8 on openvino", int8, _through_the_queue),
+            Way("int8 on openvino, one at a time", int8, _one_at_a_time),
+            Way("fp32 on onnxruntime", fp32, _through_the_queue),
         )
         _measure(ways, jobs, turns=turns)
-    _print_result(ways, frames=frames)
+        _print_result(ways, frames=frames)
     machine = describe_machine()
     console.show(
         f"{opened.manifest.model} x{opened.manifest.scale:g}, {frames} PNG files of {height_width[1]}×{height_width[0]} to PNG, "
-        f"{turns} turns, {cores} threads, {parallel} runs at a time; {machine.processor}, {cores} cores"
+        f"{turns} turns, {cores} threads, {parallel} at a time in the network; {machine.processor}, {cores} cores"
         + ("" if load is None else f"; load average before: {load:.1f}")
     )
 
@@ -147,6 +146,9 @@ def _print_result(ways: Sequence[Way], *, frames: int) -> None:
         rate = way.frames_per_second(frames)
         table.add_row(way.name, f"{rate:.3f}", f"{first / rate:.2f}")
     console.out.print(table)
+    for way in ways:
+        if not way.upscaler.precision_report.verified:
+            console.show(f"(!) {way.name} ran in {way.upscaler.precision_report}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
