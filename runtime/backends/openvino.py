@@ -6,9 +6,11 @@ Precisions are read from the compiled model's runtime graph, where each primitiv
 from __future__ import annotations
 
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
@@ -23,6 +25,9 @@ _NAMES: dict[str, RanIn] = {
     "u8": "int8",
     "i8": "int8",
 }
+# What openvino's binding sets up at its first conversion from and to numpy hangs where two threads come to it at once: one waits
+# for it with Python's lock in hand, which the other needs to finish. So each backend comes to it here, under a lock.
+_ONE_THREAD = Lock()
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OpenVinoBackend:
@@ -36,6 +41,8 @@ class OpenVinoBackend:
 
     def __init__(self, graph: bytes, *, precision: Precision, options: BackendOptions) -> None:
         device = options.device or "CPU"
+        with _ONE_THREAD:
+            _ = ov.Tensor(np.zeros(1, np.float32)).data
         try:
             core = ov.Core()
             if device.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
