@@ -11,11 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from runtime.backends.backend import Backend, BackendOptions, LayerPrecision, RanIn
+from runtime.backends.backend import Backend, BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import PRECISIONS, Precision
 
-__all__ = ["BACKENDS", "Backend", "BackendEntry", "BackendOptions", "LayerPrecision", "RanIn", "choose_backend", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendEntry",
+    "BackendOptions",
+    "LayerPrecision",
+    "RanIn",
+    "Values",
+    "choose_backend",
+    "open_backend",
+]
 
 
 _MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
