@@ -13,7 +13,7 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
-from quantize.int8 import STEPS, Int8Options, Step
+from quantize.int8 import STEPS, Effort, Int8Options, Step
 from quantize.stage import HALVES, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
@@ -48,10 +48,12 @@ def quantize(
     crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
     crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
+    effort: Annotated[
+        Effort, typer.Option(help="against what int8 loses: seconds, layer by layer, or minutes of distillation after that")
+    ] = Effort.BALANCED,
     without: Annotated[
         list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
-    equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
     io: Annotated[
         str, typer.Option(help="uint8 also writes an int8 graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
     ] = "float32",
@@ -64,7 +66,9 @@ def quantize(
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
-    options = Int8Options(target=chosen_target, method=method, percentile=percentile, without=_find_steps(without or ()))
+    options = Int8Options(
+        target=chosen_target, method=method, percentile=percentile, effort=effort, without=_find_steps(without or ())
+    )
     opened = Bundle.open(resolve_bundle(bundle))
     request = TableRequest(
         calib=calib,
@@ -74,7 +78,7 @@ def quantize(
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
-        equalize=equalize,
+        equalize="equalize" in options.steps,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:

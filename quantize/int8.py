@@ -1,13 +1,16 @@
 """fp32 graph + calibration table -> int8 graph for a target.
 
-Three exact or nearly free steps make rounding cost less; each can be left out: channels are equalized, the ends of the graph lie on
-the pixel grid, biases are corrected.
+What makes rounding cost less comes in steps, from cheap to strong, and each can be left out: channels are equalized, which their
+statistics are measured after; the ends of the graph lie on the pixel grid; biases are corrected; layers are rounded one after
+another; the whole network is distilled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,15 +25,39 @@ from quantize.equalize import equalize
 from quantize.half import convert_to_half
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.placement import Placement, Role, check_operators, moved_chain, place_quantizers
-from quantize.qdq import ActivationRange, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
+from quantize.qdq import (
+    ActivationRange,
+    QuantizationParameters,
+    RoundedWeight,
+    activation_parameters,
+    constant,
+    round_nearest,
+    write_qdq,
+)
 from quantize.rounding import round_layers
 from quantize.validity import check_graph
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 
-Step = Literal["equalize", "pixel-grid", "correct-biases", "round-layers"]
+Step = Literal["equalize", "pixel-grid", "correct-biases", "round-layers", "distil"]
 STEPS: tuple[Step, ...] = get_args(Step)
-_SEED = 0  # of the windows that layers are fitted on
+_SEED = 0  # of the windows that layers are fitted on, and of the order in which distillation sees crops
+_SOME = 12  # crops
+
+
+class Effort(Enum):
+    """How much is done against the loss: nothing that takes time, layer by layer, or all that is known."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
+
+
+_LEFT_OUT: Mapping[Effort, frozenset[Step]] = {
+    Effort.FAST: frozenset({"round-layers", "distil"}),
+    Effort.BALANCED: frozenset({"distil"}),
+    Effort.BEST: frozenset(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +67,19 @@ class Int8Options:
     Attributes:
         target: what its constraints are.
         method, percentile: how ranges follow from statistics.
-        without: steps that are left out.
+        effort: which steps are taken.
+        without: steps that are left out of those.
     """
 
     target: Target
     method: Method
     percentile: float = DEFAULT_PERCENTILE
+    effort: Effort = Effort.BALANCED
     without: frozenset[Step] = frozenset()
+
+    @property
+    def steps(self) -> frozenset[Step]:
+        return frozenset(STEPS) - _LEFT_OUT[self.effort] - self.without
 
 
 @dataclass(frozen=True)
@@ -56,6 +89,12 @@ class Int8Graph:
     model: onnx.ModelProto
     int8_layers: tuple[str, ...]
     merged_layers: tuple[str, ...]
+
+
+def some_of(crops: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
+    """Those that layers are rounded on and int8 is compared with fp32 on: evenly over the pictures."""
+    step = max(1, len(crops) // _SOME)
+    return crops[: step * _SOME : step]
 
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
@@ -134,14 +173,16 @@ def quantize_int8(
     crops: Sequence[NDArray[np.float32]] = (),
     on_step: OnStep = ignore_step,
     rounded: Mapping[str, RoundedWeight] | None = None,
+    progress: Path | None = None,
 ) -> Int8Graph:
     """`model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
 
-    Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them; else
-    each to the nearest.
+    Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them and
+    distilled, which goes on from the file `progress` if it was cut off before; else each to the nearest.
 
     Raises:
-        UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator.
+        UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator;
+            distillation lacks torch, or knows not an operator.
         PipelineError: the result is not a valid graph.
     """
     target = options.target
@@ -159,7 +200,7 @@ def quantize_int8(
         equalize(graph_model.graph, table.equalization)
     known = known_ranges(graph_model.graph, value_range, target)
     grid = PixelGrid()
-    if "pixel-grid" not in options.without and value_range == (0.0, 1.0):
+    if "pixel-grid" in options.steps and value_range == (0.0, 1.0):
         grid = align_ends(graph_model, target)
     known = {**known, **grid.ranges}
     placement = place_quantizers(graph_model.graph, target)
@@ -171,23 +212,42 @@ def quantize_int8(
         name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
     }
     weights = dict(rounded or {})
-    if not weights and crops and "round-layers" not in options.without:
+    if not weights and crops and "round-layers" in options.steps:
         weights = round_layers(
             graph_model,
             placement,
             parameters,
-            crops,
+            some_of(crops),
             target=target,
             rng=np.random.default_rng(_SEED),
             on_step=lambda done, total: on_step("rounding", done, total),
         )
-    means = {} if "correct-biases" in options.without else channel_means(table, grid)
+    means = channel_means(table, grid) if "correct-biases" in options.steps else {}
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
             weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
+    if crops and "distil" in options.steps:
+        weights = _distilled(graph_model.graph, parameters, weights, crops, progress, on_step)
     write_qdq(graph_model, parameters=parameters, rounded=weights, target=target)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
     return Int8Graph(int8, placement.int8_layers, grid.merged_layers)
+
+
+def _distilled(
+    graph: ir.Graph,
+    parameters: Mapping[str, QuantizationParameters],
+    weights: Mapping[str, RoundedWeight],
+    crops: Sequence[NDArray[np.float32]],
+    progress: Path | None,
+    on_step: OnStep,
+) -> dict[str, RoundedWeight]:
+    try:
+        from quantize.reconstruct.distil import distil  # torch: for this step alone
+    except ImportError as error:
+        raise UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced") from error
+    return distil(
+        graph, parameters, weights, crops, progress=progress, on_step=lambda done, total: on_step("distilling", done, total)
+    )

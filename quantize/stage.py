@@ -14,7 +14,7 @@ import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
-from quantize.int8 import Int8Options, quantize_int8
+from quantize.int8 import Int8Options, quantize_int8, some_of
 from quantize.shipped_rounding import find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
@@ -65,6 +65,7 @@ def quantize_bundle(
         crops=crops,
         on_step=on_step,
         rounded=None if crops else find_shipped_rounding(made_of(recorded)),
+        progress=bundle.directory / f".distilled-{target.name}-{sha256_bytes(made_of(recorded).encode())[:16]}",
     )
     int8 = graph.model
     halves = {half: convert_to_half(model, half) for half in HALVES}
@@ -94,7 +95,7 @@ def quantize_bundle(
             opset=_opset(int8),
             options=recorded,
             tools=current_tools(),
-            psnr_vs_fp32_db=_psnr_on(crops, fp32=bundle.read(fp32), int8=files[int8_file(target)]),
+            psnr_vs_fp32_db=_psnr_on(some_of(crops), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
             int8_layers=graph.int8_layers,
             merged_layers=graph.merged_layers,
         ),
@@ -129,6 +130,7 @@ def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str,
     return {
         "method": options.method.value,
         "percentile": options.percentile if options.method is Method.PERCENTILE else None,
+        "effort": options.effort.value,
         "without": ", ".join(sorted(options.without)),
         "calibration_sha256": sha256_bytes(write_table(table)),
     }

@@ -23,16 +23,14 @@ from calibration.calibrate import (
 )
 from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
-from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
 from quantize.equalize import choose_scales, equalize
 from quantize.int8 import observed_tensors
 from quantize.stage import current_tools, load_fp32
-from runtime.bundle import Bundle, Contract
+from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 
-_COMPARED_CROPS = 12
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
 
 
@@ -47,12 +45,12 @@ class TableRequest:
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
-    equalize: bool = False
+    equalize: bool = True
 
 
 @dataclass(frozen=True)
 class FoundTable:
-    """A calibration table, where it came from in words, and crops to compare the result on where there are pictures."""
+    """A calibration table, where it came from in words, and the crops that it was measured on where there are pictures."""
 
     table: CalibrationTable
     origin: str
@@ -98,7 +96,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         table = _measure(model, crops, source, request, on_step=on_step)
     else:
         origin += ", measured before"
-    return FoundTable(table, origin, _compared(images, source, scale=scale, contract=contract))
+    return FoundTable(table, origin, list(crops_of(images, source, scale=scale, contract=contract)))
 
 
 def _measure(
@@ -120,12 +118,6 @@ def _measure(
     return measure_activations(
         model, crops(), tensors=tensors, source=source, percentile=request.percentile, equalized=equalized, on_step=on_step
     )
-
-
-def _compared(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> list[NDArray[np.float32]]:
-    """Some of the crops, evenly over the pictures."""
-    step = max(1, source.crops // _COMPARED_CROPS)
-    return list(islice(crops_of(images, source, scale=scale, contract=contract), 0, step * _COMPARED_CROPS, step))
 
 
 def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, request: TableRequest) -> CalibrationTable | None:
@@ -165,8 +157,8 @@ def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: Mis
 
 def _check_equalized(table: CalibrationTable, request: TableRequest, what: str) -> None:
     if (table.equalization is not None) != request.equalize:
-        was, hint = ("not ", "drop") if request.equalize else ("", "give")
-        raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --equalize")
+        was, hint = ("not ", "add") if request.equalize else ("", "drop")
+        raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --without equalize")
 
 
 def _refuse_sampling(request: TableRequest, what: str) -> None:

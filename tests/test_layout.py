@@ -24,7 +24,7 @@ ALLOWED = {
 }
 # Heavy packages, and the modules that own them (a folder owns all below it).
 OWNERS = {
-    "torch": {"export"},
+    "torch": {"export", "quantize/reconstruct"},
     "openvino": {"runtime/backends/openvino.py"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "onnx": {"export", "calibration", "quantize"},

@@ -1,0 +1,322 @@
+"""python -m benchmarks.int8_loss --data FOLDER --weights FOLDER: what int8 loses, network by network, beside onnxruntime's.
+
+Each network is exported with its authors' weights, calibrated on pictures that are not evaluated, quantized with every effort asked
+for, and evaluated on Set5 and Set14 under protocol paper-y. Everything is in int8, first and last layer too. A bundle that is there
+and up to date is not made again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+
+from benchmarks.machine import count_cores, describe_machine
+from benchmarks.metrics import Score, psnr_db, score
+from benchmarks.protocols import find_protocol
+from calibration.datasets import find_images
+from calibration.pairs import load_pair
+from calibration.ranges import DEFAULT_PERCENTILE, Method
+from export.models import find_network
+from export.stage import export_network
+from export.weights import find_weights
+from quantize.int8 import Effort, Int8Options, some_of
+from quantize.stage import quantize_bundle, quantized_already
+from quantize.tables import FoundTable, TableRequest, find_table
+from runtime import console
+from runtime.backends import open_backend
+from runtime.bundle import BUILD, Bundle
+from runtime.errors import UnknownNameError
+from runtime.files import write_whole
+from runtime.images import Picture, from_network, to_network
+from runtime.targets import find_target
+
+_SETS = ("set5", "set14")
+_PROTOCOL = find_protocol("paper-y")
+_THEIRS = "onnxruntime quantize_static"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A network, the file of its authors' weights, and the loss that is aimed at, of the average over the sets."""
+
+    network: str
+    scale: int
+    weights: str
+    loss_db: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}_x{self.scale}"
+
+
+GOALS = (
+    Goal("lesrcnn", 2, "lesrcnn_x2.pth", 0.05),
+    Goal("lesrcnn", 3, "lesrcnn_x3.pth", 0.03),
+    Goal("lesrcnn", 4, "lesrcnn_x4.pth", 0.03),
+    Goal("espcn", 3, "super_resolution_x3.onnx", 0.05),
+    Goal("srcnn", 2, "srcnn_isr_best.pth", 0.05),
+    Goal("srgan", 4, "srgan_x4.pth", 0.05),
+)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one way to quantize one network loses; decibels are means over pictures, `average_db` that of the sets."""
+
+    network: str
+    how: str
+    target: str
+    backend: str
+    loss_db: Mapping[str, float]
+    average_db: float
+    goal_db: float
+    ssim_loss: float
+    worst_db: float
+    worst: str
+    psnr_vs_fp32_db: float
+    seconds: float | None
+    """What calibration and quantization took; None where it was there already."""
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A picture of a set: what goes in, and what fp32 makes of it and scores."""
+
+    name: str
+    dataset: str
+    low: Picture
+    high: Picture
+    array: NDArray[np.float32]
+    fp32: NDArray[np.float32]
+    fp32_score: Score
+
+
+app = console.application("Measure what int8 loses, network by network.")
+
+
+@app.command()
+def int8_loss(
+    data: Annotated[Path, typer.Option(help="the folder that holds Set5, Set14 and what is calibrated on")],
+    weights: Annotated[Path, typer.Option(help=f"the folder that holds {', '.join(goal.weights for goal in GOALS)}")],
+    network: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(goal.name for goal in GOALS)}; repeat for several [default: all]")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="targets; repeat for several [default: cpu, openvino]")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="repeat for several [default: those of the target]")] = None,
+    effort: Annotated[list[Effort] | None, typer.Option(help="repeat for several [default: all]")] = None,
+    calib: Annotated[str, typer.Option(help="what is calibrated on")] = "div2k",
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="quantize_static beside it")] = True,
+    out: Annotated[Path, typer.Option(help="folder of bundles and of the result")] = BUILD / "int8-loss",
+) -> None:
+    """Measure what int8 loses on Set5 and Set14, network by network."""
+    names = {goal.name: goal for goal in GOALS}
+    for name in network or ():
+        if name not in names:
+            raise UnknownNameError("network", name, valid=names)
+    losses: list[Loss] = []
+    with console.progress() as bar:
+        task = bar.add_task("measuring", total=None)
+        for goal in [names[name] for name in network] if network else GOALS:
+
+            def tell(doing: str, name: str = goal.name) -> None:
+                bar.update(task, description=f"{name}: {doing}")
+
+            tell("exporting")
+            bundle = _exported(goal, weights, out / goal.name)
+            evaluated = list(_evaluated(bundle, data, tell))
+            for options in _options(target, effort):
+                losses += _ours(goal, bundle, options, backend, evaluated, calib=calib, data=data, tell=tell)
+            if theirs:
+                losses.append(_their_loss(goal, bundle, evaluated, calib=calib, data=data, tell=tell))
+    body = {"machine": describe_machine().model_dump(), "protocol": str(_PROTOCOL), "losses": [asdict(loss) for loss in losses]}
+    write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
+    _print_losses(losses)
+    console.show(f"{count_cores()} cores, {describe_machine().processor}; calibrated on {calib}; {out / 'int8-loss.json'}")
+
+
+def _options(targets: Sequence[str] | None, efforts: Sequence[Effort] | None) -> Iterator[Int8Options]:
+    for name in targets or ("cpu", "openvino"):
+        for effort in efforts or Effort:
+            yield Int8Options(target=find_target(name), method=Method.PERCENTILE, effort=effort)
+
+
+def _exported(goal: Goal, weights: Path, directory: Path) -> Bundle:
+    network = find_network(goal.network, scale=goal.scale)
+    found = find_weights(network, scale=goal.scale, choice=str(weights / goal.weights))
+    return export_network(network, scale=goal.scale, weights=found, directory=directory)
+
+
+def _evaluated(bundle: Bundle, data: Path, tell: Tell) -> Iterator[_Evaluated]:
+    manifest = bundle.manifest
+    with open_backend("openvino", bundle.read(bundle.variant("fp32")), precision="fp32") as fp32:
+        for name in _SETS:
+            images = find_images(name, scale=manifest.scale, use="evaluation", root=data)
+            for pair in images.pairs:
+                tell(f"{pair.name} in fp32")
+                low, high = load_pair(pair, scale=manifest.scale)
+                array = to_network(low, manifest.contract, scale=manifest.scale)
+                made = fp32.run(array)
+                yield _Evaluated(pair.name, name, low, high, array, made, _scored(bundle, made, low, high))
+
+
+def _ours(
+    goal: Goal,
+    bundle: Bundle,
+    options: Int8Options,
+    backends: Sequence[str] | None,
+    evaluated: Sequence[_Evaluated],
+    *,
+    calib: str,
+    data: Path,
+    tell: Tell,
+) -> Iterator[Loss]:
+    how = f"sredge {options.effort.value}"
+    began = time.perf_counter()
+    found = _found(bundle, calib, data, tell)
+    seconds = None
+    quantized = Bundle.open(bundle.directory)
+    if not quantized_already(quantized, found.table, options, compared=True):
+        steps = lambda phase, done, total: tell(f"{how} for {options.target.name}, {phase} {done} of {total}")  # noqa: E731
+        quantized = quantize_bundle(quantized, found.table, options, crops=found.crops, on_step=steps)
+        seconds = time.perf_counter() - began
+    graph = quantized.read(quantized.variant("int8", target=options.target.name))
+    usual = ("openvino", "onnxruntime") if options.target.name == "cpu" else (options.target.default_backend,)
+    for backend in backends or usual:
+        tell(f"{how} for {options.target.name} on {backend}")
+        yield _loss(goal, bundle, graph, evaluated, how=how, target=options.target.name, backend=backend, seconds=seconds)
+
+
+def _their_loss(goal: Goal, bundle: Bundle, evaluated: Sequence[_Evaluated], *, calib: str, data: Path, tell: Tell) -> Loss:
+    """ONNX Runtime's own: QDQ, per channel, percentile 99.999, on as many crops as layers are rounded on."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    crops = some_of(_found(bundle, calib, data, tell).crops)
+    tell(_THEIRS)
+    began = time.perf_counter()
+    source = str(bundle.path(bundle.variant("fp32")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "theirs.onnx"
+        quantize_static(
+            source,
+            str(path),
+            _Reader([crop for crop in crops if crop.shape == crops[0].shape]),  # its calibrator takes one size
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": 99.999},
+        )
+        graph = path.read_bytes()
+    seconds = time.perf_counter() - began
+    return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)
+
+
+class _Reader:
+    """Crops, in the shape of ONNX Runtime's quantizer."""
+
+    def __init__(self, crops: Sequence[NDArray[np.float32]]) -> None:
+        self._crops = iter(crops)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        crop = next(self._crops, None)
+        return None if crop is None else {"input": crop}
+
+
+def _found(bundle: Bundle, calib: str, data: Path, tell: Tell) -> FoundTable:
+    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE)
+    return find_table(Bundle.open(bundle.directory), request, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}"))
+
+
+def _loss(
+    goal: Goal,
+    bundle: Bundle,
+    graph: bytes,
+    evaluated: Sequence[_Evaluated],
+    *,
+    how: str,
+    target: str,
+    backend: str,
+    seconds: float | None,
+) -> Loss:
+    with open_backend(backend, graph, precision="int8") as int8:
+        made = [int8.run(one.array) for one in evaluated]
+    scores = [_scored(bundle, output, one.low, one.high) for output, one in zip(made, evaluated, strict=True)]
+    losses = [one.fp32_score.psnr_db - now.psnr_db for one, now in zip(evaluated, scores, strict=True)]
+    by_set = {
+        name: float(np.mean([loss for loss, one in zip(losses, evaluated, strict=True) if one.dataset == name])) for name in _SETS
+    }
+    worst = int(np.argmax(losses))
+    ssim_loss = np.mean([one.fp32_score.ssim - now.ssim for one, now in zip(evaluated, scores, strict=True)])
+    against = [psnr_db(output.clip(0, 1), one.fp32.clip(0, 1), peak=1) for output, one in zip(made, evaluated, strict=True)]
+    return Loss(
+        network=goal.name,
+        how=how,
+        target=target,
+        backend=backend,
+        loss_db={name: round(loss, 4) for name, loss in by_set.items()},
+        average_db=round(float(np.mean(list(by_set.values()))), 4),
+        goal_db=goal.loss_db,
+        ssim_loss=round(float(ssim_loss), 5),
+        worst_db=round(losses[worst], 3),
+        worst=evaluated[worst].name,
+        psnr_vs_fp32_db=round(float(np.mean(against)), 2),
+        seconds=None if seconds is None else round(seconds, 1),
+    )
+
+
+def _scored(bundle: Bundle, output: NDArray[np.float32], low: Picture, high: Picture) -> Score:
+    picture = from_network(output, bundle.manifest.contract.colour, source=low, rounding=_PROTOCOL.rounding)
+    return score(picture, high, _PROTOCOL, scale=bundle.manifest.scale)
+
+
+def _print_losses(losses: Sequence[Loss]) -> None:
+    heads = (
+        "network",
+        "quantized by",
+        "target",
+        "backend",
+        "Set5 dB",
+        "Set14 dB",
+        "average",
+        "aim",
+        "SSIM",
+        "worst dB",
+        "vs fp32",
+        "s",
+    )
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
+    for loss in losses:
+        table.add_row(
+            loss.network,
+            loss.how,
+            loss.target,
+            loss.backend,
+            *(f"{loss.loss_db[name]:.3f}" for name in _SETS),
+            f"{loss.average_db:.3f}",
+            f"{loss.goal_db:.2f}{'' if loss.average_db <= loss.goal_db else ' (!)'}",
+            f"{loss.ssim_loss:.4f}",
+            f"{loss.worst_db:.3f} {loss.worst}",
+            f"{loss.psnr_vs_fp32_db:.1f}",
+            "" if loss.seconds is None else f"{loss.seconds:.0f}",
+        )
+    console.out.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m benchmarks.int8_loss")
+
+
+if __name__ == "__main__":
+    main()
