@@ -29,6 +29,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 REPORTS = "reports"
+ENGINES = "engines"
 BUILD = Path("build")
 _STAGED = ".next"
 _DIGEST = "digest"
@@ -247,7 +248,8 @@ class Bundle:
         if found is None:
             present = ", ".join(variant.precision for variant in self.manifest.variants)
             suffix = f" for target {target!r}" if target else ""
-            hint = f"python -m quantize {self.directory} --calib div2k" if precision != "fp32" else ""
+            asked = f" --target {target}" if target else ""
+            hint = f"python -m quantize {self.directory} --calib div2k{asked}" if precision != "fp32" else ""
             raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)
         return found
 

@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend, choose_backend, open_backend
+from runtime.backends import Backend, DeviceTimer, DeviceTimes, choose_backend, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
-from runtime.bundle import Bundle, Variant
+from runtime.bundle import ENGINES, Bundle, Variant
 from runtime.errors import BackendError, ImageError
 from runtime.memory import default_budget
 from runtime.ordered import in_order
@@ -57,6 +57,7 @@ class Upscaler:
         self.parallel = parallel
         self.seam_error: SeamError | None = None
         self._backend: Backend | None = backend
+        self._limits = backend.limits
         self._tile = tile
         self._memory_bytes = default_budget() if memory_bytes is None else memory_bytes
 
@@ -102,7 +103,14 @@ class Upscaler:
             raise ImageError(f"a tile of {tile} pixels: expected 1 or more")
         folder = None if cache is None else Path(cache)
         compiled = open_backend(
-            name, opened.read(variant), precision=precision, threads=threads, parallel=parallel, device=device, cache=folder
+            name,
+            opened.read(variant),
+            precision=precision,
+            threads=threads,
+            parallel=parallel,
+            device=device,
+            cache=folder,
+            engines=None if opened.packed is not None else opened.directory / ENGINES,
         )
         return cls(opened, variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
 
@@ -158,6 +166,7 @@ class Upscaler:
             tile=self._tile,
             budget_bytes=self._memory_bytes,
             parallel=self.parallel,
+            limits=self._limits,
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -183,6 +192,11 @@ class Upscaler:
                 hint="export it without --static for any size, or call the Upscaler with a picture, which it cuts into tiles",
             )
         return self._opened().run(array)
+
+    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes | None:
+        """Times so many runs of `array` by the accelerator's own clock; None where the backend has none."""
+        backend = self._opened()
+        return backend.time_on_device(array, count) if isinstance(backend, DeviceTimer) else None
 
     @cached_property
     def precision_report(self) -> PrecisionReport:

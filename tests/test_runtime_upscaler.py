@@ -31,9 +31,10 @@ from runtime.upscaler import Upscaler
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = (24, 32)
-backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
 combinations = pytest.mark.parametrize(
-    ("backend", "precision"), [(entry.name, precision) for entry in BACKENDS for precision in entry.precisions]
+    ("backend", "precision"),
+    [(entry.name, precision) for entry in BACKENDS if entry.opens_graphs for precision in entry.precisions],
 )
 
 
@@ -220,7 +221,7 @@ def test_an_unknown_backend_lists_the_known_ones(exported: Bundle) -> None:
     assert all(name in str(caught.value) for name in ("auto", *(entry.name for entry in BACKENDS)))
 
 
-ABSENT = BackendEntry("abacus", "runtime.backends.abacus", "no_such_package_abacus", "pip install abacus", ("fp32",))
+ABSENT = BackendEntry("abacus", "runtime.backends.abacus", ("no_such_package_abacus",), "pip install abacus", ("fp32",))
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pyt
 
 
 def test_auto_is_the_first_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [entry for entry in BACKENDS if entry.installed]
+    installed = [entry for entry in BACKENDS if entry.opens_graphs]
     monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT, *installed))
     assert choose_backend("auto") is installed[0]
 
