@@ -123,15 +123,15 @@ def _cut_fixed(
 ) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
     if tile is not None:
         raise ImageError(f"this graph takes tiles of its own {fixed[0]}×{fixed[1]} (height×width)", hint="leave --tile out")
-    rows, columns = (cut_axis_fixed(length, side=side, halo=_halo(manifest)) for length, side in zip(grid, fixed, strict=True))
     why_whole = _why_whole(manifest)
-    if why_whole and len(rows) * len(columns) > 1:
+    if why_whole and (grid[0] > fixed[0] or grid[1] > fixed[1]):
         raise ImageError(
             f"{manifest.model} {why_whole}: this graph of it takes {fixed[0]}×{fixed[1]} (height×width), not {grid[0]}×{grid[1]}",
             hint="export it without --static for any size"
             if manifest.contract.static_shape
             else f"python -m export.engine BUNDLE --max {grid[0]}x{grid[1]}",
         )
+    rows, columns = (cut_axis_fixed(length, side=side, halo=_halo(manifest)) for length, side in zip(grid, fixed, strict=True))
     return rows, columns
 
 

@@ -80,22 +80,23 @@ def run_cancellable(function: Callable[[], Result], cancelled: threading.Event, 
     """
     results: list[Result] = []
     errors: list[BaseException] = []
+    done = threading.Event()  # Thread.join takes a thread that Ctrl-C interrupted it at for one that has ended
 
     def work() -> None:
         try:
             results.append(function())
         except BaseException as error:  # noqa: BLE001 # raised again by whoever waits
             errors.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(timeout=0.2)
+        done.wait()
     except KeyboardInterrupt:
         cancelled.set()
         on_step("stopping at TensorRT's next step", 0, 0)
-        thread.join()
+        done.wait()
         raise
     if errors:
         raise errors[0]
