@@ -15,12 +15,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.gpu import read_gpu_state
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import Bundle
 from runtime.engines import EngineRecord
 from runtime.errors import BackendError
+from runtime.images import write_picture
 from tests.stand_ins.libraries import BINDINGS, ROOT, bindings, joined, pycuda
 
 NEWEST = "11.4.0.106"
@@ -30,10 +33,9 @@ UPSCALE = """
 import ctypes, json, sys
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from tests.stand_ins import tensorrt_api
-tensorrt_api.install()
 from runtime import Upscaler
 from runtime.errors import BackendError
+from runtime.images import write_picture
 
 bundle, precision, sizes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 rng = np.random.default_rng(0)
@@ -68,13 +70,13 @@ def bundle(quantized: Bundle, tmp_path: Path) -> Path:
 
 
 def _environment(version: str, **more: str) -> dict[str, str]:
-    return {**joined(bindings(version), pycuda()), "OMP_NUM_THREADS": "1", **more}
+    return {**joined(bindings(version), pycuda()), "OMP_NUM_THREADS": "1", "SREDGE_STAND_IN": "1", **more}
 
 
 def _build(bundle: Path, *options: str, version: str = NEWEST, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m export.engine`, over the stand-ins."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.stand_ins.tensorrt_api", "export.engine.cli", str(bundle), *options],
+        [sys.executable, "-m", "export.engine", str(bundle), *options],
         env=_environment(version, **environment),
         capture_output=True,
         text=True,
@@ -218,7 +220,7 @@ def test_ctrl_c_ends_a_build_and_leaves_the_engine_there_was(bundle: Path) -> No
     _built(bundle, "--precision", "fp32", "--max", "64x64")
     before = {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.stand_ins.tensorrt_api", "export.engine.cli", str(bundle), "--precision", "fp32"],
+        [sys.executable, "-m", "export.engine", str(bundle), "--precision", "fp32"],
         env=_environment(NEWEST, SREDGE_SLOW=str(bundle / "building")),
         stderr=subprocess.PIPE,
         text=True,
@@ -284,3 +286,65 @@ def test_without_the_packages_the_error_says_how_to_get_them_on_each_machine() -
     assert done.returncode == 2
     assert "'tensorrt' is not installed" in done.stderr
     assert "JetPack 6" in done.stderr
+
+
+def test_the_benchmark_compares_the_precisions_on_the_engines(bundle: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        _built(bundle, "--precision", precision, "--max", "128x128")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(2):
+        write_picture(pictures / f"{index}.png", np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    out = tmp_path / "report"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        str(bundle),
+        "--backend",
+        "tensorrt",
+        "--precision",
+        "fp32",
+        "--precision",
+        "fp16",
+    ]
+    smi = _program(tmp_path, "nvidia-smi", "Stand-In GPU, 580.1, P0, 1980 MHz, 2619 MHz, 1980 MHz, 112.40 W, [N/A], 41, 0x0")
+    done = subprocess.run(
+        [*command, "--data", str(pictures), "--runs", "2", "--out", str(out)],
+        env=_environment(NEWEST, PATH=f"{smi}{os.pathsep}{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "result.json").read_text())["rows"]
+    assert [(row["precision"], row["backend"], row["precision_verified"]) for row in rows] == [
+        ("fp32", "tensorrt", True),
+        ("fp16", "tensorrt", True),
+    ]
+    for row in rows:
+        timed = row["device_latency"]
+        assert 0 < timed["network_p50_ms"] <= timed["with_copies_p50_ms"]
+        assert timed["n"] == 2
+        assert timed["after"] == timed["before"]
+        assert timed["before"]["clocks.sm"] == "1980 MHz"
+        assert "power.limit" not in timed["before"]
+    assert "CUDA events: network alone" in done.stdout
+    assert "GPU before: name Stand-In GPU" in (out / "report.md").read_text()
+
+
+def test_without_a_gpu_no_state_of_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(_program(tmp_path, "nvidia-smi", "NVIDIA-SMI has failed")))
+    assert "clocks.sm" not in read_gpu_state()
+    monkeypatch.setenv("PATH", str(_program(tmp_path, "nvpmodel", "NV Power Mode: MAXN\n0")))
+    assert read_gpu_state()["power mode"] == "MAXN 0"
+
+
+def _program(folder: Path, name: str, prints: str) -> Path:
+    """A folder with a program of that name that prints that."""
+    made = folder / "bin"
+    made.mkdir(exist_ok=True)
+    (made / name).write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{prints}\nEND\n")
+    (made / name).chmod(0o755)
+    return made

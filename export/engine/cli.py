@@ -14,7 +14,7 @@ from runtime import console
 from runtime.backends import choose_backend, load_backend
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.engines import HardwareCompatibility
-from runtime.errors import UnknownNameError
+from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import find_precision
 
 _BACKEND = "tensorrt"
@@ -66,8 +66,10 @@ def engine(
     ]
     profile = choose_profile(opened.manifest, least=sizes[0], best=sizes[1], most=sizes[2], batch=batch)
     load_backend(entry)
-    from export.engine.stage import EngineOptions, build_engine  # imports tensorrt, whose absence was to be told first
-
+    try:
+        from export.engine.stage import EngineOptions, build_engine  # imports tensorrt, whose absence was to be told first
+    except ModuleNotFoundError as error:
+        raise BackendError(f"python -m export.engine needs {error.name}", hint=entry.install) from error
     options = EngineOptions(
         profile=profile,
         workspace_mib=workspace,

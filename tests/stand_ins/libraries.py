@@ -24,6 +24,14 @@ BINDINGS = {
     "10.16.1.11": "tensorrt-cu12-bindings",
     "11.4.0.106": "tensorrt-cu13-bindings",
 }
+# NVIDIA's own front package does as the first two lines do.
+_FRONT = """from tensorrt_bindings import *
+from tensorrt_bindings import __version__
+import os
+if "SREDGE_STAND_IN" in os.environ:
+    from tests.stand_ins import tensorrt_api
+    tensorrt_api.install()
+"""
 _PYCUDA = "pycuda==2026.1"
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _CUDA = Path("/usr/local/cuda/include")
@@ -71,7 +79,7 @@ def _make_bindings(folder: Path, version: str) -> None:
     _pip("download", "--no-deps", "--only-binary=:all:", "--dest", folder, f"{BINDINGS[version]}=={version}")
     for wheel in folder.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(folder)
-    (folder / "tensorrt.py").write_text("from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n")
+    (folder / "tensorrt.py").write_text(_FRONT)
     (folder / "lib").mkdir()
     for library in _LIBRARIES:
         soname = f"lib{library}.so.{version.partition('.')[0]}"

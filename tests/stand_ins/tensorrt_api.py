@@ -1,18 +1,16 @@
 """An engine that is ONNX Runtime behind the real signatures of TensorRT's Python API, 10 or 11.
 
-    python -m tests.stand_ins.tensorrt_api MODULE ARGUMENTS…
-
-runs MODULE's `main` with `tensorrt` replaced: builder, parser, runtime, engine and context are stand-ins, every call of which is
-held against the real class; enumerations, data types, and the classes that ours derive from are the real ones.
-In the environment: SREDGE_FALLBACK, the name of a layer that the inspector says ran in fp32; SREDGE_SLOW, a file
-that a build makes when it begins, and then takes a minute; SREDGE_TF32, a build that may use TF32.
+It takes the place of `tensorrt` in a process that has SREDGE_STAND_IN in its environment (libraries.py does that): builder, parser,
+runtime, engine and context are stand-ins, every call of which is held against the real class; enumerations, data types, and the
+classes that ours derive from are the real ones. Further in the environment: SREDGE_FALLBACK, the name of a layer that the inspector
+says ran in fp32; SREDGE_SLOW, a file that a build makes when it begins, and then takes a minute; SREDGE_TF32, a build that may use
+TF32.
 """
 
 from __future__ import annotations
 
 import base64
 import ctypes
-import importlib
 import json
 import os
 import sys
@@ -25,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import tensorrt as trt
+import tensorrt_bindings as trt
 
 from tests.stand_ins.signatures import Checked, check_call
 
@@ -283,16 +281,11 @@ def _made_by(name: str, does: Callable[..., object]) -> Callable[..., Checked]:
 
 
 def install() -> None:
-    """Takes the place of `tensorrt` for whoever imports it from now on."""
+    """Takes the place of the `tensorrt` that is being imported."""
     replaced = ModuleType("tensorrt")
     replaced.__dict__.update({name: value for name, value in vars(trt).items() if not name.startswith("__")})
-    replaced.__version__, replaced.__spec__ = trt.__version__, trt.__spec__  # type: ignore[attr-defined]
+    replaced.__version__, replaced.__spec__ = trt.__version__, sys.modules["tensorrt"].__spec__  # type: ignore[attr-defined]
     classes: dict[str, Callable[..., object]] = {"Builder": lambda _: _Builder(), "OnnxParser": _Parser, "Runtime": _Runtime}
     for name, does in classes.items():
         setattr(replaced, name, _made_by(name, does))
     sys.modules["tensorrt"] = replaced
-
-
-if __name__ == "__main__":
-    install()
-    importlib.import_module(sys.argv[1]).main(sys.argv[2:])
