@@ -63,9 +63,9 @@ class BackendEntry:
 
 
 _TENSORRT = (
-    "JetPack 6 (TensorRT 10) and JetPack 7 (10 or 11): sudo apt install python3-libnvinfer, and in a venv made with "
-    "--system-site-packages pip install onnx pycuda; workstation: pip install onnx tensorrt --extra-index-url "
-    "https://pypi.nvidia.com, and with nvcc on the PATH pip install pycuda; deploy_docs/tensorrt.md says more"
+    "JetPack 7: sudo apt install python3-libnvinfer, and in a venv made with --system-site-packages pip install onnx pycuda; "
+    "JetPack 6: its bindings are for Python 3.10, so build those for yours first (deploy_docs/tensorrt.md), then the same; "
+    "workstation: pip install onnx tensorrt --extra-index-url https://pypi.nvidia.com, and with nvcc on the PATH pip install pycuda"
 )
 
 BACKENDS: tuple[BackendEntry, ...] = (
