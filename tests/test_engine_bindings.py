@@ -60,6 +60,42 @@ for call in (
         print(error)
 print(*(level for level, name in _LEVELS.items() if name in trt.HardwareCompatibilityLevel.__members__))
 """
+# What the stand-ins of tests/test_engine_stage.py are to refuse, and what they are to take.
+WRONG_AND_RIGHT = """
+import tensorrt as trt
+from tests.stand_ins.signatures import CallError, Checked, check_call
+
+cache, config = Checked(trt.ITimingCache, None), trt.IBuilderConfig
+wrong = [
+    (config, "set_timing_cache", (cache,), {}),
+    (config, "set_timing_cache", (cache, False, 1), {}),
+    (config, "set_timing_cache", (cache,), {"ignore": False}),
+    (config, "set_timing_cache", (config, False), {}),
+    (config, "set_flag", (trt.MemoryPoolType.WORKSPACE,), {}),
+    (config, "set_memory_pool_limit", (trt.MemoryPoolType.WORKSPACE, "64"), {}),
+    (trt.IOptimizationProfile, "set_shape", ("input", (1, 2), (1, 2)), {}),
+    (trt.IExecutionContext, "set_input_shape", ("input", "shape"), {}),
+    (trt.Runtime, "deserialize_cuda_engine", ("plan",), {}),
+    (trt.Builder, "__init__", (), {}),
+]
+for real, name, arguments, named in wrong:
+    try:
+        check_call(real, name, arguments, named)
+    except CallError:
+        continue
+    raise SystemExit(f"{real.__name__}.{name} took {arguments} {named}")
+check_call(config, "set_timing_cache", (cache,), {"ignore_mismatch": False})
+check_call(config, "set_flag", (trt.BuilderFlag.REFIT,), {})
+check_call(trt.IOptimizationProfile, "set_shape", ("input", (1, 2), (1, 2), (1, 2)), {})
+check_call(trt.IExecutionContext, "set_input_shape", ("input", (1, 2)), {})
+check_call(trt.Builder, "__init__", (trt.Logger(),), {})
+for attempt in (lambda: Checked(config, None).set_calibrator, lambda: setattr(Checked(trt.ICudaEngine, None), "num_layers", 1)):
+    try:
+        attempt()
+    except (AttributeError, CallError):
+        continue
+    raise SystemExit("what is not there was there")
+"""
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -104,3 +140,8 @@ def test_what_derives_from_their_classes_works_and_the_rest_ends_at_the_missing_
     assert runtime.startswith(f"TensorRT {version} gives no Runtime")
     expected: tuple[HardwareCompatibility, ...] = ("none", "same-compute-capability", "ampere-plus")
     assert levels.split() == [level for level in expected if version != "10.3.0" or level != "same-compute-capability"]
+
+
+@versions
+def test_the_stand_ins_refuse_what_the_real_classes_would(version: str) -> None:
+    _run(version, WRONG_AND_RIGHT)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from export.engine.profile import choose_profile
 from runtime.bundle import Bundle, sha256_bytes
+from runtime.describe import describe
 from runtime.engines import EngineKey, HardwareCompatibility, ShapeProfile, find_engine, read_engine, read_plan, write_engine
 from runtime.errors import BackendError, ImageError, UserError
 from runtime.plan import plan_run
@@ -217,3 +218,14 @@ def test_a_picture_that_must_run_whole_and_does_not_fit_says_what_to_build(expor
             whole, (100, 90), sample_bytes=3, tile=None, budget_bytes=1 << 30, parallel=1, limits=SizeLimits((16, 16), (64, 64))
         )
     assert caught.value.hint == "python -m export.engine BUNDLE --max 100x90"
+
+
+def test_info_tells_of_engines_and_of_those_whose_graph_is_gone(bundle_copy: Bundle) -> None:
+    fp16 = bundle_copy.variant("fp16")
+    write_engine(bundle_copy.directory / "engines" / "model.fp16.json", PLAN, _key(graph_sha256=fp16.sha256))
+    write_engine(bundle_copy.directory / "engines" / "model.fp32.json", PLAN, _key(precision="fp32"))
+    (bundle_copy.directory / "engines" / "broken.json").write_text("{")
+    broken, current, stale = (line for line in describe(bundle_copy) if line.startswith("  engine"))
+    assert "is not the record of an engine" in broken
+    assert current.endswith(f"fp16 for Orin, TensorRT 10.16.1.11, {PROFILE}")
+    assert stale.endswith("of a graph that this bundle no longer has")

@@ -27,7 +27,6 @@ from runtime.images import write_picture
 from tests.stand_ins.libraries import BINDINGS, ROOT, bindings, joined, pycuda
 
 NEWEST = "11.4.0.106"
-versions = pytest.mark.parametrize("version", BINDINGS)
 
 UPSCALE = """
 import ctypes, json, sys
@@ -108,8 +107,7 @@ def _upscale(
     )
 
 
-@versions
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16")])
 def test_an_engine_is_built_verified_and_run_in_windows_and_threads(bundle: Path, version: str, precision: str) -> None:
     printed = _built(bundle, "--precision", precision, "--max", "64x80", "--workspace", "64", "--refit", version=version)
     assert f"{precision} engine for Stand-In GPU, TensorRT {version}" in printed

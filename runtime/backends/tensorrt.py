@@ -68,6 +68,7 @@ class TensorRtBackend:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise BackendError(f"TensorRT {trt.__version__} cannot read this engine: {self._logger.reasons}")
+            # They share the one profile, as TensorRT 10 and newer allow.
             self._lanes = [_Lane(self._engine, key, self._logger) for _ in range(parallel)]
         self._free: SimpleQueue[_Lane] = SimpleQueue()
         for lane in self._lanes:
@@ -129,7 +130,7 @@ class Logger(trt.ILogger):  # type: ignore[misc] # tensorrt has no types
         if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
             self._errors.append(message)
         elif severity == trt.ILogger.Severity.WARNING:
-            _log.warning("TensorRT: %s", message)
+            _log.info("TensorRT: %s", message)  # there may be one a layer
 
     @property
     def reasons(self) -> str:
