@@ -81,8 +81,8 @@ class Upscaler:
             bundle: its folder, or an opened one.
             precision: None takes int8 where the bundle has it, else fp32.
             backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
-            device: as the backend calls it; None is the CPU.
-            threads: of the backend; None leaves it to the backend.
+            device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
+            threads: of the backend; None leaves it to the backend. tensorrt has none.
             parallel: runs of the network at a time: tiles, frames of `stream`, calls from several threads.
             cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none.
             tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tensorrt as trt
 
-from runtime.backends.tensorrt import Logger, create
+from runtime.backends.tensorrt import create, shared_logger
 from runtime.engines import EngineKey, HardwareCompatibility
 from runtime.errors import BackendError, PipelineError
 
@@ -47,7 +47,7 @@ def build_plan(graph: bytes, key: EngineKey, *, timing_cache: bytes, on_step: On
         PipelineError: TensorRT's parser refuses the graph, or its builder fails.
         BackendError: this TensorRT has not what the key asks for.
     """
-    logger = Logger()
+    logger = shared_logger()
     builder = create(trt.Builder, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)

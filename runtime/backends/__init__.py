@@ -118,7 +118,7 @@ def open_backend(
         precision: what its arithmetic should run in.
         threads: of the backend, for all runs together; None leaves it to the backend.
         parallel: runs at a time; several threads may call `run`, and those beyond it wait.
-        device: as the backend calls it; None is the CPU.
+        device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
         cache: a folder where compiled graphs are kept for the next start; None keeps none.
         engines: the folder of the bundle's engines, for a backend that runs those.
 

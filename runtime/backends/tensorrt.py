@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -60,7 +61,7 @@ class TensorRtBackend:
         self.limits = key.profile.limits
         self._profile = key.profile
         self._gpu = gpu
-        self._logger = Logger()
+        self._logger = shared_logger()
         with gpu.current():
             self._runtime = create(trt.Runtime, self._logger)
             # Such a plan brings the runtime of its own version along, and that is code of the host.
@@ -138,6 +139,12 @@ class Logger(trt.ILogger):  # type: ignore[misc] # tensorrt has no types
         reasons = "; ".join(dict.fromkeys(self._errors[-3:])) or "it gives no reason"
         self._errors.clear()
         return reasons
+
+
+@cache
+def shared_logger() -> Logger:
+    """The one of this process: TensorRT reports to the first it was given, whatever it is given later."""
+    return Logger()
 
 
 def create(kind: Any, *arguments: object) -> Any:  # noqa: ANN401 # tensorrt has no types
