@@ -92,7 +92,7 @@ def measure_activations(
         PipelineError: a tensor held NaN or infinity.
     """
     observers = {name: (HistogramObserver(), ChannelObserver()) for name in tensors}
-    for index, values in enumerate(_run_all(model, crops, tensors)):
+    for index, values in enumerate(watch_tensors(model, crops, tensors)):
         on_step("measuring", index, source.crops)
         for name, (histogram, channels) in observers.items():
             try:
@@ -114,7 +114,7 @@ def measure_channels(
 ) -> dict[str, NDArray[np.float64]]:
     """The largest magnitude of each channel, (C,), of each of `tensors` that has four dimensions."""
     observers: dict[str, ChannelObserver] = {}
-    for values in _run_all(model, crops, tensors):
+    for values in watch_tensors(model, crops, tensors):
         for name in tensors:
             if values[name].ndim == 4:
                 observers.setdefault(name, ChannelObserver()).update(values[name])
@@ -149,25 +149,27 @@ def _mirror_to(crop: Picture, size: tuple[int, int]) -> Picture:
     return np.pad(crop, [*missing, (0, 0)], mode="symmetric")
 
 
-def _run_all(
-    model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str]
+def watch_tensors(
+    model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str], *, as_written: bool = False
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """What every one of `tensors` holds, crop by crop."""
-    session = _session_with_outputs(model, tensors)
+    """What every one of `tensors`, inputs of the graph or made by it, holds, crop by crop."""
+    session = session_with_outputs(model, tensors, as_written=as_written)
     input_name = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
     for crop in crops:
         yield {**dict(zip(names, session.run(names, {input_name: crop}), strict=True)), input_name: crop}
 
 
-def _session_with_outputs(model: ir.Model, tensors: Collection[str]) -> ort.InferenceSession:
-    """The model with every one of `tensors` among its outputs."""
+def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_written: bool = False) -> ort.InferenceSession:
+    """The model with every one of `tensors`, of whatever type, among its outputs; `as_written`: node by node, nothing fused."""
     proto = onnx.ModelProto()
     proto.CopyFrom(ir.to_proto(model))
     del proto.graph.value_info[:]  # shapes that were recorded may not hold for the outputs added
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     for name in sorted(set(tensors) - present):
-        proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        proto.graph.output.append(onnx.ValueInfoProto(name=name))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

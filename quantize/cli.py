@@ -1,7 +1,8 @@
-"""python -m quantize [BUNDLE] --calib NAME|DIR"""
+"""python -m quantize [BUNDLE] --calib NAME|DIR, and python -m quantize explain [BUNDLE]"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,11 @@ from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
 from runtime.targets import TARGETS, find_target
 
-app = console.application("Quantize a bundle's network to INT8.")
+_EXPLAIN = "explain"
+
+app = console.application(
+    f"Quantize a bundle's network to INT8; `python -m quantize {_EXPLAIN} [BUNDLE]` says where that loses what it loses."
+)
 
 
 @app.command()
@@ -131,4 +136,10 @@ def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    console.run(app, arguments, name="python -m quantize")
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [_EXPLAIN]:
+        from quantize.explain.cli import main as explain  # matplotlib is loaded only for who asks for a plot
+
+        explain(given[1:])
+        return
+    console.run(app, given, name="python -m quantize")

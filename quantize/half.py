@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx import version_converter
 
-from quantize.int8 import check_graph
+from quantize.validity import check_graph
 
 Half = Literal["fp16", "bf16"]
 _TYPES: dict[Half, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}

@@ -19,11 +19,13 @@ from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range
 from quantize.equalize import equalize
+from quantize.half import convert_to_half
 from quantize.pixel_grid import PixelGrid, align_ends
-from quantize.placement import Placement, Role, moved_chain, place_quantizers
+from quantize.placement import Placement, Role, check_operators, moved_chain, place_quantizers
 from quantize.qdq import ActivationRange, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
 from quantize.rounding import round_layers
-from runtime.errors import PipelineError, UserError
+from quantize.validity import check_graph
+from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 
 Step = Literal["equalize", "pixel-grid", "correct-biases", "round-layers"]
@@ -117,9 +119,9 @@ def choose_ranges(
 def channel_means(table: CalibrationTable, grid: PixelGrid) -> dict[str, NDArray[np.float64]]:
     """(C,) for each tensor measured, and for those that the pixel grid made of them."""
     means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
-    for name, (source, offset, last) in grid.made_of.items():
+    for name, (source, gain, offset, last) in grid.made_of.items():
         if source in means:
-            means[name] = np.append(means[source] + offset, [] if last is None else [last])
+            means[name] = np.append(means[source] * gain + offset, last)
     return means
 
 
@@ -139,7 +141,7 @@ def quantize_int8(
     each to the nearest.
 
     Raises:
-        UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for.
+        UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator.
         PipelineError: the result is not a valid graph.
     """
     target = options.target
@@ -152,6 +154,7 @@ def quantize_int8(
     graph_model = ir.from_proto(model)
     if graph_fingerprint(graph_model.graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
+    check_operators(graph_model.graph, target)
     if table.equalization is not None:
         equalize(graph_model.graph, table.equalization)
     known = known_ranges(graph_model.graph, value_range, target)
@@ -174,6 +177,7 @@ def quantize_int8(
             placement,
             parameters,
             crops,
+            target=target,
             rng=np.random.default_rng(_SEED),
             on_step=lambda done, total: on_step("rounding", done, total),
         )
@@ -181,15 +185,9 @@ def quantize_int8(
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
-            weights[layer.name] = round_nearest(layer, input_scale=parameters[read].scale, channel_means=means.get(read))
+            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
     write_qdq(graph_model, parameters=parameters, rounded=weights, target=target)
-    return Int8Graph(check_graph(ir.to_proto(graph_model), what="int8"), placement.int8_layers, grid.merged_layers)
-
-
-def check_graph(model: onnx.ModelProto, *, what: str) -> onnx.ModelProto:
-    """`model`, or PipelineError where onnx's checker finds it invalid."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise PipelineError(f"the {what} graph is invalid: {error}") from error
-    return model
+    int8 = check_graph(ir.to_proto(graph_model), what="int8")
+    if target.float_dtype == "float16":
+        int8 = convert_to_half(int8, "fp16")
+    return Int8Graph(int8, placement.int8_layers, grid.merged_layers)

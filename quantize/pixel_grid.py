@@ -7,7 +7,8 @@ Where a mean is taken off first, x - m would lie between the codes. It moves int
 
 with a channel of ones. Zero padding pads it too, so that borders come out right, which a bias would not do.
 A symmetric scheme has no code for 255: the picture is shifted by 128/255 on the way in and back on the way out, the shift is one
-more offset in t and in the last convolution's bias, and codes -128 to 127 are the picture's.
+more offset in t and in the last convolution's bias, and codes -128 to 127 are the picture's. Where scales are powers of two, the
+picture is brought to scale 1/256 on the way in and back on the way out, by a factor that the same convolutions take in.
 """
 
 from __future__ import annotations
@@ -22,8 +23,35 @@ from quantize.placement import moved_chain
 from quantize.qdq import ActivationRange, constant, new_constant, replace_constant
 from runtime.targets import Target
 
-_STEP = 1 / 255
-_MIDDLE = 128 * _STEP
+
+@dataclass(frozen=True)
+class _Grid:
+    """Codes 0 to 255 of the picture, less `offset` codes, at a scale of `step`."""
+
+    step: float
+    offset: int
+
+    @property
+    def gain(self) -> float:
+        """What the picture's values, 1/255 a code, are multiplied by."""
+        return self.step * 255
+
+    @property
+    def shift(self) -> float:
+        """What is then taken off."""
+        return self.step * self.offset
+
+    @property
+    def range(self) -> ActivationRange:
+        return -self.shift, self.gain - self.shift
+
+    @property
+    def moves(self) -> bool:
+        """Whether the picture is not on it as it is."""
+        return self.gain != 1.0 or self.offset != 0
+
+
+MadeOf = tuple[str, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -33,34 +61,34 @@ class PixelGrid:
     Attributes:
         ranges: of the tensors on the grid, by name; they need no measuring.
         merged_layers: convolutions that the next one now does the work of.
-        made_of: of a tensor that is new, what it is made of: the one it comes from, what is added to that, and the constant of
-            the channel appended, if one is.
+        made_of: of a tensor that is new, what it is made of: the one it comes from, what that is multiplied by, what is added, and
+            the constant of the channel appended.
     """
 
     ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
     merged_layers: tuple[str, ...] = ()
-    made_of: Mapping[str, tuple[str, float, float | None]] = field(default_factory=dict)
+    made_of: Mapping[str, MadeOf] = field(default_factory=dict)
 
 
 def align_ends(model: ir.Model, target: Target) -> PixelGrid:
     """Rewrites `model` in place so that both ends lie on the grid, as far as its shape allows; the network stays the same."""
     graph = model.graph
     picture = graph.inputs[0]
-    shift = _MIDDLE if target.activation_symmetric else 0.0
+    grid = _Grid(1 / 256 if target.power_of_two_scales else 1 / 255, 128 if target.activation_symmetric else 0)
     ranges: dict[str, ActivationRange] = {}
-    merged, made_of = _align_input(graph, picture, shift, ranges)
-    if shift == 0.0:
-        ranges[str(picture.name)] = (0.0, 1.0)
-        ranges.update({str(value.name): (0.0, 1.0) for end in graph.outputs for value in moved_chain(end, target)})
+    merged, made_of = _align_input(graph, picture, grid, ranges)
+    if grid.moves:
+        _align_output(graph, target, grid, ranges)
     else:
-        _shift_output(graph, target, shift, ranges)
+        ranges[str(picture.name)] = grid.range
+        ranges.update({str(value.name): grid.range for end in graph.outputs for value in moved_chain(end, target)})
     graph.sort()
     return PixelGrid(ranges, merged, made_of)
 
 
 def _align_input(
-    graph: ir.Graph, picture: ir.Value, shift: float, ranges: dict[str, ActivationRange]
-) -> tuple[tuple[str, ...], dict[str, tuple[str, float, float | None]]]:
+    graph: ir.Graph, picture: ir.Value, grid: _Grid, ranges: dict[str, ActivationRange]
+) -> tuple[tuple[str, ...], dict[str, MadeOf]]:
     readers = [use.node for use in picture.uses()]
     mean = readers[0] if len(readers) == 1 and _is_pointwise(readers[0]) else None
     source = picture if mean is None else mean.outputs[0]
@@ -72,28 +100,30 @@ def _align_input(
     offset = np.zeros(channels)
     if mean is not None and len(mean.inputs) > 2:
         offset = constant(mean, 2).astype(np.float64)
-    offset = offset + matrix @ np.full(matrix.shape[1], shift)
+    matrix = matrix / grid.gain
+    offset = offset + matrix @ np.full(matrix.shape[1], grid.shift)
     if not offset.any():
         return (), {}
-    shifted = picture if shift == 0.0 else _subtract(graph, picture, shift, name="input.shifted")
-    one = 1.0 if shift == 0.0 else 1.0 - shift  # the largest code there is
-    padded = _append_channel(graph, shifted, one)
-    ranges.update(dict.fromkeys((str(shifted.name), str(padded.name)), (-shift, 1.0 - shift)))
+    moved = _scaled(graph, picture, grid.gain, name="input.scaled")
+    moved = _added(graph, moved, -grid.shift, name="input.shifted")
+    one = grid.range[1]  # the largest code there is
+    padded = _append_channel(graph, moved, one)
+    ranges.update(dict.fromkeys((str(moved.name), str(padded.name)), grid.range))
     for node in convolutions:
         weight = constant(node, 1).astype(np.float64)
         mixed = np.einsum("oihw,ij->ojhw", weight, matrix)
         ones = np.einsum("oihw,i->ohw", weight, offset)[:, np.newaxis] / one
         node.replace_input_with(0, padded)
         replace_constant(node, 1, np.concatenate([mixed, ones], axis=1))
-    made_of: dict[str, tuple[str, float, float | None]] = {str(padded.name): (str(picture.name), -shift, one)}
+    made_of = {str(padded.name): (str(picture.name), grid.gain, -grid.shift, one)}
     if mean is None:
         return (), made_of
     graph.remove(mean, safe=True)
     return (str(mean.name),), made_of
 
 
-def _shift_output(graph: ir.Graph, target: Target, shift: float, ranges: dict[str, ActivationRange]) -> None:
-    """The last convolution writes y - shift; after the quantizer, shift is added in float."""
+def _align_output(graph: ir.Graph, target: Target, grid: _Grid, ranges: dict[str, ActivationRange]) -> None:
+    """The last convolution writes y · gain - shift; after the quantizer that is undone in float."""
     end = graph.outputs[0]
     chain = moved_chain(end, target)
     writer = chain[-1].producer()
@@ -106,18 +136,28 @@ def _shift_output(graph: ir.Graph, target: Target, shift: float, ranges: dict[st
     bias = constant(writer, 2) if len(writer.inputs) > 2 else np.zeros(constant(writer, 1).shape[0], np.float32)
     if len(writer.inputs) < 3:
         writer.resize_inputs(3)
-    shifted_bias = (bias - shift).astype(np.float32)
+    weight = (constant(writer, 1) * grid.gain).astype(np.float32)
+    shifted_bias = (bias * grid.gain - grid.shift).astype(np.float32)
+    writer.replace_input_with(1, new_constant(graph, f"{writer.name}.weight.scaled", weight))
     writer.replace_input_with(2, new_constant(graph, f"{writer.name}.bias.shifted", shifted_bias))
     end.name = f"{name}.shifted"
-    node = ir.node("Add", [end, new_constant(graph, f"{name}.shift", np.array(shift, np.float32))], name=f"{name}.unshift")
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, end.type, end.shape
-    graph.append(node)
-    graph.outputs[0] = node.outputs[0]
-    ranges.update({str(value.name): (-shift, 1.0 - shift) for value in chain})
+    restored = _added(graph, end, grid.shift, name=f"{name}.unshifted")
+    restored = _scaled(graph, restored, 1 / grid.gain, name=f"{name}.unscaled")
+    restored.name = name
+    graph.outputs[0] = restored
+    ranges.update({str(value.name): grid.range for value in chain})
 
 
-def _subtract(graph: ir.Graph, value: ir.Value, shift: float, *, name: str) -> ir.Value:
-    node = ir.node("Sub", [value, new_constant(graph, f"{name}.by", np.array(shift, np.float32))], name=name)
+def _scaled(graph: ir.Graph, value: ir.Value, gain: float, *, name: str) -> ir.Value:
+    return value if gain == 1.0 else _with_number(graph, "Mul", value, gain, name=name)
+
+
+def _added(graph: ir.Graph, value: ir.Value, shift: float, *, name: str) -> ir.Value:
+    return value if shift == 0.0 else _with_number(graph, "Add", value, shift, name=name)
+
+
+def _with_number(graph: ir.Graph, op_type: str, value: ir.Value, number: float, *, name: str) -> ir.Value:
+    node = ir.node(op_type, [value, new_constant(graph, f"{name}.by", np.array(number, np.float32))], name=name)
     return _insert(graph, node, name=name, like=value)
 
 

@@ -1,7 +1,7 @@
 """Which tensors of a graph get a quantizer, for a target.
 
-A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation that the target fuses into the
-operator before. Operators that only move data tie their output to their input: one quantizer, passed through.
+A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation or an addition that the target
+fuses into the operator before. Operators that only move data tie their output to their input: one quantizer, passed through.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from runtime.errors import UserError
 from runtime.targets import Target
 
 
@@ -51,15 +52,30 @@ def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
         if node.op_type in target.int8_ops and _is_quantizable(node):
             if node.op_type in _WEIGHTED:
                 int8_layers.append(_name(node))
-            touched = [*_activations(node), _after_activation(node.outputs[0], target)]
+            written = [] if _goes_into_addition(node, target) else [_after_activation(node.outputs[0], target)]
+            touched = [*_activations(node), *written]
         elif node.op_type in target.moving_ops:
             touched = [*_activations(node), node.outputs[0]]
+        elif target.fuses_addition and (fused := _fused_branch(node)) is not None:
+            touched = [value for value in _activations(node) if value is not fused]
         else:
             continue
         for value in touched:
             name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
             quantizers.setdefault(name, Quantizer(name, source, roles[source]))
     return Placement(quantizers, tuple(int8_layers))
+
+
+def check_operators(graph: ir.Graph, target: Target) -> None:
+    """UserError where `target` runs everything in int8 and `graph` has an operator that it has not."""
+    known = (*target.int8_ops, *target.moving_ops, *target.fused_activations)
+    strange = [node for node in graph if target.everything_int8 and node.op_type not in known]
+    if strange:
+        raise UserError(
+            f"target {target.name} runs everything in int8, and has no {strange[0].op_type} ({strange[0].name}); "
+            f"it has: {', '.join(known)}",
+            hint="choose another target",
+        )
 
 
 def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
@@ -110,6 +126,23 @@ def _is_quantizable(node: ir.Node) -> bool:
         weight = node.inputs[1]
         return weight is not None and weight.const_value is not None
     return len(_activations(node)) == len(node.inputs)
+
+
+def _goes_into_addition(node: ir.Node, target: Target) -> bool:
+    """Whether all that reads what `node` writes is an addition that the target fuses into it."""
+    readers = [use.node for use in node.outputs[0].uses()]
+    return target.fuses_addition and len(readers) == 1 and _fused_branch(readers[0]) is node.outputs[0]
+
+
+def _fused_branch(node: ir.Node) -> ir.Value | None:
+    """The side of an addition that a convolution writes for it alone; of two, the first."""
+    if node.op_type != "Add" or len(_activations(node)) != 2:
+        return None
+    for value in _activations(node):
+        producer = value.producer()
+        if producer is not None and producer.op_type in _WEIGHTED and len(list(value.uses())) == 1 and not value.is_graph_output():
+            return value
+    return None
 
 
 def _after_activation(value: ir.Value, target: Target) -> ir.Value:

@@ -20,6 +20,7 @@ from runtime.targets import Target
 
 ActivationRange = tuple[float, float]
 _SMALLEST_SCALE = 2.0**-100  # its product with another scale is still a normal float32, or nearly
+_POWER_TOLERANCE = 1e-4  # of an exponent: a range that misses a power of two by rounding is not doubled for it
 _LARGEST_BIAS = 1 << 30  # half of what int32 holds: the other half is the accumulator's
 
 
@@ -48,8 +49,8 @@ def activation_parameters(activation_range: ActivationRange, target: Target) -> 
     if target.activation_symmetric:
         middle = (int(limits.max) + int(limits.min) + 1) // 2
         scale = max(high / (int(limits.max) - middle), -low / (middle - int(limits.min)))
-        return QuantizationParameters(_float32(scale), middle, target.activation_dtype)
-    scale = _float32((high - low) / (int(limits.max) - int(limits.min)))
+        return QuantizationParameters(float(storable_scale(scale, target)), middle, target.activation_dtype)
+    scale = float(storable_scale((high - low) / (int(limits.max) - int(limits.min)), target))
     zero_point = int(np.clip(round(int(limits.min) - low / scale), limits.min, limits.max))
     return QuantizationParameters(scale, zero_point, target.activation_dtype)
 
@@ -62,8 +63,18 @@ def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters
     return restored
 
 
+def storable_scale(scale: NDArray[np.floating] | float, target: Target) -> NDArray[np.float32]:
+    """`scale` as `target` stores it: the next power of two where it must be one, else the nearest value of its type."""
+    if target.power_of_two_scales:
+        exponent = np.ceil(np.log2(np.maximum(scale, _SMALLEST_SCALE)) - _POWER_TOLERANCE)
+        return np.exp2(exponent).astype(np.float32)
+    if target.float_dtype == "float16":
+        return np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16).astype(np.float32)
+    return np.maximum(scale, _SMALLEST_SCALE).astype(np.float32)
+
+
 def quantize_weight(
-    weight: NDArray[np.float32], *, smallest_scale: NDArray[np.float32] | float = _SMALLEST_SCALE
+    weight: NDArray[np.float32], target: Target, *, smallest_scale: NDArray[np.float32] | float = _SMALLEST_SCALE
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(O, I, kH, kW) float32 -> int8 of the same shape and one scale an output channel, (O,) float32; zero point 0.
 
@@ -72,17 +83,19 @@ def quantize_weight(
     largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
     finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)
     without_weights = np.where(finest > _SMALLEST_SCALE, finest, 1.0)  # a channel of nothing but its bias
-    scale = np.where(largest > 0, np.maximum(largest / 127, finest), without_weights).astype(np.float32)
+    scale = storable_scale(np.where(largest > 0, np.maximum(largest / 127, finest), without_weights), target)
     column = scale.reshape(-1, *([1] * (weight.ndim - 1)))
     return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
 
 
-def round_nearest(layer: ir.Node, *, input_scale: float, channel_means: NDArray[np.float64] | None = None) -> RoundedWeight:
+def round_nearest(
+    layer: ir.Node, target: Target, *, input_scale: float, channel_means: NDArray[np.float64] | None = None
+) -> RoundedWeight:
     """A convolution's weights, each to its nearest step; its bias corrected where `channel_means`, (I,) of its input, are given."""
     weight = constant(layer, 1)
     has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
     bias = constant(layer, 2).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-    integers, scale = quantize_weight(weight, smallest_scale=smallest_scale(bias, input_scale))
+    integers, scale = quantize_weight(weight, target, smallest_scale=smallest_scale(bias, input_scale))
     if channel_means is not None:
         bias = bias - mean_error(weight, integers, scale, channel_means)
     return RoundedWeight(integers, scale, bias)
@@ -110,7 +123,8 @@ def write_qdq(
         writer.quantize_parameters(layer, rounded[str(layer.name)], input_scale=input_scale)
     for name, quantization in parameters.items():
         writer.quantize_activation(values[name], quantization)
-    _move_integers(model.graph, target, parameters)
+    if target.moves_integers:
+        _move_integers(model.graph, target, parameters)
     model.graph.sort()
     for weight in [value for value in model.graph.initializers.values() if not value.uses()]:
         del model.graph.initializers[str(weight.name)]  # the fp32 weights that integers replaced
@@ -170,7 +184,7 @@ class _Writer:
             return
         if len(layer.inputs) < 3:
             layer.resize_inputs(3)
-        if self._target.bias_dtype == "float32":
+        if self._target.bias_dtype == "float":
             layer.replace_input_with(2, self._initializer(f"{layer.name}.bias.rounded", rounded.bias.astype(np.float32)))
             return
         bias_scale = (rounded.scale * np.float32(input_scale)).astype(np.float32)
@@ -240,7 +254,3 @@ def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy().astype(np.float32)
-
-
-def _float32(scale: float) -> float:
-    return float(np.float32(max(scale, _SMALLEST_SCALE)))

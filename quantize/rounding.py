@@ -22,8 +22,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantize.placement import Placement
-from quantize.qdq import QuantizationParameters, RoundedWeight, constant, fake_quantize, smallest_scale
+from quantize.qdq import QuantizationParameters, RoundedWeight, constant, fake_quantize, smallest_scale, storable_scale
 from quantize.walk import Array, run_node
+from runtime.targets import Target
 
 _SAMPLES = 24_000  # windows a layer is fitted on, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
@@ -38,6 +39,7 @@ def round_layers(
     parameters: Mapping[str, QuantizationParameters],
     crops: Sequence[Array],
     *,
+    target: Target,
     rng: np.random.Generator,
     on_step: Callable[[int, int], None],
 ) -> dict[str, RoundedWeight]:
@@ -52,7 +54,7 @@ def round_layers(
         names = [str(value.name) for value in values]
         made = run_node(node, [exact[name] for name in names])
         if node.name in placement.int8_layers and _is_plain(node):
-            layer = _round_layer(node, rough[names[0]], made[0], rng, input_scale=parameters[names[0]].scale)
+            layer = _round_layer(node, rough[names[0]], made[0], rng, target=target, input_scale=parameters[names[0]].scale)
             rounded[str(node.name)] = layer
             rough_made = [_run_rounded(node, layer, rough[names[0]])]
         else:
@@ -87,7 +89,7 @@ def round_weight(weight: Numbers, hessian: Numbers, scale: Numbers) -> tuple[Num
 
 
 def _round_layer(
-    node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, input_scale: float
+    node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, target: Target, input_scale: float
 ) -> RoundedWeight:
     weight = constant(node, 1).astype(np.float64)
     outputs, kernel = weight.shape[0], weight.shape[2:]
@@ -101,13 +103,10 @@ def _round_layer(
     largest = np.maximum(np.abs(fitted[:-1]).max(axis=0) / 127, 2 * smallest_scale(fitted[-1], input_scale))
     best, error, scale = fitted, np.full(outputs, np.inf), largest
     for shrink in _SHRINKS:
-        tried, missed = round_weight(fitted, hessian, largest * shrink)
+        steps = storable_scale(largest * shrink, target).astype(np.float64)
+        tried, missed = round_weight(fitted, hessian, steps)
         better = missed < error
-        best, error, scale = (
-            np.where(better, tried, best),
-            np.where(better, missed, error),
-            np.where(better, largest * shrink, scale),
-        )
+        best, error, scale = np.where(better, tried, best), np.where(better, missed, error), np.where(better, steps, scale)
     integers = np.rint(best[:-1] / scale).T.reshape(weight.shape).astype(np.int8)
     return RoundedWeight(integers, scale.astype(np.float32), best[-1])
 

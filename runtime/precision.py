@@ -18,12 +18,14 @@ class PrecisionReport:
         asked: the precision of the variant.
         mac_share: share of the variant's multiply-accumulates by the precision they ran in; "unknown" where no such layer is named.
         not_as_asked: layers that ran in another precision than the variant has them in, as "name: precision".
+        ran: what each layer ran in, by its name in the manifest; "unknown" of one that the backend does not name.
         layers: what the backend said of every operator, the ones without multiply-accumulates too.
     """
 
     asked: Precision
     mac_share: Mapping[str, float]
     not_as_asked: tuple[str, ...]
+    ran: Mapping[str, str]
     layers: tuple[LayerPrecision, ...]
 
     @property
@@ -41,14 +43,16 @@ def verify_precision(manifest: Manifest, variant: Variant, ran: Iterable[LayerPr
     by_name: dict[str, RanIn] = {layer.name: layer.precision for layer in ran}
     quantized = set(variant.int8_layers)
     macs: dict[str, int] = {}
+    ran_in: dict[str, str] = {}
     wrong = []
     for layer in manifest.layers:
         if layer.name in variant.merged_layers:
             continue
         asked = "int8" if layer.name in quantized else ("fp32" if variant.precision == "int8" else variant.precision)
         got = next((by_name[name] for name in (layer.name, *layer.aliases) if name in by_name), "unknown")
+        ran_in[layer.name] = got
         macs[got] = macs.get(got, 0) + layer.macs
         if got != asked:
             wrong.append(f"{layer.name}: {got}")
     share = {name: count / max(sum(macs.values()), 1) for name, count in sorted(macs.items(), key=lambda item: -item[1])}
-    return PrecisionReport(variant.precision, share, tuple(wrong), ran)
+    return PrecisionReport(variant.precision, share, tuple(wrong), ran_in, ran)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from calibration.ranges import Method, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
@@ -23,6 +24,10 @@ from runtime.images import Picture, write_picture
 from runtime.targets import find_target
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# How long an example takes is the machine's affair: a busy one is no failure.
+settings.register_profile("sredge", deadline=None)
+settings.load_profile("sredge")
 
 
 @pytest.fixture(scope="session")

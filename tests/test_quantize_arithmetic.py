@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -67,7 +68,15 @@ def test_no_finer_step_would_cover_the_range(scheme: str, activation_range: Acti
     scale = activation_parameters(activation_range, target).scale
 
     needed = max(-low / 128, high / 127) if target.activation_symmetric else (high - low) / 255
-    assert scale == pytest.approx(max(needed, SMALLEST_NORMAL), rel=1e-6)
+    if target.power_of_two_scales:
+        assert math.frexp(scale)[0] == 0.5
+        assert needed <= scale * (1 + 1e-4)
+        assert scale <= 2 * max(needed, 2.0**-100)
+    elif target.float_dtype == "float16":
+        assert scale == np.float16(scale)
+        assert scale == pytest.approx(max(needed, 2.0**-14), rel=2.0**-11)
+    else:
+        assert scale == pytest.approx(max(needed, SMALLEST_NORMAL), rel=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "zero_point"), [("int8", 0), ("uint8", 128)])
@@ -103,7 +112,7 @@ WEIGHTS = arrays(
 
 @given(weight=WEIGHTS)
 def test_no_weight_moves_by_more_than_half_a_step_of_its_channel(weight: NDArray[np.float32]) -> None:
-    integers, scale = quantize_weight(weight)
+    integers, scale = quantize_weight(weight, CPU)
 
     assert [(array.dtype.name, array.shape) for array in (integers, scale)] == [
         ("int8", weight.shape),
@@ -115,7 +124,7 @@ def test_no_weight_moves_by_more_than_half_a_step_of_its_channel(weight: NDArray
 
 @given(weight=WEIGHTS)
 def test_weights_use_the_symmetric_part_of_int8_to_its_end(weight: NDArray[np.float32]) -> None:
-    integers, scale = quantize_weight(weight)
+    integers, scale = quantize_weight(weight, CPU)
 
     for channel, values in enumerate(weight):
         largest = float(np.abs(values).max())
@@ -128,7 +137,7 @@ def test_a_channel_of_tiny_weights_still_has_a_scale_one_can_divide_by(magnitude
     """Dead channels decay to such weights in training."""
     weight = np.array([magnitude, -magnitude, 0.0, magnitude], np.float32).reshape(1, 1, 2, 2)
 
-    integers, scale = quantize_weight(weight)
+    integers, scale = quantize_weight(weight, CPU)
 
     assert scale[0] > 0
     assert np.abs(integers * scale.astype(np.float64) - weight).max() <= 2 * magnitude

@@ -253,8 +253,7 @@ def test_the_channel_of_ones_is_a_code(scheme: str) -> None:
 
     grid = align_ends(model, SCHEMES[scheme])
 
-    ((name, (_, _, one)),) = grid.made_of.items()
-    assert one is not None
+    ((name, (_, _, _, one)),) = grid.made_of.items()
     (code,), _ = _codes(np.array([one]), grid, name, scheme)
     assert round(code) == np.iinfo(SCHEMES[scheme].activation_dtype).max
     assert abs(code - round(code)) <= 3 * 256 * FLOAT32
@@ -294,12 +293,11 @@ def test_the_means_of_new_tensors_follow_from_what_is_told_of_them(scheme: str) 
 
     grid = align_ends(model, SCHEMES[scheme])
 
-    ((name, (source, added, one)),) = grid.made_of.items()
+    ((name, (source, factor, added, one)),) = grid.made_of.items()
     assert source == "input"
-    assert one is not None
     found = _run(model, name).mean(axis=(0, 2, 3), dtype=np.float64)
     picture = np.random.default_rng(1).permuted(np.resize(PIXELS, 2 * COLOURS * 7 * 16)).reshape(2, COLOURS, *SIDES)
-    wanted = [*(picture.mean(axis=(0, 2, 3), dtype=np.float64) + added), one]
+    wanted = [*(picture.mean(axis=(0, 2, 3), dtype=np.float64) * factor + added), one]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2 * FLOAT32)  # the picture less the shift, and the one, in float32
 
 

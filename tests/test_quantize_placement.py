@@ -9,8 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from quantize.placement import Placement, Role, place_quantizers
+from quantize.placement import Placement, Role, check_operators, place_quantizers
 from runtime.bundle import Bundle
+from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
 
 EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
@@ -74,7 +75,8 @@ def test_no_quantizer_stands_between_an_operator_and_its_fused_activation(graph:
     for op_type in target.fused_activations:
         for node in nodes_of(graph, op_type):
             assert not set(names(node.inputs)) & quantizers.keys()
-            assert set(names(node.outputs)) <= quantizers.keys()
+            if any(use.node.op_type in target.int8_ops for use in node.outputs[0].uses()):
+                assert set(names(node.outputs)) <= quantizers.keys()
 
 
 @EACH_TARGET
@@ -96,7 +98,7 @@ def test_input_output_and_the_global_skip_are_told_from_the_inner_tensors(graph:
     assert by_role[Role.OUTPUT] == {"output"}
     # The first layer's features, and their sum with the trunk's.
     assert by_role[Role.SKIP] == {"relu_1", "add_9"}
-    residual_adds = [f"relu_{index}" for index in range(3, 18, 2)]
+    residual_adds = [f"relu_{index}" for index in range(3, 16 if target.fuses_addition else 18, 2)]  # the last is only added to
     assert {"relu_18", "depthtospace_1", *residual_adds} <= by_role[Role.INNER]
 
 
@@ -159,3 +161,33 @@ def test_the_output_of_a_network_that_ends_in_depth_to_space_is_an_output() -> N
 
     assert quantizers["output"].range_of == quantizers["last"].range_of
     assert {quantizer.role for name, quantizer in quantizers.items() if name != "input"} == {Role.OUTPUT}
+
+
+# What targets differ in
+
+
+RESIDUAL = "a = Conv (input, w, b) r = Relu (a) c = Conv (r, w, b) s = Add (r, c) t = Relu (s) output = Conv (t, w, b)"
+
+
+@pytest.mark.parametrize("name", ["openvino", "tensorrt"])
+def test_an_addition_inside_a_convolution_has_a_quantizer_on_the_other_branch_alone(name: str) -> None:
+    quantizers = place_quantizers(small_graph(RESIDUAL), find_target(name)).quantizers
+    assert quantizers.keys() == {"input", "r", "t", "output"}
+
+
+def test_an_addition_of_its_own_has_one_on_both_branches() -> None:
+    quantizers = place_quantizers(small_graph(RESIDUAL), CPU).quantizers
+    assert quantizers.keys() == {"input", "r", "c", "t", "output"}
+
+
+def test_an_addition_of_two_convolutions_goes_into_the_first() -> None:
+    graph = small_graph("a = Conv (input, w, b) c = Conv (input, w, b) output = Add (a, c)")
+    assert place_quantizers(graph, find_target("tensorrt")).quantizers.keys() == {"input", "c"}
+
+
+@pytest.mark.parametrize("name", ["vacc", "npu", "npu-pow2"])
+def test_a_target_of_int8_alone_refuses_an_operator_it_has_not(name: str) -> None:
+    graph = small_graph("a = Conv (input, w, b) output = Erf (a)")
+    with pytest.raises(UserError, match=f"target {name} runs everything in int8, and has no Erf") as caught:
+        check_operators(graph, find_target(name))
+    assert "Conv" in str(caught.value)

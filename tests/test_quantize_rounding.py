@@ -234,6 +234,7 @@ def _rounded(prepared: Prepared, seed: int = 0, steps: list[tuple[int, int]] | N
         prepared.placement,
         prepared.parameters,
         CROPS,
+        target=CPU,
         rng=np.random.default_rng(seed),
         on_step=lambda done, total: told.append((done, total)),
     )
@@ -243,7 +244,8 @@ def _to_nearest(prepared: Prepared) -> dict[str, RoundedWeight]:
     layers = [node for node in prepared.model.graph if node.name in prepared.placement.int8_layers]
     inputs = {str(layer.name): str(layer.inputs[0].name) for layer in layers if layer.inputs[0] is not None}
     return {
-        str(layer.name): round_nearest(layer, input_scale=prepared.parameters[inputs[str(layer.name)]].scale) for layer in layers
+        str(layer.name): round_nearest(layer, CPU, input_scale=prepared.parameters[inputs[str(layer.name)]].scale)
+        for layer in layers
     }
 
 

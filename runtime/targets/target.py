@@ -15,11 +15,18 @@ class Target:
     Attributes:
         activation_dtype: storage type of quantized activations; one scale and zero point a tensor.
         activation_symmetric: True pins the zero point to the middle of the type.
+        power_of_two_scales: every scale is one, so that requantizing is a shift.
         weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
-        bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float32" leaves them.
+        bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float" leaves them.
+        float_dtype: what is outside the quantizers computes in, and scales are stored as.
         int8_ops: ONNX operators that compute on int8 there.
-        moving_ops: operators that only move data: they move the integers themselves, at one scale and zero point.
+        everything_int8: an int8 graph may hold no other operator than these, the moving ones and the fused ones.
+        int8_only_ops: operators that the accelerator runs on int8 alone, in a graph of whatever precision.
+        moving_ops: operators that only move data, at one scale and zero point.
+        moves_integers: they stand between the quantizers and move the integers themselves; else each has a pair before and after.
         fused_activations: operators folded into the one before, so that no quantizer stands between.
+        fuses_addition: a convolution takes in the addition behind it; its own branch has then no quantizer, the other has one.
+        static_shapes: a graph for it has one shape of input.
         opset_range: lowest and highest ONNX opset an int8 graph for it may have.
         default_backend: the backend that `auto` stands for, where it is installed.
     """
@@ -30,9 +37,16 @@ class Target:
     activation_dtype: Literal["uint8", "int8"]
     activation_symmetric: bool
     weight_dtype: Literal["int8"]
-    bias_dtype: Literal["int32", "float32"]
+    bias_dtype: Literal["int32", "float"]
     int8_ops: tuple[str, ...]
     moving_ops: tuple[str, ...]
     fused_activations: tuple[str, ...]
     opset_range: tuple[int, int]
     default_backend: str
+    power_of_two_scales: bool = False
+    float_dtype: Literal["float32", "float16"] = "float32"
+    everything_int8: bool = False
+    int8_only_ops: tuple[str, ...] = ()
+    moves_integers: bool = True
+    fuses_addition: bool = False
+    static_shapes: bool = False

@@ -1,0 +1,151 @@
+"""Looks into a bundle's int8 graph: each layer on crops, whole pictures, and what the backend ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calibration.calibrate import CROP_SIZE, crops_of, describe_source
+from calibration.pairs import ImageSet
+from calibration.ranges import CalibrationSource, CalibrationTable, read_table
+from quantize.explain.pictures import compare_pictures
+from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
+from quantize.reference import reference_graph
+from quantize.sensitivity import PICTURE, Probe, layer_sensitivity, measure_layers
+from quantize.stage import load_fp32
+from quantize.switches import SwitchedGraph
+from runtime.bundle import Bundle, Variant
+from runtime.errors import BundleError
+from runtime.precision import PrecisionReport
+from runtime.targets import find_target
+from runtime.upscaler import Upscaler
+
+OnStep = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainRequest:
+    """What to look at, and how.
+
+    Attributes:
+        images: pictures; as many as `crops` of them are used, a seeded choice where there are more.
+        crops: of them in all, for the figures of layers.
+        backend: as `Upscaler.open` takes it.
+        sensitivity: measure what each layer alone does to the output, too.
+    """
+
+    images: ImageSet
+    target: str | None
+    backend: str
+    crops: int
+    sensitivity: bool
+
+
+def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Explanation:
+    """Measures the int8 graph of `bundle` for a target against fp32.
+
+    Raises:
+        BundleError: there is no such graph, or the bundle's calibration table is not the one it was made with.
+        SredgeError: pictures that cannot be read, a backend that cannot run.
+    """
+    manifest = bundle.manifest
+    variant, contract, scale = bundle.variant("int8", target=request.target), manifest.contract, manifest.scale
+    table = _table_of(bundle, variant)
+    source = describe_source(
+        request.images,
+        scale=scale,
+        crops=request.crops,
+        crop_size=contract.static_picture_size(scale=scale) or CROP_SIZE,
+        on_step=on_step,
+    )
+    chosen = {image.name for image in source.images}
+    only = replace(bundle, manifest=manifest.model_copy(update={"variants": (bundle.variant("fp32"), variant)}))
+    with (
+        Upscaler.open(only, precision="fp32", backend=request.backend) as in_fp32,
+        Upscaler.open(only, precision="int8", backend=request.backend) as in_int8,
+    ):
+        pictures = compare_pictures(
+            in_fp32,
+            in_int8,
+            [pair for pair in request.images.pairs if pair.name in chosen],
+            on_step=lambda done, total: on_step("pictures", done, total),
+        )
+        report, backend = in_int8.precision_report, in_int8.backend_name
+    crops = list(crops_of(request.images, source, scale=scale, contract=contract))
+    return Explanation(
+        model=manifest.model,
+        scale=scale,
+        target=variant.target or "",
+        backend=backend,
+        dataset=request.images.name,
+        crops=len(crops),
+        calibrated_on=_calibrated_on(source, table),
+        merged_layers=variant.merged_layers,
+        layers=_explain_layers(bundle, variant, table, crops, report, sensitivity=request.sensitivity, on_step=on_step),
+        pictures=tuple(pictures),
+        colour_shift=mean_shift([picture.colour_shift for picture in pictures]),
+    )
+
+
+def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
+    part = bundle.manifest.calibration
+    if (
+        part is None
+        or variant.options.get("calibration_sha256") != part.sha256
+        or variant.parent_sha256 != bundle.variant("fp32").sha256
+    ):
+        raise BundleError(
+            f"{bundle.directory}: the graph {variant.file} was not made of the fp32 graph and the calibration table that are there",
+            hint=f"quantize it again: python -m quantize {bundle.directory} --target {variant.target} --calib div2k",
+        )
+    return read_table(bundle.path(part))
+
+
+def _calibrated_on(source: CalibrationSource, table: CalibrationTable) -> int:
+    used = {digest for image in table.source.images for digest in (image.low_sha256, image.high_sha256) if digest}
+    return sum(bool({image.low_sha256, image.high_sha256} & used) for image in source.images)
+
+
+def _explain_layers(
+    bundle: Bundle,
+    variant: Variant,
+    table: CalibrationTable,
+    crops: Sequence[NDArray[np.float32]],
+    report: PrecisionReport,
+    *,
+    sensitivity: bool,
+    on_step: OnStep,
+) -> tuple[ExplainedLayer, ...]:
+    target = find_target(variant.target or "")
+    without = str(variant.options.get("without", "")).split(", ")
+    pixel_grid = "pixel-grid" not in without and bundle.manifest.contract.value_range == (0.0, 1.0)
+    reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
+    int8 = onnx.load_model_from_string(bundle.read(variant))
+    macs = {layer.name: layer.macs for layer in bundle.manifest.layers if layer.name not in variant.merged_layers}
+    found = measure_layers(
+        reference, int8, crops, layers=macs.keys(), target=target, on_step=lambda done, total: on_step("layers", done, total)
+    )
+    outputs: dict[str, float | None] = {}
+    if sensitivity:
+        switched = SwitchedGraph(reference, int8, crops, target=target)
+        outputs = layer_sensitivity(
+            switched, switched.layers, probe=Probe.ALONE, on_step=lambda done, total: on_step("each layer alone", done, total)
+        )
+    explained = []
+    for layer in found:
+        is_int8 = layer.name in variant.int8_layers if layer.name in macs else layer.op in target.int8_ops
+        explained.append(
+            ExplainedLayer(
+                **layer.model_dump(),
+                macs=macs.get(layer.name, 0),
+                asked="" if layer.op == PICTURE else "int8" if is_int8 else "fp32",
+                ran=report.ran.get(layer.name, ""),
+                output_psnr_db=outputs.get(layer.name),
+            )
+        )
+    return tuple(explained)

@@ -1,0 +1,80 @@
+"""Reads back what `quantize/qdq.py` wrote: which tensors an int8 graph stores, and what its layers' integers stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from quantize.qdq import QuantizationParameters, constant
+
+_SUFFIX = ".quantize"
+Constants = tuple[NDArray[np.float32] | None, ...]
+"""What a layer reads beside activations, in the order of its inputs from the second on; None where it leaves one out."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that is stored as integers: `value` names what goes into its quantizer."""
+
+    value: str
+    parameters: QuantizationParameters
+
+
+def stored_tensors(graph: ir.Graph) -> dict[str, StoredTensor]:
+    """The tensors that quantizers of `graph` store, by the name they have in the fp32 graph."""
+    stored = {}
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        zero_point = node.inputs[2] if value is not None else None
+        if value is None or zero_point is None or zero_point.const_value is None:
+            continue
+        code = zero_point.const_value.numpy()
+        parameters = QuantizationParameters(float(constant(node, 1).item()), int(code.item()), code.dtype.name)
+        stored[str(node.name).removesuffix(_SUFFIX)] = StoredTensor(str(value.name), parameters)
+    return stored
+
+
+def rounded_layers(graph: ir.Graph) -> dict[str, Constants]:
+    """The weight and bias of every layer whose weight is stored as integers, as those are dequantized, by the layer's name."""
+    return {
+        str(node.name): tuple(_restore(value) for value in node.inputs[1:])
+        for node in graph
+        if len(node.inputs) > 1 and _is_dequantized_constant(node.inputs[1]) and not _is_dequantized_constant(node.inputs[0])
+    }
+
+
+def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]) -> ir.Value:
+    """`value`, or what activations make of it that are its only readers, up to what is stored."""
+    while value.name not in stored and not value.is_graph_output():
+        readers = [use.node for use in value.uses()]
+        if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1:
+            break
+        value = readers[0].outputs[0]
+    return value
+
+
+def activations(node: ir.Node) -> list[ir.Value]:
+    """What a node reads that is no constant."""
+    return [value for value in node.inputs if value is not None and value.const_value is None]
+
+
+def _is_dequantized_constant(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    source = None if producer is None or producer.op_type != "DequantizeLinear" else producer.inputs[0]
+    return source is not None and source.const_value is not None
+
+
+def _restore(value: ir.Value | None) -> NDArray[np.float32] | None:
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy().astype(np.float32)
+    node = value.producer()
+    assert node is not None
+    integers, scale = constant(node, 0), constant(node, 1)  # zero point 0: weights and biases are symmetric
+    restored: NDArray[np.float32] = integers * scale.reshape(-1, *([1] * (integers.ndim - 1)))
+    return restored

@@ -1,0 +1,125 @@
+"""One compiled graph for any part of a network in int8: every quantizer has a switch, and so have a layer's rounded weights.
+
+    x' = s ? dequantize(quantize(x)) : x,    W' = s ? W_q : W
+
+Which layers are worth lifting out of int8 is found by trying, and with a graph for each trial every one would be compiled.
+Integers are simulated in float32, as the QDQ graph is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.calibrate import session_with_outputs
+from quantize.placement import moved_chain
+from quantize.qdq import QuantizationParameters, new_constant
+from quantize.read_qdq import Constants, activations, rounded_layers, stored_end, stored_tensors
+from runtime.targets import Target
+
+Array = NDArray[np.float32]
+
+
+class SwitchedGraph:
+    """A network of which any operators can be in int8; a tensor is while one that reads or writes it is, or one is at all.
+
+    The latter are tensors between operators that are never in int8 themselves, as those that are fused into a layer.
+
+    Attributes:
+        layers: those with weights, in the order they run.
+        operators: all that can be in int8: the layers, and operators without weights that the target runs in int8.
+    """
+
+    def __init__(self, reference: onnx.ModelProto, int8: onnx.ModelProto, crops: Sequence[Array], *, target: Target) -> None:
+        """`reference` is the fp32 graph that `int8` was made of, of the same tensors and layers; `crops` as it takes them."""
+        model, quantized = ir.from_proto(reference), ir.from_proto(int8)
+        stored, rounded = stored_tensors(quantized.graph), rounded_layers(quantized.graph)
+        nodes = {
+            str(node.name): node
+            for node in model.graph
+            if node.name in rounded
+            or (node.op_type in target.int8_ops and stored_end(node.outputs[0], stored, rounded).name in stored)
+        }
+        self.layers = tuple(name for name in nodes if name in rounded)
+        self.operators = frozenset(nodes)
+        self._touched = {
+            name: {
+                str(value.name)
+                for touched in (*activations(node), stored_end(node.outputs[0], stored, rounded))
+                for value in moved_chain(touched, target)
+                if value.name in stored
+            }
+            for name, node in nodes.items()
+        }
+        self._untouched = set(stored).difference(*self._touched.values())
+        values = {str(value.name): value for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
+        self._tensors = {name: _switch_tensor(model.graph, values[name], tensor.parameters) for name, tensor in stored.items()}
+        self._weights = {name: _switch_constants(model.graph, nodes[name], rounded[name]) for name in self.layers}
+        model.graph.sort()
+        self._session = session_with_outputs(model, ())
+        self._input = str(model.graph.inputs[0].name)
+        self._crops = crops
+        self._exact = list(self._run(()))
+
+    def psnr_db(self, quantized: Collection[str]) -> float | None:
+        """PSNR of the output, clipped to [0, 1], against fp32's, over all crops, with those operators in int8; None: equal."""
+        squares, count = 0.0, 0
+        for exact, output in zip(self._exact, self._run(quantized), strict=True):
+            squares += float(np.square(output - exact, dtype=np.float64).sum())
+            count += exact.size
+        return None if squares == 0 else 10 * float(np.log10(count / squares))
+
+    def _run(self, quantized: Collection[str]) -> Iterator[Array]:
+        touched = {tensor for name in quantized for tensor in self._touched[name]}
+        touched |= self._untouched if quantized else set()
+        switches = {switch: np.array(name in touched) for name, switch in self._tensors.items()}
+        switches |= {switch: np.array(name in quantized) for name, switch in self._weights.items()}
+        for crop in self._crops:
+            (output,) = self._session.run(None, {self._input: crop, **switches})
+            yield output.clip(0, 1)
+
+
+def _switch_tensor(graph: ir.Graph, value: ir.Value, parameters: QuantizationParameters) -> str:
+    """Puts a quantizer with a switch between `value` and all that read it; the switch's name."""
+    name, readers = str(value.name), list(value.uses())
+    scale = new_constant(graph, f"{name}.scale", np.array(parameters.scale, np.float32))
+    zero_point = new_constant(graph, f"{name}.zero_point", np.array(parameters.zero_point, parameters.dtype))
+    quantize = ir.node("QuantizeLinear", [value, scale, zero_point])
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point])
+    graph.extend([quantize, dequantize])
+    switch = _add_switch(graph, f"{name}.quantized")
+    switched = _choose(graph, switch, on=dequantize.outputs[0], off=value)
+    for reader in readers:
+        reader.node.replace_input_with(reader.idx, switched)
+    if value.is_graph_output():
+        graph.outputs[graph.outputs.index(value)] = switched
+        switched.type, switched.shape = value.type, value.shape
+    return str(switch.name)
+
+
+def _switch_constants(graph: ir.Graph, layer: ir.Node, rounded: Constants) -> str:
+    """Gives `layer` its rounded weight and bias while a switch is on; the switch's name."""
+    switch = _add_switch(graph, f"{layer.name}.rounded")
+    layer.resize_inputs(max(len(layer.inputs), 1 + len(rounded)))
+    for index, array in enumerate(rounded, start=1):
+        if array is not None:
+            on = new_constant(graph, f"{switch.name}.{index}", array)
+            off = layer.inputs[index] or new_constant(graph, f"{switch.name}.{index}.without", np.zeros_like(array))
+            layer.replace_input_with(index, _choose(graph, switch, on=on, off=off))
+    return str(switch.name)
+
+
+def _add_switch(graph: ir.Graph, name: str) -> ir.Value:
+    switch = ir.val(name, dtype=ir.DataType.BOOL, shape=[])
+    graph.inputs.append(switch)
+    return switch
+
+
+def _choose(graph: ir.Graph, switch: ir.Value, *, on: ir.Value, off: ir.Value) -> ir.Value:
+    where = ir.node("Where", [switch, on, off])
+    graph.append(where)
+    return where.outputs[0]

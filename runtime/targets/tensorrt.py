@@ -1,0 +1,24 @@
+"""NVIDIA GPUs through TensorRT 10.12 or newer: explicit quantization, its rules for Q/DQ.
+
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html
+"""
+
+from runtime.targets.target import Target
+
+TARGET = Target(
+    name="tensorrt",
+    description="NVIDIA GPUs through TensorRT: int8 with zero point 0, fp16 outside",
+    precisions=("fp32", "fp16", "int8"),
+    activation_dtype="int8",
+    activation_symmetric=True,  # TensorRT requires zero_point == 0
+    weight_dtype="int8",
+    bias_dtype="float",  # its parser takes no DequantizeLinear of int32
+    float_dtype="float16",
+    int8_ops=("Conv",),
+    moving_ops=("DepthToSpace", "Pad"),
+    moves_integers=False,  # the builder moves quantizers past them itself; its parser shuffles floats only
+    fused_activations=("Relu", "PRelu"),  # a convolution may write floats: what follows it costs no rounding
+    fuses_addition=True,
+    opset_range=(19, 26),  # 19 brought float16 scales
+    default_backend="onnxruntime",
+)

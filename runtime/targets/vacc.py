@@ -1,0 +1,24 @@
+"""Vastai's vacc accelerators, whose published LESRCNN build runs PixelShuffle in int8 only: in fp16 it crashes the chip.
+
+https://github.com/Vastai/VastModelZOO; of its int8 scheme nothing more is known here, and symmetric codes suit every scheme.
+"""
+
+from runtime.targets.target import Target
+
+TARGET = Target(
+    name="vacc",
+    description="Vastai accelerators: everything in int8 with zero point 0, one shape of input, PixelShuffle in int8 only",
+    precisions=("fp16", "int8"),
+    activation_dtype="int8",
+    activation_symmetric=True,
+    weight_dtype="int8",
+    bias_dtype="int32",
+    int8_ops=("Conv", "Add", "Mul", "PRelu", "Sigmoid", "Tanh", "ReduceMean", "ReduceMax"),
+    everything_int8=True,
+    int8_only_ops=("DepthToSpace",),
+    moving_ops=("DepthToSpace", "Pad"),
+    fused_activations=("Relu",),
+    static_shapes=True,
+    opset_range=(13, 26),
+    default_backend="onnxruntime",
+)

@@ -1,0 +1,79 @@
+"""A small network of everything that int8 graphs have, quantized on random pictures for any target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from calibration.calibrate import measure_activations
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
+from quantize.int8 import Int8Options, observed_tensors, quantize_int8
+from quantize.reference import reference_graph
+from runtime.targets import TARGETS, Target, find_target
+from tests.graphs import Array, Graph
+
+CPU = find_target("cpu")
+SYMMETRIC = replace(CPU, name="symmetric", activation_dtype="int8", activation_symmetric=True)
+SCHEMES = {target.name: target for target in (*TARGETS, SYMMETRIC)}
+LAYERS = ("conv1", "conv3", "conv6")
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class SmallInt8:
+    """The fp32 graph with the tensors of the int8 one, that one, and pictures as they take them."""
+
+    reference: onnx.ModelProto
+    int8: onnx.ModelProto
+    crops: list[Array]
+    target: Target
+
+
+def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str, float] | None = None) -> SmallInt8:
+    """A mean taken off, a residual block, an upsampling convolution.
+
+    Args:
+        brightness: of the output, on the average.
+        narrowed: the largest value that was measured, of tensors where that is to be another.
+    """
+    graph = Graph(0, channels=COLOURS)
+    first = graph.add("Relu", graph.conv(graph.conv("input", COLOURS, 1), 8, 3))
+    total = graph.add("Relu", graph.add("Add", first, graph.conv(first, 8, 3)))
+    model = graph.proto(graph.shuffle(graph.conv(total, 12, 3)))
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for name in [node.input[1] for node in model.graph.node if node.op_type == "Conv"]:
+        array = onnx.numpy_helper.to_array(weights[name])
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(array / np.float32(np.sqrt(array[0].size)), name))
+    name = model.graph.node[-2].input[2]
+    weights[name].CopyFrom(onnx.numpy_helper.from_array(np.full(12, brightness, np.float32), name))
+    rng = np.random.default_rng(1)
+    crops = [rng.integers(0, 256, (1, COLOURS, *size)).astype(np.float32) / np.float32(255) for size in ((16, 24), (20, 16))]
+    graph_model = ir.from_proto(model)
+    table = measure_activations(
+        graph_model,
+        iter(crops),
+        tensors=observed_tensors(graph_model.graph),
+        source=CalibrationSource(dataset="random", seed=1, crops=len(crops), crop_size=(16, 16), images=()),
+        percentile=DEFAULT_PERCENTILE,
+    )
+    cut = {name: table.tensors[name].model_copy(update={"maximum": largest}) for name, largest in (narrowed or {}).items()}
+    table = table.model_copy(update={"tensors": {**table.tensors, **cut}})
+    int8 = quantize_int8(model, table, Int8Options(target=target, method=Method.MINMAX), value_range=(0.0, 1.0)).model
+    return SmallInt8(reference_graph(model, target=target, equalization=None, pixel_grid=True), int8, crops, target)
+
+
+def values_as_written(model: onnx.ModelProto, crops: list[Array], *names: str) -> list[dict[str, Array]]:
+    """The output, as "", and those tensors, crop by crop, of the graph as it is written: ONNX Runtime with its optimiser off."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors only: a constant that nothing reads is none
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [dict(zip(("", *names), session.run(None, {"input": crop}), strict=True)) for crop in crops]
