@@ -23,7 +23,7 @@ from runtime.pixels import AnyPicture, check_picture
 from runtime.plan import Plan, plan_run
 from runtime.precision import PrecisionReport, verify_precision
 from runtime.seams import SeamError, SeamMeter
-from runtime.targets import TARGETS, Precision, find_target
+from runtime.targets import Precision, find_target
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ class Upscaler:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
         if precision is None:
             precision = "int8" if opened.manifest.find_variant("int8") is not None else "fp32"
-        variant = _choose_variant(opened, precision, backend=backend)
+        # Of several int8 graphs, the one for the target that is called as the backend is.
+        variant = opened.manifest.find_variant(precision, target=backend) or opened.variant(precision)
         preferred = None if variant.target is None else find_target(variant.target).default_backend
         name = choose_backend(backend, preferred=preferred).name
         if tile is not None and tile < 1:
@@ -227,15 +228,6 @@ class Upscaler:
         if self._backend is None:
             raise BackendError("this Upscaler is closed", hint="open another with Upscaler.open")
         return self._backend
-
-
-def _choose_variant(bundle: Bundle, precision: Precision, *, backend: str) -> Variant:
-    """Of several graphs of that precision, that for a target whose own backend it is; else the first."""
-    for target in TARGETS:
-        found = bundle.manifest.find_variant(precision, target=target.name)
-        if found is not None and found.target is not None and target.default_backend == backend:
-            return found
-    return bundle.variant(precision)
 
 
 def _describe_filling(plan: Plan, *, halo: int | str) -> str:

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.engine.qdq_rules import RULES, broken_rules, check_graph
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
+from runtime.targets import find_target
+from tests.small_int8 import small_int8
 
 CHANNELS = 4
 Edit = Callable[[onnx.ModelProto], None]
@@ -171,6 +173,17 @@ def test_the_cpus_graph_is_refused_with_the_rules_it_breaks(quantized: Bundle) -
         check_graph(quantized.read(int8), what=int8.file)
     assert "int8: what is quantized is int8" in str(caught.value)
     assert "--target tensorrt" in caught.value.hint
+
+
+def test_the_graph_for_tensorrt_breaks_none(for_tensorrt: Bundle) -> None:
+    int8 = for_tensorrt.variant("int8", target="tensorrt")
+    model = onnx.load_model_from_string(for_tensorrt.read(int8))
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > len(int8.int8_layers)
+    assert broken_rules(model) == ()
+
+
+def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:
+    assert broken_rules(small_int8(find_target("tensorrt")).int8) == ()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

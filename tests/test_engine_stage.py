@@ -61,6 +61,13 @@ with Upscaler.open(bundle, precision=precision, backend="tensorrt", parallel=2) 
     }))
 print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
 """
+RAN = """
+import sys, numpy as np
+from runtime import Upscaler
+with Upscaler.open(sys.argv[1], precision="int8", backend="tensorrt") as upscaler:
+    upscaler(np.zeros((20, 30, 3), np.uint8))
+    print(upscaler.variant.file, upscaler.backend_name, upscaler.precision_report.verified)
+"""
 
 
 @pytest.fixture
@@ -124,6 +131,18 @@ def test_an_engine_is_built_verified_and_run_in_windows_and_threads(bundle: Path
     assert rest["times"] == [3, True]
     assert "batch 1 to 1, height×width min 16×16, opt 64×80, max 64×80; got (1, 3, 300, 64)" in rest["refused"]
     assert end["left"] == 0  # every allocation and stream was given back
+
+
+def test_int8_is_built_from_the_graph_for_tensorrt_and_verified_layer_by_layer(for_tensorrt: Bundle, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle"))
+    _built(bundle, "--precision", "int8", "--max", "64x80")
+    int8 = for_tensorrt.variant("int8", target="tensorrt")
+    record = _record(bundle, "model.int8-tensorrt")
+    assert (record.key.graph_sha256, record.other_precision) == (int8.sha256, ())
+    done = subprocess.run(
+        [sys.executable, "-c", RAN, str(bundle)], env=_environment(NEWEST), capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == [int8.file, "tensorrt", "True"]  # not the CPU's int8 graph, which the bundle has too
 
 
 @pytest.mark.parametrize("captured", [True, False])

@@ -193,11 +193,14 @@ def test_a_layer_the_backend_does_not_mention_is_unknown(exported: Bundle) -> No
     assert report.mac_share["unknown"] == pytest.approx(manifest.layers[-1].macs / manifest.macs)
 
 
-def test_a_layer_left_in_fp32_by_an_int8_graph_is_as_asked_in_fp32(quantized: Bundle) -> None:
-    int8 = quantized.variant("int8")
+@pytest.mark.parametrize(("target", "outside"), [("cpu", "fp32"), ("tensorrt", "fp16")])
+def test_a_layer_left_out_of_an_int8_graph_is_as_asked_in_what_the_target_has_outside(
+    quantized: Bundle, target: str, outside: RanIn
+) -> None:
+    int8 = quantized.variant("int8").model_copy(update={"target": target})
     left, *others = int8.int8_layers
     mixed = int8.model_copy(update={"int8_layers": tuple(others)})
-    ran = [LayerPrecision(left, "Conv", "fp32") if said.name == left else said for said in _said(quantized, "int8")]
+    ran = [LayerPrecision(left, "Conv", outside) if said.name == left else said for said in _said(quantized, "int8")]
     assert verify_precision(quantized.manifest, mixed, ran).verified
     assert not verify_precision(quantized.manifest, mixed, _said(quantized, "int8")).verified
 
