@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
 from rich.table import Table
 
@@ -17,8 +18,9 @@ from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
 from runtime import console
-from runtime.bundle import BUILD, Bundle
+from runtime.bundle import BUILD, Bundle, Io
 from runtime.errors import UnknownNameError, UserError
+from runtime.pixel_io import add_pixel_io, find_io
 
 _LIST = "list"
 
@@ -54,6 +56,9 @@ def export(
         list[str] | None,
         typer.Option("--with", metavar="PASS", help=f"rewrite more: {', '.join(step.name for step in EXTRA_PASSES)}"),
     ] = None,
+    io: Annotated[
+        str, typer.Option(help="uint8 also writes a graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
+    ] = "float32",
     explain: Annotated[bool, typer.Option("--explain", help="show what each rewrite of the graph changed")] = False,
     force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
 ) -> None:
@@ -63,6 +68,7 @@ def export(
         return
     if scale is None:
         raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
+    ends = find_io(io)
     check_opset(opset)
     passes = select_passes(without or [], extra=extra or [])
     if model.endswith(".onnx"):
@@ -74,7 +80,7 @@ def export(
             console.show(f"{file.name}: {note}")
         directory = out if out is not None else BUILD / f"{file_stem(file)}_x{scale:g}"
         bundle = export_foreign(foreign, file, scale=scale, directory=directory, opset=opset, passes=passes)
-        _print_result(bundle, explain=explain)
+        _print_result(_with_ends(bundle, ends), explain=explain)
         return
     if colour is not None or value_range is not None:
         raise UserError("--colour and --range are for .onnx files; a network here has its own", hint="drop them")
@@ -88,7 +94,8 @@ def export(
             network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
         )
         if existing is not None:
-            console.show(f"{directory}: up to date")
+            done = _with_ends(existing, ends)
+            console.show(f"{directory}: up to date" if done == existing else f"{directory}: a graph of raw pixels added")
             if explain:
                 _print_passes(existing)
             return
@@ -96,7 +103,12 @@ def export(
     bundle = export_network(
         network, scale=scale, weights=found, directory=directory, opset=opset, static_shape=static_shape, passes=passes
     )
-    _print_result(bundle, explain=explain)
+    _print_result(_with_ends(bundle, ends), explain=explain)
+
+
+def _with_ends(bundle: Bundle, io: Io) -> Bundle:
+    """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
+    return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"), parse=onnx.load_model_from_string)
 
 
 def _print_networks() -> None:
@@ -146,6 +158,9 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
         "parity": f"{fp32.parity.max_abs_difference:.1e} from the network at most (limit {fp32.parity.tolerance:.0e})",
         "graph": str(bundle.path(fp32)),
     }
+    pixels = manifest.find_variant("fp32", io="uint8")
+    if pixels is not None:
+        rows["pixels"] = f"{bundle.path(pixels)}, NHWC uint8 in and out"
     console.show(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
     for name, value in rows.items():
         console.show(f"  {name:<8} {value}")

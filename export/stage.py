@@ -143,7 +143,7 @@ def _write(
     )
     previous = _open_if_valid(directory)
     if previous is not None and variant.sha256 == previous.variant("fp32").sha256:
-        made_from_it = tuple(other for other in previous.manifest.variants if other.parent_sha256 == variant.sha256)
+        made_from_it = tuple(other for other in previous.manifest.variants if other.file != FP32_FILE)
         manifest = manifest.model_copy(update={"variants": (variant, *made_from_it), "calibration": previous.manifest.calibration})
     return write_bundle(directory, manifest, files={FP32_FILE: data})
 

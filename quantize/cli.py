@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
 
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
@@ -16,8 +17,9 @@ from quantize.int8 import STEPS, Int8Options, Step
 from quantize.stage import HALVES, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
-from runtime.bundle import Bundle, resolve_bundle
+from runtime.bundle import Bundle, Io, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
+from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, find_target
 
 _EXPLAIN = "explain"
@@ -50,10 +52,14 @@ def quantize(
         list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
     equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
+    io: Annotated[
+        str, typer.Option(help="uint8 also writes an int8 graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
+    ] = "float32",
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
     chosen_target = find_target(target)
+    ends = find_io(io)
     if percentile is not None and method is not Method.PERCENTILE:
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
@@ -87,7 +93,8 @@ def quantize(
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
     if not force and quantized_already(opened, found.table, options, compared=bool(found.crops)):
-        console.show(f"{opened.directory}: up to date")
+        ended = _with_ends(opened, target, ends)
+        console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
     with console.progress() as bar:
         task = bar.add_task("quantizing", total=None)
@@ -98,7 +105,14 @@ def quantize(
             crops=found.crops,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
-    _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+    _print_result(_with_ends(done, target, ends), chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+
+
+def _with_ends(bundle: Bundle, target: str, io: Io) -> Bundle:
+    """`bundle`, with the int8 graph of raw pixels where those are asked for."""
+    if io == "float32":
+        return bundle
+    return add_pixel_io(bundle, bundle.variant("int8", target=target), parse=onnx.load_model_from_string)
 
 
 def _find_steps(names: Sequence[str]) -> frozenset[Step]:
@@ -118,6 +132,7 @@ def _is_here(request: TableRequest, *, scale: float) -> bool:
 
 def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
     int8 = bundle.variant("int8", target=target)
+    pixels = bundle.manifest.find_variant("int8", target=target, io="uint8")
     layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
@@ -126,6 +141,7 @@ def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
         "int8": str(bundle.path(int8)),
         "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
         "opset": opset,
+        **({"pixels": str(bundle.path(pixels))} if pixels is not None else {}),
         **{half: str(bundle.path(bundle.variant(half))) for half in HALVES},
     }
     if int8.psnr_vs_fp32_db is not None:

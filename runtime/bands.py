@@ -8,30 +8,37 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend
+from runtime.backends import Backend, Values
 from runtime.bicubic import Samples
-from runtime.bundle import Manifest
+from runtime.bundle import Io, Manifest
 from runtime.errors import PipelineError
 from runtime.ordered import in_order
-from runtime.pixels import from_network, to_network
+from runtime.pixels import from_floats, from_planes, to_floats, to_planes
 from runtime.plan import Plan
 from runtime.seams import SeamMeter
 from runtime.tiling import Tile
 
 
 def run_bands(
-    backend: Backend, manifest: Manifest, picture: NDArray[Samples], plan: Plan, *, parallel: int, meter: SeamMeter | None = None
+    backend: Backend,
+    manifest: Manifest,
+    picture: NDArray[Samples],
+    plan: Plan,
+    *,
+    io: Io,
+    parallel: int,
+    meter: SeamMeter | None = None,
 ) -> Iterator[NDArray[Samples]]:
     """The output from top to bottom in pieces of whole rows, (n, W·scale, …); `parallel` tiles run ahead of what is waited for.
 
-    `meter` is shown every tile.
+    `io` is what the graph takes and gives; `meter` is shown every tile.
 
     Raises:
         PipelineError: the network's output holds NaN or infinity, or is not of the size that the manifest says.
         BackendError: the backend cannot run it.
     """
     tiles = [tile for band in plan.bands for tile in band]
-    run = partial(_run_tile, backend, manifest, picture, plan)
+    run = partial(_run_tile, backend, manifest, picture, plan, io=io)
     results = map(run, tiles) if len(tiles) == 1 else in_order(run, tiles, workers=parallel)
     pieces: list[NDArray[Samples]] = []
     for tile, pixels in zip(tiles, results, strict=True):
@@ -43,28 +50,39 @@ def run_bands(
             pieces = []
 
 
-def _run_tile(backend: Backend, manifest: Manifest, picture: NDArray[Samples], plan: Plan, tile: Tile) -> NDArray[Samples]:
+def _run_tile(
+    backend: Backend, manifest: Manifest, picture: NDArray[Samples], plan: Plan, tile: Tile, *, io: Io
+) -> NDArray[Samples]:
     """The output pixels for all that `tile` reads."""
-    array = to_network(picture, manifest.contract, scale=manifest.scale, rows=tile.rows.read, columns=tile.columns.read)
+    contract = manifest.contract
+    planes = to_planes(picture, contract, scale=manifest.scale, rows=tile.rows.read, columns=tile.columns.read)
     rows, columns = plan.output_span(tile.rows.read, axis=0), plan.output_span(tile.columns.read, axis=1)
-    filled = _filled(array, plan.fixed)
-    output = backend.run(filled)
-    expected = (rows.length, columns.length) if filled is array else tuple(side * plan.factor for side in filled.shape[2:])
-    if output.shape != (1, array.shape[1], *expected):
+    filled = _filled(planes, plan.fixed)
+    sides = (rows.length, columns.length) if filled is planes else tuple(side * plan.factor for side in filled.shape[:2])
+    if io == "uint8":
+        frame = np.ascontiguousarray(filled[np.newaxis], np.uint8)
+        output = _run_checked(backend, frame, (1, *sides, contract.channels))[0].astype(picture.dtype, copy=False)
+    else:
+        output = from_floats(_run_checked(backend, to_floats(filled), (1, contract.channels, *sides)), picture.dtype)
+    output = output[: rows.length, : columns.length]
+    return from_planes(output, contract.colour, source=picture, size=plan.size, rows=rows, columns=columns)
+
+
+def _run_checked(backend: Backend, array: NDArray[Values], expected: tuple[int, ...]) -> NDArray[Values]:
+    output = backend.run(array)
+    if output.shape != expected:
         raise PipelineError(
-            f"the graph gives {output.shape} for {filled.shape}; its manifest says {(1, array.shape[1], *expected)}",
-            hint="export it again",
+            f"the graph gives {output.shape} for {array.shape}; its manifest says {expected}", hint="export it again"
         )
-    output = output[..., : rows.length, : columns.length]
-    return from_network(output, manifest.contract.colour, source=picture, size=plan.size, rows=rows, columns=columns)
+    return output
 
 
-def _filled(array: NDArray[np.float32], fixed: tuple[int, int] | None) -> NDArray[np.float32]:
-    """(1, C, H, W), its last row and column repeated up to the `fixed` size."""
-    if fixed is None or array.shape[2:] == fixed:
-        return array
-    missing = [(0, side - have) for side, have in zip(fixed, array.shape[2:], strict=True)]
-    return np.pad(array, ((0, 0), (0, 0), *missing), mode="edge")
+def _filled(planes: NDArray[Samples], fixed: tuple[int, int] | None) -> NDArray[Samples]:
+    """(H, W, C), its last row and column repeated up to the `fixed` size."""
+    if fixed is None or planes.shape[:2] == fixed:
+        return planes
+    missing = [(0, side - have) for side, have in zip(fixed, planes.shape[:2], strict=True)]
+    return np.pad(planes, (*missing, (0, 0)), mode="edge")
 
 
 def _kept(pixels: NDArray[Samples], tile: Tile, plan: Plan) -> NDArray[Samples]:

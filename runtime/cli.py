@@ -24,6 +24,7 @@ from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
 from runtime.files import write_whole
 from runtime.images import read_image
 from runtime.memory import parse_bytes
+from runtime.pixel_io import find_io
 from runtime.targets import PRECISIONS, find_precision
 from runtime.upscaler import Upscaler
 
@@ -46,6 +47,9 @@ def upscale(
     bundle: BundleArgument = None,
     precision: Annotated[
         str | None, typer.Option(help=", ".join(PRECISIONS) + " [default: int8 where the bundle has it, else fp32]")
+    ] = None,
+    io: Annotated[
+        str | None, typer.Option(help="float32, uint8: the graph of floats or of raw pixels [default: floats where there is one]")
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
     device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,
@@ -74,6 +78,7 @@ def upscale(
     with Upscaler.open(
         Bundle.open(resolve_bundle(bundle)),
         precision=chosen,
+        io=None if io is None else find_io(io),
         backend=backend,
         device=device,
         threads=threads,

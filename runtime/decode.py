@@ -13,9 +13,10 @@ from io import BytesIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
 from runtime.errors import ImageError
+from runtime.tiff import with_one_sample
 
 LARGEST_PIXELS = 178_956_970  # where Pillow takes a file for a decompression bomb: half a gigabyte of 24-bit pixels
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
@@ -56,6 +57,8 @@ def decode(data: bytes, *, name: str) -> Decoded:
         raise _too_large(str(error), name=name) from error
     except (cv2.error, ImageCms.PyCMSError, *_DAMAGED) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # which says where in memory it was read from
+            reason = "its format is not known"
         raise ImageError(
             f"{name} is not a picture that can be decoded ({len(data)} bytes): {reason}",
             hint=f"check the file; it should be one of {', '.join(_FORMATS)}",
@@ -63,6 +66,11 @@ def decode(data: bytes, *, name: str) -> Decoded:
 
 
 def _decode(data: bytes, *, name: str) -> Decoded:
+    widened = with_one_sample(data)
+    if widened is not None:
+        single, orientation = _decode(widened[0], name=name), widened[1]
+        pairs = single.pixels.reshape(len(single.pixels), -1, 2)
+        return Decoded(_upright(pairs, orientation), single.icc_profile)
     with Image.open(BytesIO(data), formats=_FORMATS) as image:
         _check_size(image.size, name=name)
         # Pillow and OpenCV both turn a TIFF themselves.

@@ -24,6 +24,9 @@ def describe(bundle: Bundle) -> Iterator[str]:
         yield f"          of a picture enlarged bicubically by {manifest.scale:g} before"
     if contract.colour == "Y":
         yield "          luma alone (full-range BT.601); chroma is enlarged bicubically beside it"
+    if any(variant.io == "uint8" for variant in manifest.variants):
+        raw_in, raw_out = _raw_shape(contract, factor=1), _raw_shape(contract, factor=factor)
+        yield f"  raw     {raw_in} in, {raw_out} out, NHWC, uint8 {contract.colour}, 0 to 255"
     yield f"  halo    {_halo(manifest)}"
     yield f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture"
     for variant in manifest.variants:
@@ -55,6 +58,11 @@ def _shape(contract: Contract, *, factor: float) -> str:
     return f"1×{contract.channels}×{height}×{width}"
 
 
+def _raw_shape(contract: Contract, *, factor: float) -> str:
+    batch, channels, height, width = _shape(contract, factor=factor).split("×")
+    return "×".join((batch, height, width, channels))
+
+
 def _halo(manifest: Manifest) -> str:
     if manifest.halo == "global":
         return f"global: it looks at the whole picture ({manifest.global_operator})"
@@ -63,6 +71,7 @@ def _halo(manifest: Manifest) -> str:
 
 def _describe_variant(manifest: Manifest, variant: Variant) -> str:
     target = f" for {variant.target}" if variant.target else ""
+    pixels = ", raw pixels" if variant.io == "uint8" else ""
     share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
     psnr = "" if variant.psnr_vs_fp32_db is None else f", {variant.psnr_vs_fp32_db:.1f} dB from fp32"
-    return f"{variant.file}{target}, opset {variant.opset}{share}{psnr}, sha256 {variant.sha256}"
+    return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}, sha256 {variant.sha256}"

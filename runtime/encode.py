@@ -1,7 +1,7 @@
 """Pictures to files, by the suffix: PNG and TIFF row by row, JPEG, WebP and BMP from the whole picture.
 
 Rows are written beside the file's place and renamed into it when the last one is there. PNG: W3C Portable Network Graphics, third
-edition; its compression is zlib's. TIFF: revision 6.0, one uncompressed strip a call, which every reader takes.
+edition; its compression is zlib's. What is encoded from the whole picture takes that much memory, and what Pillow takes beside it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import ImageError
+from runtime.tiff import Rows, TiffWriter, big_endian
 
-Rows = NDArray[np.uint8 | np.uint16]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _PNG_SUB = 1  # the filter that keeps each sample's difference from its left neighbour
 _PNG_LEVEL = 3  # of zlib: 4× the speed of its default here, for a few per cent of size
-_TIFF_LARGEST = (1 << 32) - (1 << 20)  # offsets have 32 bits
 _JPEG_QUALITY = 95
 _PILLOW_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 
@@ -96,8 +94,8 @@ def make_writer(
     if suffix == ".png":
         return _PngWriter(file, shape, dtype, icc_profile)
     if suffix in (".tif", ".tiff"):
-        return _TiffWriter(file, shape, dtype, icc_profile, name=name)
-    return _WholeWriter(file, _PILLOW_FORMATS[suffix], icc_profile)
+        return TiffWriter(file, shape, dtype, icc_profile, name=name)
+    return _WholeWriter(file, _PILLOW_FORMATS[suffix], shape, icc_profile)
 
 
 def encode(pixels: Rows, suffix: str, *, icc_profile: bytes = b"", name: str) -> bytes:
@@ -122,7 +120,7 @@ class _PngWriter:
             self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
 
     def write(self, rows: Rows) -> None:
-        samples = _big_endian(rows).reshape(len(rows), -1)
+        samples = big_endian(rows).reshape(len(rows), -1)
         filtered = np.empty((len(rows), 1 + samples.shape[1]), np.uint8)
         filtered[:, 0] = _PNG_SUB
         filtered[:, 1:] = samples
@@ -140,68 +138,18 @@ class _PngWriter:
             self._file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
 
 
-class _TiffWriter:
-    def __init__(
-        self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[np.generic], icc_profile: bytes, *, name: str
-    ) -> None:
-        self._channels = shape[2] if len(shape) == 3 else 1
-        size_bytes = shape[0] * shape[1] * self._channels * dtype.itemsize
-        if size_bytes > _TIFF_LARGEST:
-            raise ImageError(f"cannot write {name}: a TIFF holds 4 GiB, this has {size_bytes >> 20} MiB", hint="write a .png")
-        self._file, self._icc_profile = file, icc_profile
-        header = b"MM\0*" + struct.pack(">I", 8 + size_bytes)  # big-endian; the directory comes after the rows
-        self._directory = self._directory_of(shape, dtype, offset=8 + size_bytes, size_bytes=size_bytes)
-        file.write(header)
-
-    def write(self, rows: Rows) -> None:
-        self._file.write(_big_endian(rows).data)
-
-    def finish(self) -> None:
-        self._file.write(self._directory)
-
-    def _directory_of(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, offset: int, size_bytes: int) -> bytes:
-        """The tags, in the order of their numbers, and behind them what does not fit into a tag's four bytes."""
-        short, long, undefined = (3, ">H", 2), (4, ">I", 4), (7, ">B", 1)
-        colour = self._channels > 2
-        tags = [
-            (256, long, [shape[1]]),
-            (257, long, [shape[0]]),
-            (258, short, [8 * dtype.itemsize] * self._channels),
-            (259, short, [1]),  # not compressed
-            (262, short, [2 if colour else 1]),  # RGB, or grey of which 0 is black
-            (273, long, [8]),  # one strip: where it begins,
-            (277, short, [self._channels]),
-            (278, long, [shape[0]]),  # its rows,
-            (279, long, [size_bytes]),  # and its size
-            (284, short, [1]),  # the samples of a pixel beside each other
-        ]
-        if self._channels in (2, 4):
-            tags.append((338, short, [2]))  # the last sample is alpha, not premultiplied
-        if self._icc_profile:
-            tags.append((34675, undefined, list(self._icc_profile)))
-        entries, behind = b"", b""
-        behind_at = offset + 2 + 12 * len(tags) + 4
-        for number, (kind, code, width), values in tags:
-            packed = b"".join(struct.pack(code, value) for value in values)
-            if len(packed) > 4:
-                place = struct.pack(">I", behind_at + len(behind))
-                behind += packed + b"\0" * (len(packed) % 2)
-            else:
-                place = packed.ljust(4, b"\0")
-            entries += struct.pack(">HHI", number, kind, len(packed) // width) + place
-        return struct.pack(">H", len(tags)) + entries + bytes(4) + behind
-
-
 class _WholeWriter:
-    def __init__(self, file: BinaryIO, kind: str, icc_profile: bytes) -> None:
+    def __init__(self, file: BinaryIO, kind: str, shape: tuple[int, ...], icc_profile: bytes) -> None:
         self._file, self._kind, self._icc_profile = file, kind, icc_profile
-        self._rows: list[Rows] = []
+        self._pixels = np.empty(shape, np.uint8)
+        self._written = 0
 
     def write(self, rows: Rows) -> None:
-        self._rows.append(rows)
+        self._pixels[self._written : self._written + len(rows)] = rows
+        self._written += len(rows)
 
     def finish(self) -> None:
-        pixels = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
+        pixels = self._pixels
         image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         profile = self._icc_profile or None
         try:
@@ -213,8 +161,3 @@ class _WholeWriter:
                 image.save(self._file, self._kind)
         except ValueError as error:
             raise ImageError(f"cannot encode a {self._kind}: {error}") from error
-
-
-def _big_endian(rows: Rows) -> NDArray[np.uint8]:
-    """The samples' bytes, the high one first."""
-    return np.ascontiguousarray(rows, rows.dtype.newbyteorder(">")).view(np.uint8)

@@ -47,7 +47,11 @@ def to_network(
         picture: (h, w), or (h, w, 1 to 4), uint8 or uint16: grey or RGB, each with or without alpha, which is left out.
         rows, columns: the window of it that is wanted, in pixels of the network's input; None for all.
     """
-    planes = to_planes(picture, contract, scale=scale, rows=rows, columns=columns)
+    return to_floats(to_planes(picture, contract, scale=scale, rows=rows, columns=columns))
+
+
+def to_floats(planes: AnyPicture) -> NDArray[np.float32]:
+    """(H, W, C) uint8 or uint16 -> (1, C, H, W) float32 in [0, 1]."""
     return np.ascontiguousarray(planes.transpose(2, 0, 1)[np.newaxis], np.float32) / np.float32(np.iinfo(planes.dtype).max)
 
 
@@ -85,11 +89,36 @@ def from_network(
     Raises:
         PipelineError: the output holds NaN or infinity, as an fp16 graph's may; it would show as black.
     """
+    planes = from_floats(output, source.dtype, rounding=rounding)
+    return from_planes(planes, colour, source=source, size=size, rows=rows, columns=columns)
+
+
+def from_floats(
+    output: NDArray[np.float32], dtype: np.dtype[Samples], *, rounding: Rounding = Rounding.NEAREST
+) -> NDArray[Samples]:
+    """(1, C, H, W) float32, clipped to [0, 1] -> (H, W, C) of that type.
+
+    Raises:
+        PipelineError: the output holds NaN or infinity.
+    """
     if not np.isfinite(output.sum(dtype=np.float64)):
         raise PipelineError("the network's output holds NaN or infinity", hint="run it in fp32 to see whether the precision is why")
-    scaled = np.clip(output[0], 0.0, 1.0) * np.float32(np.iinfo(source.dtype).max)
+    scaled = np.clip(output[0], 0.0, 1.0) * np.float32(np.iinfo(dtype).max)
     whole = np.rint(scaled) if rounding is Rounding.NEAREST else np.trunc(scaled)
-    pixels = np.ascontiguousarray(whole.transpose(1, 2, 0)).astype(source.dtype)
+    return np.ascontiguousarray(whole.transpose(1, 2, 0)).astype(dtype)
+
+
+def from_planes(
+    planes: NDArray[Samples],
+    colour: Colour,
+    *,
+    source: NDArray[Samples],
+    size: tuple[int, int] | None = None,
+    rows: Span | None = None,
+    columns: Span | None = None,
+) -> NDArray[Samples]:
+    """(H, W, C) of the network's colour -> (H, W) or (H, W, 1 to 4) pixels of the kind that `source` has, as `from_network`."""
+    pixels = planes
     enlarge = partial(upscale_bicubic, source, size or pixels.shape[:2], rows=rows, columns=columns)
     if is_grey(source):
         pixels = pixels if colour == "Y" else _converted(pixels, cv2.COLOR_RGB2GRAY)[..., np.newaxis]

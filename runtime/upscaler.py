@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, choose_backend, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
-from runtime.bundle import ENGINES, Bundle, Variant
+from runtime.bundle import ENGINES, IOS, Bundle, Io, Variant
 from runtime.errors import BackendError, ImageError
 from runtime.memory import default_budget
 from runtime.ordered import in_order
@@ -67,6 +67,7 @@ class Upscaler:
         bundle: Path | str | Bundle,
         *,
         precision: Precision | None = None,
+        io: Io | None = None,
         backend: str = "auto",
         device: str | None = None,
         threads: int | None = None,
@@ -80,6 +81,8 @@ class Upscaler:
         Args:
             bundle: its folder, or an opened one.
             precision: None takes int8 where the bundle has it, else fp32.
+            io: what the graph takes and gives, floats, or raw 8-bit pixels with the same result; None takes floats where the bundle
+                has that graph.
             backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
             device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
             threads: of the backend; None leaves it to the backend. tensorrt has none.
@@ -94,10 +97,7 @@ class Upscaler:
             UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-        if precision is None:
-            precision = "int8" if opened.manifest.find_variant("int8") is not None else "fp32"
-        # Of several int8 graphs, the one for the target that is called as the backend is.
-        variant = opened.manifest.find_variant(precision, target=backend) or opened.variant(precision)
+        variant = _choose_variant(opened, precision, io, backend=backend)
         preferred = None if variant.target is None else find_target(variant.target).default_backend
         name = choose_backend(backend, preferred=preferred).name
         if tile is not None and tile < 1:
@@ -106,7 +106,7 @@ class Upscaler:
         compiled = open_backend(
             name,
             opened.read(variant),
-            precision=precision,
+            precision=variant.precision,
             threads=threads,
             parallel=parallel,
             device=device,
@@ -159,6 +159,11 @@ class Upscaler:
             ImageError: as a call does.
         """
         check_picture(picture)
+        if self.variant.io == "uint8" and picture.dtype != np.uint8:
+            raise ImageError(
+                f"this {self.variant.precision} graph takes raw 8-bit pixels, and the picture has {picture.dtype} ones",
+                hint="convert it to 8 bits, or run the graph of floats, --io float32, where the bundle has that",
+            )
         sample_bytes = picture[:1, :1].nbytes
         return plan_run(
             self.bundle.manifest,
@@ -173,12 +178,18 @@ class Upscaler:
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped, never in tiles.
 
+        Of a graph of raw pixels there is no such thing; call the Upscaler with a picture.
+
         Where the contract says `pre_upscale`, the input is enlarged already and the output has its size.
 
         Raises:
             ImageError: another shape or type, values out of range or NaN, or not the one shape a fixed graph takes.
         """
         contract = self.bundle.manifest.contract
+        if self.variant.io != "float32":
+            raise ImageError(
+                "this graph takes raw pixels, not floats", hint="call the Upscaler with a picture, or open io='float32'"
+            )
         if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != contract.channels or 0 in array.shape:
             raise ImageError(f"expected a (N, {contract.channels}, H, W) float32 array, got {array.shape} {array.dtype}")
         low, high = float(array.min()), float(array.max())  # NaN where there is one
@@ -220,7 +231,9 @@ class Upscaler:
         if any(plan.filled_in):
             _log.warning("%s", _describe_filling(plan, halo=self.bundle.manifest.halo))
         meter = None if plan.exact else SeamMeter(plan)
-        yield from run_bands(self._opened(), self.bundle.manifest, picture, plan, parallel=self.parallel, meter=meter)
+        yield from run_bands(
+            self._opened(), self.bundle.manifest, picture, plan, io=self.variant.io, parallel=self.parallel, meter=meter
+        )
         if meter is not None:
             self.seam_error = meter.error
 
@@ -228,6 +241,19 @@ class Upscaler:
         if self._backend is None:
             raise BackendError("this Upscaler is closed", hint="open another with Upscaler.open")
         return self._backend
+
+
+def _choose_variant(bundle: Bundle, precision: Precision | None, io: Io | None, *, backend: str) -> Variant:
+    """The first that there is of what was asked for: int8 before fp32, floats before raw pixels; of int8 that for a target called
+    as the backend is before others."""
+    precisions: tuple[Precision, ...] = ("int8", "fp32") if precision is None else (precision,)
+    ios = IOS if io is None else (io,)
+    for one in precisions:
+        for kind in ios:
+            found = bundle.manifest.find_variant(one, target=backend, io=kind) or bundle.manifest.find_variant(one, io=kind)
+            if found is not None:
+                return found
+    return bundle.variant(precisions[-1], io=ios[0])
 
 
 def _describe_filling(plan: Plan, *, halo: int | str) -> str:

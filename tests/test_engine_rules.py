@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.engine.qdq_rules import RULES, broken_rules, check_graph
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
+from runtime.images import Picture, to_network
 from runtime.targets import find_target
 from tests.small_int8 import small_int8
 
@@ -180,6 +182,18 @@ def test_the_graph_for_tensorrt_breaks_none(for_tensorrt: Bundle) -> None:
     model = onnx.load_model_from_string(for_tensorrt.read(int8))
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > len(int8.int8_layers)
     assert broken_rules(model) == ()
+
+
+def test_the_graph_for_tensorrt_gives_the_fp32_picture_with_the_tables_that_ship(for_tensorrt: Bundle, picture: Picture) -> None:
+    array = to_network(picture, for_tensorrt.manifest.contract, scale=2)
+    variants = (for_tensorrt.variant("fp32"), for_tensorrt.variant("int8", target="tensorrt"))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the graph as it is written
+    fp32, int8 = (
+        ort.InferenceSession(for_tensorrt.read(variant), options, providers=["CPUExecutionProvider"]).run(None, {"input": array})[0]
+        for variant in variants
+    )
+    assert -10 * np.log10(np.square(int8 - fp32).mean()) > 35  # with another target's biases it is 13
 
 
 def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-import runtime.bundle
 from calibration.shipped_tables import SHIPPED_TABLES
-from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Manifest, Part, sha256_bytes, write_bundle
+from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Manifest, Part, sha256_bytes, staging, write_bundle
 from runtime.errors import BundleError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +63,7 @@ def contents(quantized: Bundle) -> dict[str, Content]:
 
 def _before_each_step(patch: pytest.MonkeyPatch, act: Callable[[], None], *, halve: bool) -> None:
     """Calls `act` before each change that a writer makes to the disk; where `halve`, in the midst of one that writes data."""
-    write, replace, unlink = runtime.bundle._write_synced, Path.replace, Path.unlink
+    write, replace, unlink = staging.write_synced, Path.replace, Path.unlink
 
     def acting_write(path: Path, data: bytes) -> None:
         if halve:
@@ -80,7 +79,7 @@ def _before_each_step(patch: pytest.MonkeyPatch, act: Callable[[], None], *, hal
         act()
         unlink(path, missing_ok=missing_ok)
 
-    patch.setattr(runtime.bundle, "_write_synced", acting_write)
+    patch.setattr("runtime.bundle.write.write_synced", acting_write)
     patch.setattr(Path, "replace", acting_replace)
     patch.setattr(Path, "unlink", acting_unlink)
 

@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
+from runtime.bundle import IOS, Bundle, Io
+from runtime.pixel_io import add_pixel_io
 from runtime.pixels import Picture
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
@@ -48,12 +50,14 @@ def _read_ppm(path: Path) -> Picture:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
+@pytest.mark.parametrize("io", IOS)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_cpp_program_gives_the_pixels_that_python_gives(
-    program: Path, quantized: Bundle, picture: Picture, precision: Precision, tmp_path: Path
+    program: Path, quantized: Bundle, bundle_copy: Bundle, picture: Picture, precision: Precision, io: Io, tmp_path: Path
 ) -> None:
     _write_ppm(tmp_path / "in.ppm", picture)
-    graph = quantized.path(quantized.variant(precision))
+    bundle = add_pixel_io(bundle_copy, bundle_copy.variant(precision), parse=onnx.load_model_from_string)
+    graph = bundle.path(bundle.variant(precision, io=io))
     done = subprocess.run([program, graph, tmp_path / "in.ppm", tmp_path / "out.ppm"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     with Upscaler.open(quantized, precision=precision, backend="openvino") as upscaler:

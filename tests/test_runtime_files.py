@@ -8,11 +8,12 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -66,8 +67,6 @@ def _refusal(data: bytes) -> ImageError:
 def test_a_lossless_format_keeps_kind_depth_and_every_sample(
     suffix: str, channels: tuple[int, ...], dtype: type[np.uint8 | np.uint16]
 ) -> None:
-    if channels == (2,) and dtype is np.uint16 and suffix != ".png":
-        pytest.skip("Pillow opens no TIFF of 16-bit grey with alpha")
     pixels = _noise((13, 17, *channels), dtype)
     decoded = decode(encode(pixels, suffix, name="it", icc_profile=PROFILE), name="it")
     assert decoded.pixels.dtype == dtype
@@ -87,6 +86,29 @@ def test_what_is_written_row_by_row_is_read_by_other_programs(
     read = _by_opencv(encode(pixels, suffix, name="it"))
     expected = np.dstack([pixels[..., :1]] * 3 + [pixels[..., 1:]]) if channels == (2,) else pixels
     assert np.array_equal(read, expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 32)}, {"rowsperstrip": 5}], ids=str)
+def test_grey_with_alpha_in_16_bits_is_read_as_other_programs_write_it(order: Literal["<", ">"], options: dict[str, Any]) -> None:
+    pixels = _noise((21, 70, 2), np.uint16)
+    file = BytesIO()
+    tifffile.imwrite(file, pixels, byteorder=order, photometric="minisblack", extrasamples=["unassalpha"], **options)
+    assert np.array_equal(decode(file.getvalue(), name="it").pixels, pixels)
+
+
+def test_grey_with_alpha_in_16_bits_is_read_by_other_programs() -> None:
+    pixels = _noise((21, 70, 2), np.uint16)
+    assert np.array_equal(tifffile.imread(BytesIO(encode(pixels, ".tiff", name="it"))), pixels)
+
+
+def test_differences_of_grey_with_alpha_in_16_bits_are_refused() -> None:
+    file = BytesIO()
+    pixels = _noise((8, 8, 2), np.uint16)
+    tifffile.imwrite(file, pixels, byteorder=">", photometric="minisblack", extrasamples=["unassalpha"], compression="zlib")
+    assert np.array_equal(decode(file.getvalue(), name="it").pixels, pixels)
+    predictor = 317
+    assert "its format is not known" in str(_refusal(_with_tiff_tag(file.getvalue(), predictor, 2)))
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".bmp"])
@@ -184,8 +206,9 @@ def test_cmyk_becomes_rgb(picture: Picture, kind: str) -> None:
 @dtypes
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_a_file_is_turned_upright_once(orientation: int, suffix: str, dtype: type[np.uint8 | np.uint16]) -> None:
-    pixels = _noise((5, 7, 3), dtype)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_a_file_is_turned_upright_once(orientation: int, suffix: str, channels: int, dtype: type[np.uint8 | np.uint16]) -> None:
+    pixels = _noise((5, 7, channels), dtype)
     data = encode(pixels, suffix, name="it")
     if suffix == ".png":
         exif = Image.Exif()
@@ -267,6 +290,7 @@ _WHOLE = {
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
 }
 _WHOLE["16-bit PNG"] = encode(_noise((4, 4, 3), np.uint16), ".png", name="it")
+_WHOLE["16-bit grey and alpha TIFF"] = encode(_noise((4, 4, 2), np.uint16), ".tiff", name="it")
 _WHOLE["16-bit TIFF"] = encode(_noise((4, 4, 4), np.uint16), ".tiff", name="it", icc_profile=PROFILE)
 
 

@@ -446,3 +446,32 @@ def test_one_upscaler_serves_several_threads(quantized: Bundle, backend: str) ->
         expected = [upscaler(frame) for frame in frames]
         for got, want in zip(pool.map(upscaler, frames), expected, strict=True):
             assert np.array_equal(got, want)
+
+
+_FIRST_RUNS_AT_ONCE = """
+import sys, threading
+import numpy as np
+from runtime.upscaler import Upscaler
+
+sys.setswitchinterval(1e-6)
+with Upscaler.open(sys.argv[1], precision="fp32", backend=sys.argv[2], parallel=3) as upscaler:
+    start = threading.Barrier(3)
+
+    def run():
+        start.wait()
+        upscaler(np.zeros((8, 8, 3), np.uint8))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+@backends
+@pytest.mark.parametrize("process", range(3))  # openvino's binding, unprepared, hung in about one process of three
+def test_the_first_runs_of_a_process_may_come_at_once(exported: Bundle, backend: str, process: int) -> None:
+    command = [sys.executable, "-c", _FIRST_RUNS_AT_ONCE, str(exported.directory), backend]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr

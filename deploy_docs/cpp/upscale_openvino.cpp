@@ -1,4 +1,4 @@
-// upscale_openvino GRAPH.onnx IN.ppm OUT.ppm: a bundle's RGB graph on OpenVINO, the picture whole.
+// upscale_openvino GRAPH.onnx IN.ppm OUT.ppm: a bundle's RGB graph on OpenVINO, of floats or of raw pixels, the picture whole.
 // The wheel `pip install openvino` carries the headers, the libraries and the CMake files.
 #include <exception>
 #include <iostream>
@@ -7,12 +7,33 @@
 
 #include "tensor.hpp"
 
+// A graph of floats: 1×3×H×W.
+static Picture run_floats(ov::InferRequest& request, const Picture& picture) {
+    ov::Tensor input(ov::element::f32, {1, 3, picture.height, picture.width});
+    to_network(picture, input.data<float>());
+    request.set_input_tensor(input);
+    request.infer();
+    const ov::Tensor output = request.get_output_tensor();
+    const ov::Shape shape = output.get_shape();  // 1, 3, H·scale, W·scale
+    return from_network(output.data<float>(), shape[2], shape[3]);
+}
+
+// A graph of raw pixels (--io uint8): 1×H×W×3 bytes.
+static Picture run_pixels(ov::InferRequest& request, Picture& picture) {
+    request.set_input_tensor(ov::Tensor(ov::element::u8, {1, picture.height, picture.width, 3}, picture.rgb.data()));
+    request.infer();
+    const ov::Tensor output = request.get_output_tensor();
+    const ov::Shape shape = output.get_shape();  // 1, H·scale, W·scale, 3
+    const auto* bytes = output.data<std::uint8_t>();
+    return Picture{shape[1], shape[2], std::vector<std::uint8_t>(bytes, bytes + output.get_size())};
+}
+
 int main(int argc, char** argv) try {
     if (argc != 4) {
         std::cerr << "usage: upscale_openvino GRAPH.onnx IN.ppm OUT.ppm\n";
         return 2;
     }
-    const Picture picture = read_ppm(argv[2]);
+    Picture picture = read_ppm(argv[2]);
 
     ov::Core core;
     ov::CompiledModel model = core.compile_model(
@@ -22,14 +43,8 @@ int main(int argc, char** argv) try {
         ov::hint::enable_cpu_pinning(false));
     ov::InferRequest request = model.create_infer_request();
 
-    ov::Tensor input(ov::element::f32, {1, 3, picture.height, picture.width});
-    to_network(picture, input.data<float>());
-    request.set_input_tensor(input);
-    request.infer();
-
-    const ov::Tensor output = request.get_output_tensor();
-    const ov::Shape shape = output.get_shape();  // 1, 3, H·scale, W·scale
-    write_ppm(argv[3], from_network(output.data<float>(), shape[2], shape[3]));
+    const bool raw = model.input().get_element_type() == ov::element::u8;
+    write_ppm(argv[3], raw ? run_pixels(request, picture) : run_floats(request, picture));
     return 0;
 } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from runtime.backends.backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn
+from runtime.backends.backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import PRECISIONS, Precision
 
@@ -25,10 +25,12 @@ __all__ = [
     "DeviceTimes",
     "LayerPrecision",
     "RanIn",
+    "Values",
     "choose_backend",
     "load_backend",
     "open_backend",
 ]
+
 
 _MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.tiling import SizeLimits
 
+Values = TypeVar("Values", np.float32, np.uint8)
 RanIn = Literal["fp32", "fp16", "bf16", "int8", "other"]
 
 
@@ -54,8 +55,8 @@ class Backend(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32."""
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
+        """(N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32; of a graph of raw pixels (N, H, W, C) uint8 both."""
         ...
 
     def precisions(self) -> tuple[LayerPrecision, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn
+from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
@@ -29,6 +29,7 @@ _NAMES: dict[str, RanIn] = {
     "uint8": "int8",
     "int8": "int8",
 }
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _PROBE = 16  # pixels a side of the run that is profiled, where the graph leaves the shape open
 _LOG_ERRORS_ONLY = 3
 # What ONNX Runtime's graph optimiser adds to the name of a node it replaces.
@@ -63,10 +64,10 @@ class OnnxRuntimeBackend:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._session
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
         try:
             with self._free_places:
-                outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input.name: array})
+                outputs: list[NDArray[Values]] = self._session.run(None, {self._input.name: array})
         except Exception as error:  # its own exceptions have no base but this
             reason = str(error).splitlines()[0]
             raise BackendError(f"onnxruntime {ort.__version__} cannot run {array.shape} through this graph: {reason}") from error
@@ -80,7 +81,7 @@ class OnnxRuntimeBackend:
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._open(options)
-            session.run(None, {self._input.name: np.zeros(shape, np.float32)})
+            session.run(None, {self._input.name: np.zeros(shape, _DTYPES[self._input.type])})
             events = json.loads(Path(session.end_profiling()).read_text())
         return tuple(_layer(event) for event in events if event["name"].endswith("_kernel_time"))
 

@@ -6,6 +6,7 @@ Precisions are read from the compiled model's runtime graph, where each primitiv
 from __future__ import annotations
 
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn
+from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
@@ -24,6 +25,9 @@ _NAMES: dict[str, RanIn] = {
     "u8": "int8",
     "i8": "int8",
 }
+# What openvino's binding sets up at its first conversion from and to numpy hangs where two threads come to it at once: one waits
+# for it with Python's lock in hand, which the other needs to finish. So each backend comes to it here, under a lock.
+_ONE_THREAD = Lock()
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OpenVinoBackend:
@@ -38,6 +42,8 @@ class OpenVinoBackend:
 
     def __init__(self, graph: bytes, *, precision: Precision, options: BackendOptions) -> None:
         device = options.device or "CPU"
+        with _ONE_THREAD:
+            _ = ov.Tensor(np.zeros(1, np.float32)).data
         try:
             core = ov.Core()
             if device.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
@@ -57,7 +63,7 @@ class OpenVinoBackend:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._requests, self._model
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
         request = self._requests.get()
         try:
             outputs = request.infer([array], share_inputs=True, share_outputs=False)
@@ -66,7 +72,7 @@ class OpenVinoBackend:
             raise BackendError(f"openvino {ov.__version__} cannot run {array.shape} through this graph: {reason}") from error
         finally:
             self._requests.put(request)
-        result: NDArray[np.float32] = outputs[0]
+        result: NDArray[Values] = outputs[0]
         return result
 
     def precisions(self) -> tuple[LayerPrecision, ...]:

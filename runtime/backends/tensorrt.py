@@ -20,7 +20,7 @@ import pycuda.driver as cuda
 import tensorrt as trt
 from numpy.typing import NDArray
 
-from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision
+from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision, Values
 from runtime.backends.cuda import Buffers, CapturedWork, Gpu
 from runtime.backends.tensorrt_layers import parse_layers
 from runtime.bundle import sha256_bytes
@@ -87,7 +87,7 @@ class TensorRtBackend:
             del self._runtime
         self._gpu.close()
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
         self._check(array)
         with self._lane() as lane:
             return lane.run(array)
@@ -102,7 +102,9 @@ class TensorRtBackend:
         with self._lane() as lane:
             return parse_layers(lane.inspect())
 
-    def _check(self, array: NDArray[np.float32]) -> None:
+    def _check(self, array: NDArray[Values]) -> None:
+        if array.dtype != np.float32:
+            raise BackendError(f"engines take float32, got {array.dtype}", hint='io="float32"')
         if not self._profile.holds(array.shape[0], array.shape[2:]):
             raise BackendError(
                 f"this engine takes {self._profile}; got {array.shape} (batch, channels, height, width)",
@@ -175,13 +177,13 @@ class _Lane:
         self._captured: CapturedWork | None = None
         self._may_capture = key.profile.fixed
 
-    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, array: NDArray[Values]) -> NDArray[Values]:
         buffers = self._prepare(array)
         buffers.copy_in(self._stream)
         self._enqueue()
         buffers.copy_out(self._stream)
         self._stream.synchronize()
-        return buffers.host_output.copy()
+        return buffers.host_output.astype(array.dtype)  # a copy, of the same type
 
     def time(self, array: NDArray[np.float32]) -> tuple[float, float]:
         """Milliseconds between CUDA events: around the network, and around the copies and the network."""
@@ -210,7 +212,7 @@ class _Lane:
             self._captured.close()
         del self._captured, self._buffers, self._stream, self._context
 
-    def _prepare(self, array: NDArray[np.float32]) -> Buffers:
+    def _prepare(self, array: NDArray[Values]) -> Buffers:
         """Buffers of this shape, the context set to it, and the input in the pinned one."""
         if array.shape != self._shape:
             self._set_shape(array.shape)

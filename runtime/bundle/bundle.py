@@ -1,0 +1,139 @@
+"""An opened bundle: every part is checked against its sha256 on open, and again when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.bundle.archive import pack_files, unpack_files
+from runtime.bundle.digests import sha256_bytes, sha256_file
+from runtime.bundle.manifest import BUILD, MANIFEST, Io, Manifest, Part, Variant
+from runtime.bundle.manifest_file import manifest_bytes, parse_manifest, read_manifest
+from runtime.bundle.staging import settle
+from runtime.errors import BundleError
+from runtime.targets import Precision
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle: a folder, or one packed file.
+
+    Attributes:
+        directory: the folder; of a packed bundle its file.
+        packed: the contents of a packed bundle by name; None of a folder.
+    """
+
+    directory: Path
+    manifest: Manifest
+    packed: Mapping[str, bytes] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, directory: Path) -> Bundle:
+        """Reads and verifies the bundle in `directory`, or packed into that file.
+
+        A write that was cut off after it took effect is finished.
+
+        Raises:
+            BundleError: no manifest, a newer schema, a part missing or changed.
+        """
+        if directory.is_file():
+            return _open_packed(directory)
+        manifest = read_manifest(directory)
+        try:
+            for part in manifest.parts:
+                _verify(directory, part)
+        except BundleError:
+            if read_manifest(directory) == manifest:
+                raise
+            return cls.open(directory)  # somebody wrote it anew in between
+        return cls(directory, manifest)
+
+    def path(self, part: Part) -> Path:
+        """Where the part's file is; BundleError of a packed bundle, whose parts are no files."""
+        if self.packed is not None:
+            unpack = f"python -m zipfile -e {self.directory} FOLDER, and name that"
+            raise BundleError(f"{self.directory} is packed; this needs a bundle that is a folder", hint=unpack)
+        return self.directory / part.file
+
+    def read(self, part: Part) -> bytes:
+        """The part's bytes, verified: what a backend opens is what was checked, and nothing beside it.
+
+        Raises:
+            BundleError: it changed since the bundle was opened.
+        """
+        if self.packed is not None:
+            return self.packed[part.file]
+        try:
+            data = self.path(part).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.path(part)} cannot be read: {error.strerror or error}") from error
+        if sha256_bytes(data) != part.sha256:
+            raise BundleError(f"{self.path(part)} changed since the bundle was opened", hint="open it again")
+        return data
+
+    def variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant:
+        """The variant of that precision; BundleError names those present."""
+        found = self.manifest.find_variant(precision, target=target, io=io)
+        if found is None:
+            pixels = " of raw pixels"
+            present = ", ".join(f"{one.precision}{pixels if one.io == 'uint8' else ''}" for one in self.manifest.variants)
+            suffix = f"{pixels if io == 'uint8' else ''}{f' for target {target!r}' if target else ''}"
+            asked = f" --target {target}" if target else ""
+            hint = f"python -m quantize {self.directory} --calib div2k{asked}" if precision != "fp32" else ""
+            if io == "uint8":
+                hint = f"{hint or f'python -m export {self.manifest.model} --scale {self.manifest.scale:g}'} --io uint8"
+            raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)
+        return found
+
+
+def pack_bundle(bundle: Bundle) -> bytes:
+    """One file that holds the whole bundle, reports and engines left out; `Bundle.open` opens it."""
+    return pack_files(
+        {MANIFEST: manifest_bytes(bundle.manifest), **{part.file: bundle.read(part) for part in bundle.manifest.parts}}
+    )
+
+
+def resolve_bundle(directory: Path | None) -> Path:
+    """`directory`, or the only bundle under build/ where it is None.
+
+    Raises:
+        BundleError: there is none, or there are several; lists them.
+    """
+    if directory is not None:
+        return directory
+    found = sorted(path.parent for path in BUILD.glob(f"*/{MANIFEST}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BundleError("there is no bundle under build/", hint="python -m export lesrcnn --scale 2")
+    raise BundleError(
+        f"there are several bundles under build/: {', '.join(str(path) for path in found)}", hint="name the one you mean"
+    )
+
+
+def _open_packed(path: Path) -> Bundle:
+    files = unpack_files(path)
+    if MANIFEST not in files:
+        raise BundleError(f"{path} is not a packed bundle: it has no {MANIFEST}", hint="python -m runtime pack BUNDLE -o FILE")
+    manifest = parse_manifest(files[MANIFEST], path, again="pack it anew")
+    for part in manifest.parts:
+        if part.file not in files or sha256_bytes(files[part.file]) != part.sha256:
+            raise BundleError(f"{path} is damaged: its {part.file} is not the file the manifest describes", hint="pack it anew")
+    return Bundle(path, manifest, files)
+
+
+def _verify(directory: Path, part: Part) -> None:
+    path = directory / part.file
+    try:
+        if path.is_file() and sha256_file(path) == part.sha256:
+            return
+        settle(directory, part)
+        if sha256_file(path) == part.sha256:
+            return
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}", hint="run the export again") from error
+    raise BundleError(
+        f"{path} is not the file the manifest describes (sha256 differs)",
+        hint=f"make it anew: rm -r {directory} and run the export again",
+    )

@@ -1,0 +1,176 @@
+"""The manifest: what a bundle says of its graphs, as frozen data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from runtime.bicubic import upscaled_size
+from runtime.targets import Precision
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CALIBRATION = "calibration.json"
+REPORTS = "reports"
+ENGINES = "engines"
+BUILD = Path("build")
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A plain name: no separator and no leading dot, so that no part can lie outside the bundle.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+Colour = Literal["RGB", "Y"]
+Io = Literal["float32", "uint8"]
+IOS: tuple[Io, ...] = get_args(Io)
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+"""Pixels along one side of a picture."""
+Option = str | int | float | bool | None
+
+
+class Noun(BaseModel):
+    """Frozen data that crosses a file: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(Noun):
+    """A file of the bundle and what its bytes must hash to."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class Checkpoint(Noun):
+    """Where the weights came from."""
+
+    source: Literal["shipped", "published", "file"]
+    file: str
+    sha256: Sha256
+
+
+class Contract(Noun):
+    """What a graph takes and gives: (N, C, H, W) float32 with values in [0, 1]; C is 3 of RGB, or 1 of luma (Y).
+
+    That is for variants whose `io` is float32. Those of uint8 take and give the same as raw pixels: (N, H, W, C) uint8.
+    """
+
+    layout: Literal["NCHW"] = "NCHW"
+    dtype: Literal["float32"] = "float32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    colour: Colour = "RGB"
+    """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
+    pre_upscale: bool = False
+    """The graph takes the picture enlarged by `scale`, as runtime/bicubic.py does it, and gives one of that same size."""
+    static_shape: tuple[Side, Side] | None = None
+    """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.colour == "RGB" else 1
+
+    def input_size(self, picture_size: tuple[int, int], *, scale: float) -> tuple[int, int]:
+        """(H, W) of the graph's input for a picture of that (H, W)."""
+        return upscaled_size(picture_size, scale) if self.pre_upscale else picture_size
+
+    def static_picture_size(self, *, scale: float) -> tuple[int, int] | None:
+        """(H, W) of the one picture that a fixed graph takes; None where it takes any."""
+        if self.static_shape is None or not self.pre_upscale:
+            return self.static_shape
+        height, width = self.static_shape
+        return round(height / scale), round(width / scale)
+
+
+class Layer(Noun):
+    """An operator with multiply-accumulates; `macs` for one 128×128 picture."""
+
+    name: str
+    op: str
+    macs: int = Field(ge=0, le=1 << 60)
+    aliases: tuple[str, ...] = ()
+    """What a backend that fuses it with the additions and activations after it may call the result."""
+
+
+class PassRecord(Noun):
+    """A graph rewrite that ran, what it changed, and the graph after it."""
+
+    name: str
+    changes: str
+    nodes: int
+    macs: int
+    """Multiply-accumulates for one 128×128 picture."""
+    max_abs_difference: float | None = None
+    """From the network's own output, on one random input."""
+
+
+class Parity(Noun):
+    """Largest difference between torch and ONNX Runtime on one random input of `shape` (N, C, H, W)."""
+
+    shape: tuple[int, int, int, int]
+    max_abs_difference: float
+    tolerance: float
+
+
+class Variant(Part):
+    """One graph of the bundle: the network in one precision, for one target where that matters."""
+
+    precision: Precision
+    target: str | None = None
+    parent_sha256: Sha256
+    """The graph it was made from; of fp32, the checkpoint."""
+    io: Io = "float32"
+    """What the graph takes and gives: what the contract says; or raw pixels, (N, H, W, C) uint8, its output clipped and rounded."""
+    opset: int
+    options: dict[str, Option] = {}
+    tools: dict[str, str] = {}
+    passes: tuple[PassRecord, ...] = ()
+    parity: Parity | None = None
+    psnr_vs_fp32_db: float | None = None
+    """PSNR of this variant's output against the fp32 output on calibration crops, all channels, peak 1."""
+    merged_layers: tuple[str, ...] = ()
+    """Layers of the fp32 graph whose work another layer does in this one."""
+    int8_layers: tuple[str, ...] = ()
+
+
+class Manifest(Noun):
+    """Everything a reader of the bundle needs to know; the same inputs give the same bytes."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    scale: float = Field(gt=1, le=64, allow_inf_nan=False)
+    checkpoint: Checkpoint
+    contract: Contract
+    halo: Annotated[int, Field(ge=0, le=1 << 16)] | Literal["global"]
+    """Pixels of the graph's input around a tile, on each side, that its output depends on."""
+    global_operator: str = ""
+    """Where that is "global": the operator that looks at the whole picture."""
+    layers: tuple[Layer, ...]
+    variants: tuple[Variant, ...]
+    calibration: Part | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one 128×128 picture."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (*self.variants, *((self.calibration,) if self.calibration else ()))
+
+    def find_variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant | None:
+        """The variant of that precision; of several int8 ones, that of `target`, or the first where it is None."""
+        for variant in self.variants:
+            if (variant.precision, variant.io) == (precision, io) and (target is None or variant.target in (None, target)):
+                return variant
+        return None
+
+    def int8_mac_share(self, variant: Variant) -> float:
+        """Share of the network's multiply-accumulates that `variant` asks for in int8, merged ones too, 0 to 1."""
+        quantized = {*variant.int8_layers, *variant.merged_layers}
+        return sum(layer.macs for layer in self.layers if layer.name in quantized) / max(self.macs, 1)
+
+    def with_variant(self, variant: Variant) -> Manifest:
+        """This manifest with `variant` in the place of the one of the same file, or added; what was made from that one goes."""
+        replaced = {other.sha256 for other in self.variants if other.file == variant.file} - {variant.sha256}
+        others = tuple(other for other in self.variants if other.file != variant.file and other.parent_sha256 not in replaced)
+        return self.model_copy(update={"variants": (*others, variant)})

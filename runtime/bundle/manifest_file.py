@@ -1,0 +1,78 @@
+"""The manifest as a file, JSON: it carries a digest of itself, so that an edit by hand or a flipped byte is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runtime.bundle.digests import sha256_bytes
+from runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from runtime.errors import BundleError
+
+_DIGEST = "digest"
+
+
+def manifest_schema() -> dict[str, object]:
+    """JSON Schema of manifest.json: that of `Manifest`, and the digest over everything else in the file."""
+    schema: dict[str, object] = Manifest.model_json_schema()
+    properties, required = schema["properties"], schema.get("required", [])
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    digest = {"type": "string", "pattern": "^[0-9a-f]{64}$", "title": "sha256 of the other fields as compact JSON, keys sorted"}
+    return {**schema, "properties": {**properties, _DIGEST: digest}, "required": [*required, _DIGEST]}
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    body = manifest.model_dump(mode="json")
+    return json.dumps({**body, _DIGEST: _digest(body)}, indent=1).encode() + b"\n"
+
+
+def _digest(body: object) -> str:
+    return sha256_bytes(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the bundle in `directory`.
+
+    Raises:
+        BundleError: there is none, or as `parse_manifest` does.
+    """
+    path = directory / MANIFEST
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        reason = "it has no manifest.json" if directory.is_dir() else "there is no such folder"
+        raise BundleError(f"{directory} is not a bundle: {reason}", hint="python -m export lesrcnn --scale 2") from error
+    return parse_manifest(text, path, again=f"make it anew: rm -r {directory} and run the export again")
+
+
+def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
+    """The manifest that `text`, read from `path`, is of; `again` is the hint on how to make it anew.
+
+    Raises:
+        BundleError: no manifest, an edited one, or one of a newer schema.
+    """
+    try:
+        body = json.loads(text)
+        if not isinstance(body, dict):
+            raise TypeError("a manifest is a JSON object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path} is not a manifest: {error}", hint=again) from error
+    version = body.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version}; this sredge reads up to {SCHEMA_VERSION}",
+            hint="pip install --upgrade sredge",
+        )
+    digest = body.pop(_DIGEST, None)
+    try:
+        manifest = Manifest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}", hint=again) from error
+    if digest != _digest(body):
+        raise BundleError(f"{path} was changed after it was written (its digest does not match)", hint=again)
+    return manifest
