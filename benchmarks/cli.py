@@ -43,7 +43,9 @@ def benchmarks(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed]"),
+        typer.Option(
+            help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed that need no engine]"
+        ),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="timed runs of each case")] = RUNS,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: one a physical core]")] = None,
@@ -113,7 +115,7 @@ def _measure(requests: Sequence[Request], directory: Path) -> Result:
 
 
 def _installed() -> list[str]:
-    return [entry.name for entry in BACKENDS if entry.installed]
+    return [entry.name for entry in BACKENDS if entry.opens_graphs]
 
 
 def _cases(bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, threads: int) -> tuple[Case, ...]:

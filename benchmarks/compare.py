@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.latency import ROUND, WARM_UP, summarise
+from benchmarks.gpu import read_gpu_state
+from benchmarks.latency import ROUND, WARM_UP, DeviceLatency, summarise, summarise_device
 from benchmarks.machine import describe_machine
 from benchmarks.metrics import Score, prepare, psnr_db, score
 from benchmarks.protocols import Protocol
@@ -196,6 +197,17 @@ def _time_in_turn(request: Request, workers: Sequence[Worker], on_step: OnStep) 
     return taken
 
 
+def _time_on_device(request: Request, worker: Worker) -> DeviceLatency | None:
+    """By the accelerator's own clock, after the rounds in turn: they have warmed it up."""
+    array = _latency_input(request)
+    if worker.time_on_device(array, WARM_UP) is None:
+        return None
+    before = read_gpu_state()
+    times = worker.time_on_device(array, request.runs)
+    assert times is not None
+    return summarise_device(times, before=before, after=read_gpu_state())
+
+
 def _latency_input(request: Request) -> NDArray[np.float32]:
     """What the network gets for a picture of 128×128, or of the one size that it takes."""
     contract = request.bundle.manifest.contract
@@ -213,11 +225,12 @@ def _row(
     overlap: int,
 ) -> Row:
     case, manifest = worker.case, request.bundle.manifest
-    variant = request.bundle.variant(case.precision)
+    variant = worker.variant()
     psnr, ssim = _means([score for _, score in tally.scores])
     fp32_psnr, _ = _means([score for _, score in reference.scores])
     shape = _latency_input(request).shape
     latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
+    device_latency = _time_on_device(request, worker)
     peak = worker.peak_rss_bytes()  # before the look at precisions, which opens the graph once more
     report = worker.precision_report()
     return Row(
@@ -236,6 +249,7 @@ def _row(
         drop_db=None if psnr is None or fp32_psnr is None else round(fp32_psnr - psnr, 4),
         psnr_vs_fp32_db=_mean_db(tally.against_fp32_db),
         latency=latency,
+        device_latency=device_latency,
         speedup=None if fp32_median_ms is None else round(fp32_median_ms / latency.p50_ms, 3),
         macs=manifest.macs,
         int8_mac_share=round(manifest.int8_mac_share(variant), 6),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from runtime.backends import DeviceTimes
 from runtime.bundle import Noun
 
 WARM_UP = 3
@@ -26,6 +27,18 @@ class Latency(Noun):
     threads: int
 
 
+class DeviceLatency(Noun):
+    """Medians of the accelerator's own clock (CUDA events), after as many runs to warm up, and its state around them."""
+
+    network_p50_ms: float
+    """The network alone: input and output stay on the device."""
+    with_copies_p50_ms: float
+    """The same runs from pinned memory of the host and back into it."""
+    n: int
+    before: dict[str, str]
+    after: dict[str, str]
+
+
 def time_runs(run: Callable[[], object], count: int) -> list[float]:
     """Milliseconds of each of `count` calls, one after the other."""
     taken = []
@@ -34,6 +47,17 @@ def time_runs(run: Callable[[], object], count: int) -> list[float]:
         run()
         taken.append((time.perf_counter_ns() - start) / 1e6)
     return taken
+
+
+def summarise_device(times: DeviceTimes, *, before: Mapping[str, str], after: Mapping[str, str]) -> DeviceLatency:
+    network, with_copies = (round(float(np.median(taken)), 4) for taken in (times.network_ms, times.with_copies_ms))
+    return DeviceLatency(
+        network_p50_ms=network,
+        with_copies_p50_ms=with_copies,
+        n=len(times.network_ms),
+        before=dict(before),
+        after=dict(after),
+    )
 
 
 def summarise(taken_ms: Sequence[float], *, shape: tuple[int, int, int, int], threads: int) -> Latency:

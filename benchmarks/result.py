@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from benchmarks.latency import Latency
+from benchmarks.latency import DeviceLatency, Latency
 from benchmarks.machine import Machine
 from runtime.bundle import Noun
 from runtime.targets import Precision
@@ -37,6 +37,8 @@ class Row(Noun):
     psnr_vs_fp32_db: float | None
     """PSNR of the output itself against fp32's, all channels, clipped to [0, 1]; None where they are equal."""
     latency: Latency
+    device_latency: DeviceLatency | None = None
+    """None where the backend's accelerator has no clock of its own."""
     speedup: float | None
     """fp32's median latency on the same backend over this one's, from the same interleaved rounds; None without fp32."""
     macs: int

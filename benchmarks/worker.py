@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.latency import time_runs
+from runtime.backends import DeviceTimes
+from runtime.bundle import Variant
 from runtime.errors import PipelineError, SredgeError
 from runtime.precision import PrecisionReport
 from runtime.targets import Precision
@@ -56,6 +58,14 @@ class Worker:
     def time(self, array: NDArray[np.float32], count: int) -> list[float]:
         """Milliseconds of `count` forward passes."""
         return cast(list[float], self._ask("time", array, count))
+
+    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes | None:
+        """The same by the accelerator's own clock; None where it has none."""
+        return cast("DeviceTimes | None", self._ask("time_on_device", array, count))
+
+    def variant(self) -> Variant:
+        """The graph of the bundle that runs."""
+        return cast(Variant, self._ask("variant"))
 
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
@@ -111,6 +121,10 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
         return upscaler.run(arguments[0])
     if name == "time":
         return time_runs(lambda: upscaler.run(arguments[0]), arguments[1])
+    if name == "time_on_device":
+        return upscaler.time_on_device(*arguments)
+    if name == "variant":
+        return upscaler.variant
     if name == "precision_report":
         return upscaler.precision_report
     assert name == "peak_rss"

@@ -20,6 +20,8 @@ from quantize.qdq import RoundedWeight
 from runtime.bundle import Bundle
 from runtime.files import write_whole
 
+SHIPPED_TARGET = "cpu"
+"""Whose quantizers they were rounded for: their biases make up for its zero points, and ruin the picture with another's."""
 _MADE_OF = "made_of"
 
 

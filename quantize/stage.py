@@ -15,7 +15,7 @@ from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, quantize_int8, some_of
-from quantize.shipped_rounding import find_shipped_rounding
+from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.targets import Target
@@ -64,7 +64,7 @@ def quantize_bundle(
         value_range=bundle.manifest.contract.value_range,
         crops=crops,
         on_step=on_step,
-        rounded=None if crops else find_shipped_rounding(made_of(recorded)),
+        rounded=None if crops or target.name != SHIPPED_TARGET else find_shipped_rounding(made_of(recorded)),
         progress=bundle.directory / f".distilled-{target.name}-{sha256_bytes(made_of(recorded).encode())[:16]}",
     )
     int8 = graph.model

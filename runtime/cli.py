@@ -52,7 +52,7 @@ def upscale(
         str | None, typer.Option(help="float32, uint8: the graph of floats or of raw pixels [default: floats where there is one]")
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
-    device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU]")] = None,
+    device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,

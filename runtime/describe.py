@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from runtime.bundle import Bundle, Contract, Manifest, Variant
+from runtime.bundle import ENGINES, Bundle, Contract, Manifest, Variant
+from runtime.engines import read_engine
+from runtime.errors import BackendError
 
 
 def describe(bundle: Bundle) -> Iterator[str]:
@@ -30,6 +33,21 @@ def describe(bundle: Bundle) -> Iterator[str]:
         yield f"  {variant.precision:<7} {_describe_variant(manifest, variant)}"
     if manifest.calibration is not None:
         yield f"  ranges  {manifest.calibration.file}, sha256 {manifest.calibration.sha256}"
+    for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*.json")):
+        yield f"  engine  {_describe_engine(bundle, path)}"
+
+
+def _describe_engine(bundle: Bundle, path: Path) -> str:
+    try:
+        record = read_engine(path)
+    except BackendError as error:
+        return str(error)
+    if record is None:
+        return f"{path.name} has just gone"
+    key = record.key
+    current = any(variant.sha256 == key.graph_sha256 for variant in bundle.manifest.variants)
+    stale = "" if current else ", of a graph that this bundle no longer has"
+    return f"{key.precision} for {key.gpu}, TensorRT {key.tensorrt}, {key.profile}{stale}"
 
 
 def _shape(contract: Contract, *, factor: float) -> str:

@@ -11,7 +11,7 @@ from runtime.bicubic import upscaled_size
 from runtime.bundle import Manifest
 from runtime.errors import ImageError
 from runtime.memory import bytes_per_pixel, even_kept, format_bytes, largest_kept
-from runtime.tiling import Cut, Span, Tile, cut_axis, cut_axis_fixed, make_bands, reading_share
+from runtime.tiling import Cut, SizeLimits, Span, Tile, cut_axis, cut_axis_fixed, make_bands, reading_share
 
 SEAM_CONTEXT = 32
 """Pixels around a tile of a network that looks at the whole picture: what they leave of a seam is measured."""
@@ -26,7 +26,7 @@ class Plan:
         size: (H, W) of its output.
         factor: how many times larger that is; whatever it is where there is but one tile.
         rows, columns: the pieces of `grid`; one each where it runs whole.
-        fixed: (H, W) of the one window that the graph takes; None where it takes any.
+        fixed: (H, W) of every window, where the graph takes but one or an engine has limits; None where it takes any.
         exact: the tiles give what the whole picture would; else they have seams.
     """
 
@@ -68,13 +68,21 @@ class Plan:
 
 
 def plan_run(
-    manifest: Manifest, size: tuple[int, int], *, sample_bytes: int, tile: int | None, budget_bytes: int, parallel: int
+    manifest: Manifest,
+    size: tuple[int, int],
+    *,
+    sample_bytes: int,
+    tile: int | None,
+    budget_bytes: int,
+    parallel: int,
+    limits: SizeLimits | None = None,
 ) -> Plan:
     """The tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
 
     Args:
         tile: pixels of the network's input that a tile keeps a side; None takes what the budget allows.
         budget_bytes: what `parallel` tiles at a time, and the band of output rows they make, may take.
+        limits: of a graph that was compiled for some sizes alone; its windows are as large as those allow.
 
     Raises:
         ImageError: no tile fits into the budget; the network has to see the whole picture, which does not; or a tile is asked of a
@@ -83,9 +91,12 @@ def plan_run(
     contract = manifest.contract
     grid = contract.input_size(size, scale=manifest.scale)
     factor = 1 if contract.pre_upscale else round(manifest.scale)
-    make = partial(Plan, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=contract.static_shape)
     if contract.static_shape is not None:
-        rows, columns = _cut_fixed(manifest, grid, contract.static_shape, tile=tile)
+        limits = SizeLimits(contract.static_shape, contract.static_shape)
+    window = None if limits is None else limits.window(grid)
+    make = partial(Plan, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=window)
+    if window is not None:
+        rows, columns = _cut_fixed(manifest, grid, window, tile=tile)
         return make(rows=rows, columns=columns, exact=True)
     pixel_bytes = bytes_per_pixel(manifest, factor=factor)
     why_whole = _why_whole(manifest)
@@ -112,13 +123,15 @@ def _cut_fixed(
 ) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
     if tile is not None:
         raise ImageError(f"this graph takes tiles of its own {fixed[0]}×{fixed[1]} (height×width)", hint="leave --tile out")
-    rows, columns = (cut_axis_fixed(length, side=side, halo=_halo(manifest)) for length, side in zip(grid, fixed, strict=True))
     why_whole = _why_whole(manifest)
-    if why_whole and len(rows) * len(columns) > 1:
+    if why_whole and (grid[0] > fixed[0] or grid[1] > fixed[1]):
         raise ImageError(
             f"{manifest.model} {why_whole}: this graph of it takes {fixed[0]}×{fixed[1]} (height×width), not {grid[0]}×{grid[1]}",
-            hint="export it without --static for any size",
+            hint="export it without --static for any size"
+            if manifest.contract.static_shape
+            else f"python -m export.engine BUNDLE --max {grid[0]}x{grid[1]}",
         )
+    rows, columns = (cut_axis_fixed(length, side=side, halo=_halo(manifest)) for length, side in zip(grid, fixed, strict=True))
     return rows, columns
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from runtime.backends import LayerPrecision, RanIn
 from runtime.bundle import Manifest, Variant
-from runtime.targets import Precision
+from runtime.targets import Precision, find_target
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ def verify_precision(manifest: Manifest, variant: Variant, ran: Iterable[LayerPr
     ran = tuple(ran)
     by_name: dict[str, RanIn] = {layer.name: layer.precision for layer in ran}
     quantized = set(variant.int8_layers)
+    halves = variant.target is not None and find_target(variant.target).float_dtype == "float16"
+    outside: Precision = variant.precision if variant.precision != "int8" else "fp16" if halves else "fp32"
     macs: dict[str, int] = {}
     ran_in: dict[str, str] = {}
     wrong = []
     for layer in manifest.layers:
         if layer.name in variant.merged_layers:
             continue
-        asked = "int8" if layer.name in quantized else ("fp32" if variant.precision == "int8" else variant.precision)
+        asked = "int8" if layer.name in quantized else outside
         got = next((by_name[name] for name in (layer.name, *layer.aliases) if name in by_name), "unknown")
         ran_in[layer.name] = got
         macs[got] = macs.get(got, 0) + layer.macs

@@ -52,6 +52,19 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SizeLimits:
+    """(H, W) of the windows that a compiled graph takes: `least` to `most`, the same where it takes but one."""
+
+    least: tuple[int, int]
+    most: tuple[int, int]
+
+    def window(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the windows in which a picture of that (H, W) is run: the picture's own where that is within the limits."""
+        height, width = (min(max(side, low), high) for side, low, high in zip(size, self.least, self.most, strict=True))
+        return height, width
+
+
+@dataclass(frozen=True)
 class Tile:
     """One window of the picture: its rows and columns."""
 
@@ -83,7 +96,7 @@ def cut_axis_fixed(length: int, *, side: int, halo: int) -> tuple[Cut, ...]:
     if step < 1:
         raise ImageError(
             f"a graph fixed to {side} pixels cannot be run exactly on {length}: it looks {halo} to each side, and keeps nothing",
-            hint=f"export it for more than {2 * halo} pixels, or without --static for any size",
+            hint=f"export it, or build its engine, for more than {2 * halo} pixels",
         )
     starts = [*range(0, length - side, step), length - side]
     stops = [*(start + side - halo for start in starts[:-1]), length]

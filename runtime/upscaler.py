@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend, choose_backend, open_backend
+from runtime.backends import Backend, DeviceTimer, DeviceTimes, choose_backend, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
-from runtime.bundle import IOS, Bundle, Io, Variant
+from runtime.bundle import ENGINES, IOS, Bundle, Io, Variant
 from runtime.errors import BackendError, ImageError
 from runtime.memory import default_budget
 from runtime.ordered import in_order
@@ -57,6 +57,7 @@ class Upscaler:
         self.parallel = parallel
         self.seam_error: SeamError | None = None
         self._backend: Backend | None = backend
+        self._limits = backend.limits
         self._tile = tile
         self._memory_bytes = default_budget() if memory_bytes is None else memory_bytes
 
@@ -83,8 +84,8 @@ class Upscaler:
             io: what the graph takes and gives, floats, or raw 8-bit pixels with the same result; None takes floats where the bundle
                 has that graph.
             backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
-            device: as the backend calls it; None is the CPU.
-            threads: of the backend; None leaves it to the backend.
+            device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
+            threads: of the backend; None leaves it to the backend. tensorrt has none.
             parallel: runs of the network at a time: tiles, frames of `stream`, calls from several threads.
             cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none.
             tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A
@@ -96,7 +97,7 @@ class Upscaler:
             UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-        variant = _choose_variant(opened, precision, io)
+        variant = _choose_variant(opened, precision, io, backend=backend)
         preferred = None if variant.target is None else find_target(variant.target).default_backend
         name = choose_backend(backend, preferred=preferred).name
         if tile is not None and tile < 1:
@@ -110,6 +111,7 @@ class Upscaler:
             parallel=parallel,
             device=device,
             cache=folder,
+            engines=None if opened.packed is not None else opened.directory / ENGINES,
         )
         return cls(opened, variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
 
@@ -170,6 +172,7 @@ class Upscaler:
             tile=self._tile,
             budget_bytes=self._memory_bytes,
             parallel=self.parallel,
+            limits=self._limits,
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -201,6 +204,11 @@ class Upscaler:
                 hint="export it without --static for any size, or call the Upscaler with a picture, which it cuts into tiles",
             )
         return self._opened().run(array)
+
+    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes | None:
+        """Times so many runs of `array` by the accelerator's own clock; None where the backend has none."""
+        backend = self._opened()
+        return backend.time_on_device(array, count) if isinstance(backend, DeviceTimer) else None
 
     @cached_property
     def precision_report(self) -> PrecisionReport:
@@ -235,13 +243,14 @@ class Upscaler:
         return self._backend
 
 
-def _choose_variant(bundle: Bundle, precision: Precision | None, io: Io | None) -> Variant:
-    """The first that there is of what was asked for: int8 before fp32, floats before raw pixels."""
+def _choose_variant(bundle: Bundle, precision: Precision | None, io: Io | None, *, backend: str) -> Variant:
+    """The first that there is of what was asked for: int8 before fp32, floats before raw pixels; of int8 that for a target called
+    as the backend is before others."""
     precisions: tuple[Precision, ...] = ("int8", "fp32") if precision is None else (precision,)
     ios = IOS if io is None else (io,)
     for one in precisions:
         for kind in ios:
-            found = bundle.manifest.find_variant(one, io=kind)
+            found = bundle.manifest.find_variant(one, target=backend, io=kind) or bundle.manifest.find_variant(one, io=kind)
             if found is not None:
                 return found
     return bundle.variant(precisions[-1], io=ios[0])

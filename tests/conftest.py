@@ -68,6 +68,16 @@ def quantized(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
 
 
 @pytest.fixture(scope="session")
+def for_tensorrt(quantized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """`quantized`, quantized for TensorRT as well; not to be written to."""
+    directory = tmp_path_factory.mktemp("for_tensorrt") / "lesrcnn_x2"
+    shutil.copytree(quantized.directory, directory)
+    table = read_table(SHIPPED_TABLES / "lesrcnn_x2.json")
+    options = Int8Options(target=find_target("tensorrt"), method=Method.PERCENTILE)
+    return quantize_bundle(Bundle.open(directory), table, options)
+
+
+@pytest.fixture(scope="session")
 def enlarged_before(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small SRCNN at 1.5 with random weights, `weights.pth` beside it, exported; not to be written to."""
     folder = tmp_path_factory.mktemp("enlarged_before")

@@ -27,7 +27,7 @@ from runtime.backends import BACKENDS
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError, SredgeError
 
-INSTALLED = [entry.name for entry in BACKENDS if entry.installed]
+INSTALLED = [entry.name for entry in BACKENDS if entry.opens_graphs]
 # What the issue promises that every row carries.
 PROMISED = {
     "bundle", "model", "scale", "precision", "target", "backend", "dataset", "protocol", "images", "psnr_db", "ssim",

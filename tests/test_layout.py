@@ -27,6 +27,7 @@ OWNERS = {
     "torch": {"export", "quantize/reconstruct"},
     "openvino": {"runtime/backends/openvino.py"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
+    "pycuda": {"runtime/backends/tensorrt.py", "runtime/backends/cuda.py"},
     "onnx": {"export", "calibration", "quantize"},
 }
 

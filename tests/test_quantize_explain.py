@@ -53,7 +53,7 @@ def small(enlarged_before: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(enlarged_before.directory, tmp_path / "small"))
 
 
-@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
 def test_every_layer_is_there_with_its_cost_and_what_the_backend_ran_it_in(
     type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path], backend: str
 ) -> None:

@@ -75,7 +75,7 @@ SIZE = (50, 41)
 TILES = (16, 40, 100)  # from the smallest that a budget gives to the whole picture
 _REPEATED = re.compile(r"body\.([3-9]|\d\d+)\.")  # a deep trunk's blocks beyond three
 local = pytest.mark.parametrize(("name", "scale"), [(network.name, scale) for network in NETWORKS for scale in network.scales[:1]])
-backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
 precisions = pytest.mark.parametrize("precision", ["fp32", "int8"])
 Make = Callable[..., Bundle]
 

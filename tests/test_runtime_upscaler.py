@@ -31,9 +31,10 @@ from runtime.upscaler import Upscaler
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = (24, 32)
-backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+backends = pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
 combinations = pytest.mark.parametrize(
-    ("backend", "precision"), [(entry.name, precision) for entry in BACKENDS for precision in entry.precisions]
+    ("backend", "precision"),
+    [(entry.name, precision) for entry in BACKENDS if entry.opens_graphs for precision in entry.precisions],
 )
 
 
@@ -192,11 +193,14 @@ def test_a_layer_the_backend_does_not_mention_is_unknown(exported: Bundle) -> No
     assert report.mac_share["unknown"] == pytest.approx(manifest.layers[-1].macs / manifest.macs)
 
 
-def test_a_layer_left_in_fp32_by_an_int8_graph_is_as_asked_in_fp32(quantized: Bundle) -> None:
-    int8 = quantized.variant("int8")
+@pytest.mark.parametrize(("target", "outside"), [("cpu", "fp32"), ("tensorrt", "fp16")])
+def test_a_layer_left_out_of_an_int8_graph_is_as_asked_in_what_the_target_has_outside(
+    quantized: Bundle, target: str, outside: RanIn
+) -> None:
+    int8 = quantized.variant("int8").model_copy(update={"target": target})
     left, *others = int8.int8_layers
     mixed = int8.model_copy(update={"int8_layers": tuple(others)})
-    ran = [LayerPrecision(left, "Conv", "fp32") if said.name == left else said for said in _said(quantized, "int8")]
+    ran = [LayerPrecision(left, "Conv", outside) if said.name == left else said for said in _said(quantized, "int8")]
     assert verify_precision(quantized.manifest, mixed, ran).verified
     assert not verify_precision(quantized.manifest, mixed, _said(quantized, "int8")).verified
 
@@ -220,7 +224,7 @@ def test_an_unknown_backend_lists_the_known_ones(exported: Bundle) -> None:
     assert all(name in str(caught.value) for name in ("auto", *(entry.name for entry in BACKENDS)))
 
 
-ABSENT = BackendEntry("abacus", "runtime.backends.abacus", "no_such_package_abacus", "pip install abacus", ("fp32",))
+ABSENT = BackendEntry("abacus", "runtime.backends.abacus", ("no_such_package_abacus",), "pip install abacus", ("fp32",))
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +235,7 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pyt
 
 
 def test_auto_is_the_first_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [entry for entry in BACKENDS if entry.installed]
+    installed = [entry for entry in BACKENDS if entry.opens_graphs]
     monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT, *installed))
     assert choose_backend("auto") is installed[0]
 

@@ -60,6 +60,8 @@ def notes(result: Result) -> list[str]:
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
     ]
+    for row in result.rows:
+        lines += _device_notes(row)
     lines += [
         f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
         for row in result.rows
@@ -71,6 +73,22 @@ def notes(result: Result) -> list[str]:
         for row in result.rows
         if row.calibration_images_evaluated
     ]
+    return lines
+
+
+def _device_notes(row: Row) -> list[str]:
+    """What the accelerator's own clock says, and the state it was in."""
+    timed = row.device_latency
+    if timed is None:
+        return []
+    case = f"{Path(row.bundle).name} {row.precision} on {row.backend}"
+    lines = [
+        f"{case}, CUDA events: network alone {timed.network_p50_ms:.3f} ms, with copies from and to pinned host memory "
+        f"{timed.with_copies_p50_ms:.3f} ms, median of {timed.n}; p50 ms above is the caller's clock, copies included"
+    ]
+    states = [", ".join(f"{name} {value}" for name, value in state.items()) for state in (timed.before, timed.after)]
+    if any(states):
+        lines.append(f"{case}, GPU before: {states[0] or 'not told'}; after: {states[1] or 'not told'}")
     return lines
 
 

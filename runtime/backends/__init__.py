@@ -9,9 +9,10 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
-from runtime.backends.backend import Backend, BackendOptions, LayerPrecision, RanIn, Values
+from runtime.backends.backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import PRECISIONS, Precision
 
@@ -20,10 +21,13 @@ __all__ = [
     "Backend",
     "BackendEntry",
     "BackendOptions",
+    "DeviceTimer",
+    "DeviceTimes",
     "LayerPrecision",
     "RanIn",
     "Values",
     "choose_backend",
+    "load_backend",
     "open_backend",
 ]
 
@@ -37,20 +41,44 @@ class BackendEntry:
 
     name: str
     module: str
-    package: str
-    """The import that must be installed."""
+    packages: tuple[str, ...]
+    """The imports that must be installed."""
     install: str
     precisions: tuple[Precision, ...]
     """Graphs it opens; which precision they then run in is another matter."""
+    prebuilt: bool = False
+    """It runs engines that were built beforehand, and no other graphs."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those of `packages` that are not installed."""
+        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
 
     @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
+        return not self.missing
 
+    @property
+    def opens_graphs(self) -> bool:
+        """It is installed, and runs a graph as it is."""
+        return self.installed and not self.prebuilt
+
+
+_TENSORRT = (
+    "JetPack 7: sudo apt install python3-libnvinfer, and in a venv made with --system-site-packages pip install onnx pycuda; "
+    "JetPack 6: its bindings are for Python 3.10, so build those for yours first (deploy_docs/tensorrt.md), then the same; "
+    "workstation: pip install onnx tensorrt --extra-index-url https://pypi.nvidia.com, and with nvcc on the PATH pip install pycuda"
+)
 
 BACKENDS: tuple[BackendEntry, ...] = (
-    BackendEntry("openvino", "runtime.backends.openvino", "openvino", "pip install 'sredge[openvino]'", PRECISIONS),
-    BackendEntry("onnxruntime", "runtime.backends.onnxruntime", "onnxruntime", "pip install onnxruntime", ("fp32", "fp16", "int8")),
+    BackendEntry("openvino", "runtime.backends.openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
+    BackendEntry(
+        "onnxruntime", "runtime.backends.onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")
+    ),
+    # The last: `auto` takes it only for a graph that was made for it.
+    BackendEntry(
+        "tensorrt", "runtime.backends.tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True
+    ),
 )
 
 
@@ -63,13 +91,14 @@ def choose_backend(name: str, *, preferred: str | None = None) -> BackendEntry:
     """
     if name == "auto":
         for entry in sorted(BACKENDS, key=lambda entry: entry.name != preferred):
-            if entry.installed:
+            if entry.opens_graphs or (entry.installed and entry.name == preferred):
                 return entry
-        raise BackendError("no inference backend is installed", hint=BACKENDS[-1].install)
+        raise BackendError("no inference backend is installed", hint=BACKENDS[0].install)
     for entry in BACKENDS:
         if entry.name == name:
             if not entry.installed:
-                raise BackendError(f"backend {name!r} is not installed", hint=entry.install)
+                missing = " and ".join(entry.missing)
+                raise BackendError(f"backend {name!r} is not installed: {missing} cannot be found", hint=entry.install)
             return entry
     raise UnknownNameError("backend", name, valid=("auto", *(entry.name for entry in BACKENDS)))
 
@@ -83,6 +112,7 @@ def open_backend(
     parallel: int = 1,
     device: str | None = None,
     cache: Path | None = None,
+    engines: Path | None = None,
 ) -> Backend:
     """Compiles `graph`, a serialized ONNX model.
 
@@ -90,8 +120,9 @@ def open_backend(
         precision: what its arithmetic should run in.
         threads: of the backend, for all runs together; None leaves it to the backend.
         parallel: runs at a time; several threads may call `run`, and those beyond it wait.
-        device: as the backend calls it; None is the CPU.
+        device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
         cache: a folder where compiled graphs are kept for the next start; None keeps none.
+        engines: the folder of the bundle's engines, for a backend that runs those.
 
     Raises:
         UnknownNameError, BackendError: no such backend or device, not installed, or unable to run the graph so.
@@ -103,6 +134,14 @@ def open_backend(
     if precision not in entry.precisions:
         able = ", ".join(other.name for other in BACKENDS if precision in other.precisions)
         raise BackendError(f"{name} has no {precision} arithmetic; it runs {', '.join(entry.precisions)}", hint=f"--backend {able}")
-    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache)
-    module = importlib.import_module(entry.module)
+    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache, engines=engines)
+    module = load_backend(entry)
     return cast(Backend, module.open_graph(graph, precision=precision, options=options))
+
+
+def load_backend(entry: BackendEntry) -> ModuleType:
+    """The backend's module; BackendError where a library that its packages need is missing."""
+    try:
+        return importlib.import_module(entry.module)
+    except (ImportError, OSError) as error:
+        raise BackendError(f"backend {entry.name!r} is installed but cannot be loaded: {error}", hint=entry.install) from error

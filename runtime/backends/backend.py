@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.tiling import SizeLimits
 
 Values = TypeVar("Values", np.float32, np.uint8)
 RanIn = Literal["fp32", "fp16", "bf16", "int8", "other"]
@@ -31,12 +33,23 @@ class BackendOptions:
     parallel: int = 1
     device: str | None = None
     cache: Path | None = None
+    engines: Path | None = None
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Milliseconds of each of several runs by the accelerator's own clock: the network alone, and with the copies to and fro."""
+
+    network_ms: tuple[float, ...]
+    with_copies_ms: tuple[float, ...]
 
 
 class Backend(Protocol):
     """One compiled graph. A context manager; the timer is outside it. Several threads may call `run`."""
 
     name: str
+    limits: SizeLimits | None
+    """Of the inputs it takes; None where it takes all that the graph does."""
 
     def __enter__(self) -> Self: ...
 
@@ -48,4 +61,13 @@ class Backend(Protocol):
 
     def precisions(self) -> tuple[LayerPrecision, ...]:
         """What each operator of the compiled graph ran in, by its name in the ONNX graph; may run the graph once."""
+        ...
+
+
+@runtime_checkable
+class DeviceTimer(Protocol):
+    """A backend whose accelerator has a clock of its own."""
+
+    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes:
+        """Runs `array` so many times, one after the other."""
         ...

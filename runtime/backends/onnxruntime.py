@@ -49,6 +49,7 @@ class OnnxRuntimeBackend:
     """See `runtime.backends.backend.Backend`."""
 
     name = "onnxruntime"
+    limits = None
 
     def __init__(self, graph: bytes, options: BackendOptions) -> None:
         self._graph = graph

@@ -38,6 +38,7 @@ class OpenVinoBackend:
     """See `runtime.backends.backend.Backend`."""
 
     name = "openvino"
+    limits = None
 
     def __init__(self, graph: bytes, *, precision: Precision, options: BackendOptions) -> None:
         device = options.device or "CPU"

@@ -8,6 +8,7 @@ from runtime.bundle.digests import sha256_bytes, sha256_file, source_digest, too
 from runtime.bundle.manifest import (
     BUILD,
     CALIBRATION,
+    ENGINES,
     IOS,
     MANIFEST,
     REPORTS,
@@ -24,6 +25,7 @@ from runtime.bundle.manifest import (
     Part,
     PassRecord,
     Sha256,
+    Side,
     Variant,
 )
 from runtime.bundle.manifest_file import manifest_schema
@@ -32,6 +34,7 @@ from runtime.bundle.write import write_bundle
 __all__ = [
     "BUILD",
     "CALIBRATION",
+    "ENGINES",
     "IOS",
     "MANIFEST",
     "REPORTS",
@@ -49,6 +52,7 @@ __all__ = [
     "Part",
     "PassRecord",
     "Sha256",
+    "Side",
     "Variant",
     "manifest_schema",
     "pack_bundle",

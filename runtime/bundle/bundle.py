@@ -79,7 +79,8 @@ class Bundle:
             pixels = " of raw pixels"
             present = ", ".join(f"{one.precision}{pixels if one.io == 'uint8' else ''}" for one in self.manifest.variants)
             suffix = f"{pixels if io == 'uint8' else ''}{f' for target {target!r}' if target else ''}"
-            hint = f"python -m quantize {self.directory} --calib div2k" if precision != "fp32" else ""
+            asked = f" --target {target}" if target else ""
+            hint = f"python -m quantize {self.directory} --calib div2k{asked}" if precision != "fp32" else ""
             if io == "uint8":
                 hint = f"{hint or f'python -m export {self.manifest.model} --scale {self.manifest.scale:g}'} --io uint8"
             raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)

@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 REPORTS = "reports"
+ENGINES = "engines"
 BUILD = Path("build")
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through TensorRT 10.12 or newer: explicit quantization, its rules for Q/DQ.
+"""NVIDIA GPUs through TensorRT 10.3 or newer: explicit quantization, its rules for Q/DQ.
 
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html
 """
@@ -20,5 +20,5 @@ TARGET = Target(
     fused_activations=("Relu", "PRelu"),  # a convolution may write floats: what follows it costs no rounding
     fuses_addition=True,
     opset_range=(19, 26),  # 19 brought float16 scales
-    default_backend="onnxruntime",
+    default_backend="tensorrt",
 )

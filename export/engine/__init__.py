@@ -1,0 +1,1 @@
+"""TensorRT engines: a bundle's graph to a plan for this machine's GPU."""

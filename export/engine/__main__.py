@@ -1,0 +1,3 @@
+from runtime.console import start
+
+start("export.engine")

@@ -1,0 +1,164 @@
+"""The engine stage: a bundle in, the bundle with a TensorRT engine of one of its graphs for this machine out."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorrt as trt
+
+from export.engine.build import BuiltPlan, OnStep, build_plan, run_cancellable
+from export.engine.qdq_rules import check_graph
+from runtime.backends.cuda import Gpu
+from runtime.backends.tensorrt import TensorRtBackend
+from runtime.bundle import ENGINES, Bundle, Variant
+from runtime.engines import (
+    EngineKey,
+    EngineRecord,
+    HardwareCompatibility,
+    ShapeProfile,
+    read_engine,
+    read_plan,
+    write_engine,
+)
+from runtime.errors import BackendError, PipelineError, UserError
+from runtime.files import write_whole
+from runtime.precision import verify_precision
+from runtime.targets import Precision
+
+TARGET = "tensorrt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How an engine is built; most of it is part of its key.
+
+    Attributes:
+        timing_cache: a file; None keeps one beside the engines for each TensorRT and GPU.
+        allow_fallback: accept layers that run in another precision than the graph has them in.
+        device: as runtime/backends/cuda.py takes it.
+    """
+
+    profile: ShapeProfile
+    workspace_mib: int | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatibility = "none"
+    refit: bool = False
+    timing_cache: Path | None = None
+    allow_fallback: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the stage did.
+
+    Attributes:
+        path: the engine's record.
+        differences: parts of the key in which the engine that was there before is another; empty where none was.
+        reused: the one there is was left as it is.
+        cache_fitted: the timing cache given was of this TensorRT and GPU.
+    """
+
+    record: EngineRecord
+    path: Path
+    differences: tuple[str, ...] = ()
+    reused: bool = False
+    cache_fitted: bool = True
+
+
+def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *, on_step: OnStep) -> Outcome:
+    """Builds the engine of `bundle`'s graph of `precision`, unless the one there is has the same key.
+
+    Raises:
+        BundleError: it has no such graph, or is packed.
+        BackendError: no GPU, or a TensorRT that cannot build this.
+        PipelineError: TensorRT refuses the graph; or layers run in another precision than it has them in.
+    """
+    variant = bundle.variant(precision, target=TARGET)
+    path = bundle.path(variant).parent / ENGINES / f"{Path(variant.file).stem}.json"
+    graph = bundle.read(variant)
+    check_graph(graph, what=variant.file)
+    gpu = Gpu(options.device)
+    key = engine_key(variant, options, gpu=gpu)
+    existing = _existing(path)
+    differences = existing.key.differences(key) if existing is not None else ()
+    if existing is not None and not differences:
+        gpu.close()
+        _check_precision(existing.other_precision, precision, options)
+        return Outcome(existing, path, reused=True)
+    cache = (
+        options.timing_cache
+        or path.parent / f"timing-{key.tensorrt}-sm{key.compute_capability[0]}{key.compute_capability[1]}.cache"
+    )
+    built = _build(graph, key, gpu=gpu, timing_cache=_read_cache(cache), on_step=on_step)
+    with TensorRtBackend(built.plan, key, gpu=gpu) as backend:
+        report = verify_precision(bundle.manifest, variant, backend.precisions())
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(cache, built.timing_cache)
+        _check_precision(report.not_as_asked, precision, options)
+        record = write_engine(path, built.plan, key, other_precision=report.not_as_asked)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or path.parent}: {error.strerror or error}") from error
+    return Outcome(record, path, differences, cache_fitted=built.cache_fitted)
+
+
+def engine_key(variant: Variant, options: EngineOptions, *, gpu: Gpu) -> EngineKey:
+    """What an engine built now would follow from."""
+    return EngineKey(
+        graph_sha256=variant.sha256,
+        precision=variant.precision,
+        tensorrt=trt.__version__,
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        driver=gpu.driver,
+        profile=options.profile,
+        workspace_mib=options.workspace_mib,
+        tf32=options.tf32,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        refit=options.refit,
+    )
+
+
+def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, timing_cache: bytes, on_step: OnStep) -> BuiltPlan:
+    cancelled = threading.Event()
+
+    def build() -> BuiltPlan:
+        with gpu.current():
+            return build_plan(graph, key, timing_cache=timing_cache, on_step=on_step, cancelled=cancelled)
+
+    return run_cancellable(build, cancelled, on_step)
+
+
+def _existing(path: Path) -> EngineRecord | None:
+    """The engine that is there and whole; one that is damaged is built anew."""
+    try:
+        record = read_engine(path)
+        if record is not None:
+            read_plan(path.parent, record)
+    except BackendError:
+        return None
+    return record
+
+
+def _read_cache(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(f"cannot read the timing cache {path}: {error.strerror or error}", hint="--timing-cache FILE") from error
+
+
+def _check_precision(other_precision: tuple[str, ...], precision: Precision, options: EngineOptions) -> None:
+    """PipelineError lists the layers that did not run as asked, unless they are accepted."""
+    if other_precision and not options.allow_fallback:
+        raise PipelineError(
+            f"{len(other_precision)} layers of this engine do not run in the precision that the {precision} graph has them in: "
+            + ", ".join(other_precision),
+            hint="--allow-fallback accepts them; nothing else of this project will call the engine verified",
+        )

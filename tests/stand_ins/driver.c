@@ -1,0 +1,96 @@
+/* A CUDA driver with one GPU whose memory is the host's and whose streams run at once. What pycuda needs beyond this is generated
+   beside it and fails. SREDGE_NO_GPU in the environment: a driver without a GPU. A copy or an allocation without a current context
+   is an error, as it is on a GPU. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { OK = 0, INVALID_VALUE = 1, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
+#define DEPTH 16
+static __thread void *contexts[DEPTH];
+static __thread int depth, capturing; /* the number of the graph that this thread captures */
+static int graphs, allocated, streams;
+static void (*launch)(int);
+static int primary;
+
+#define NEEDS_CONTEXT if (depth == 0) return INVALID_CONTEXT
+
+int cuInit(unsigned flags) { return getenv("SREDGE_NO_GPU") ? NO_DEVICE : OK; }
+int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
+int cuGetErrorString(int error, const char **text) {
+    *text = error == NO_DEVICE ? "no CUDA-capable device is detected" : error == INVALID_CONTEXT ? "invalid device context" : "error";
+    return OK;
+}
+int cuDeviceGetCount(int *count) { *count = 1; return OK; }
+int cuDeviceGet(int *device, int index) { *device = index; return index == 0 ? OK : INVALID_VALUE; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stand-In GPU", length); return OK; }
+int cuDeviceComputeCapability(int *major, int *minor, int device) { *major = 8; *minor = 7; return OK; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &primary; return OK; }
+int cuDevicePrimaryCtxRelease_v2(int device) { if (depth) depth--; return OK; }
+int cuDevicePrimaryCtxRelease(int device) { return cuDevicePrimaryCtxRelease_v2(device); }
+int cuCtxPushCurrent_v2(void *context) {
+    if (depth == DEPTH) return INVALID_CONTEXT;
+    contexts[depth++] = context;
+    return OK;
+}
+int cuCtxPopCurrent_v2(void **context) { NEEDS_CONTEXT; *context = contexts[--depth]; return OK; }
+int cuStreamCreate(void **stream, unsigned flags) { NEEDS_CONTEXT; *stream = malloc(1); streams++; return OK; }
+int cuStreamDestroy_v2(void *stream) { NEEDS_CONTEXT; free(stream); streams--; return OK; }
+int cuStreamSynchronize(void *stream) { NEEDS_CONTEXT; return capturing ? CAPTURE_UNSUPPORTED : OK; }
+int cuMemAlloc_v2(uint64_t *pointer, size_t size) {
+    NEEDS_CONTEXT;
+    *pointer = (uint64_t)(uintptr_t)malloc(size);
+    allocated++;
+    return OK;
+}
+int cuMemFree_v2(uint64_t pointer) { NEEDS_CONTEXT; free((void *)(uintptr_t)pointer); allocated--; return OK; }
+int cuMemHostAlloc(void **pointer, size_t size, unsigned flags) { NEEDS_CONTEXT; *pointer = malloc(size); allocated++; return OK; }
+int cuMemFreeHost(void *pointer) { NEEDS_CONTEXT; free(pointer); allocated--; return OK; }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream) {
+    NEEDS_CONTEXT;
+    memcpy((void *)(uintptr_t)to, from, size);
+    return OK;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) {
+    NEEDS_CONTEXT;
+    memcpy(to, (void *)(uintptr_t)from, size);
+    return OK;
+}
+int cuEventCreate(void **event, unsigned flags) { NEEDS_CONTEXT; *event = calloc(1, sizeof(struct timespec)); return OK; }
+int cuEventDestroy_v2(void *event) { NEEDS_CONTEXT; free(event); return OK; }
+int cuEventRecord(void *event, void *stream) { NEEDS_CONTEXT; clock_gettime(CLOCK_MONOTONIC, event); return OK; }
+int cuEventSynchronize(void *event) { NEEDS_CONTEXT; return OK; }
+int cuEventElapsedTime_v2(float *ms, void *start, void *end) {
+    struct timespec *a = start, *b = end;
+    *ms = (b->tv_sec - a->tv_sec) * 1e3 + (b->tv_nsec - a->tv_nsec) / 1e6;
+    return OK;
+}
+int cuEventElapsedTime(float *ms, void *start, void *end) { return cuEventElapsedTime_v2(ms, start, end); }
+
+/* A graph is a number; what it launches is known to whoever sets `launch`. */
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    NEEDS_CONTEXT;
+    if (getenv("SREDGE_NO_CAPTURE")) return CAPTURE_UNSUPPORTED;
+    capturing = __sync_add_and_fetch(&graphs, 1);
+    return OK;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    *graph = (void *)(intptr_t)capturing;
+    capturing = 0;
+    return *graph ? OK : CAPTURE_UNSUPPORTED;
+}
+int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags) { *exec = graph; return OK; }
+int cuGraphLaunch(void *exec, void *stream) {
+    NEEDS_CONTEXT;
+    if (!launch || !exec) return NOT_FOUND;
+    launch((int)(intptr_t)exec);
+    return OK;
+}
+int cuGraphExecDestroy(void *exec) { return exec ? OK : NOT_FOUND; }
+int cuGraphDestroy(void *graph) { return graph ? OK : NOT_FOUND; }
+
+int standin_capturing(void) { return capturing; }
+void standin_set_launch(void (*function)(int)) { launch = function; }
+int standin_has_context(void) { return depth > 0; }
+int standin_left_over(void) { return allocated + streams; }

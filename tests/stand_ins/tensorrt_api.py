@@ -1,0 +1,291 @@
+"""An engine that is ONNX Runtime behind the real signatures of TensorRT's Python API, 10 or 11.
+
+It takes the place of `tensorrt` in a process that has SREDGE_STAND_IN in its environment (libraries.py does that): builder, parser,
+runtime, engine and context are stand-ins, every call of which is held against the real class; enumerations, data types, and the
+classes that ours derive from are the real ones. Further in the environment: SREDGE_FALLBACK, the name of a layer that the inspector
+says ran in fp32; SREDGE_SLOW, a file that a build makes when it begins, and then takes a minute; SREDGE_TF32, a build that may use
+TF32.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import tensorrt_bindings as trt
+
+from tests.stand_ins.signatures import Checked, check_call
+
+_MAJOR = int(trt.__version__.partition(".")[0])
+_CACHE = f"timings of {trt.__version__}".encode()
+_DRIVER = ctypes.CDLL("libcuda.so.1")
+_captured: dict[int, Callable[[], None]] = {}  # what each graph launches
+_launch = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda graph: _captured[graph]())
+
+
+class _Builder:
+    def create_network(self, flags: int = 0) -> Checked:
+        assert flags == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return Checked(trt.INetworkDefinition, _Network())
+
+    def create_builder_config(self) -> Checked:
+        return Checked(trt.IBuilderConfig, _Config())
+
+    def create_optimization_profile(self) -> Checked:
+        return Checked(trt.IOptimizationProfile, _Profile())
+
+    def build_serialized_network(self, network: Checked, config: Checked) -> bytes | None:
+        monitor, steps = config.does.progress_monitor, 600 if "SREDGE_SLOW" in os.environ else 3
+        monitor.phase_start("Building Engine", None, steps)
+        if "SREDGE_SLOW" in os.environ:
+            Path(os.environ["SREDGE_SLOW"]).touch()
+        monitor.phase_start("Timing", "Building Engine", 1)
+        for step in range(steps):
+            if "SREDGE_SLOW" in os.environ:
+                time.sleep(0.1)
+            if not monitor.step_complete("Building Engine", step):
+                return None
+        monitor.phase_finish("Timing")
+        monitor.phase_finish("Building Engine")
+        assert not config.does.flags[trt.BuilderFlag.TF32] or "SREDGE_TF32" in os.environ
+        assert config.does.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+        graph = base64.b64encode(network.does.graph).decode()
+        host_code = trt.BuilderFlag.VERSION_COMPATIBLE in config.does.flags
+        return json.dumps({"graph": graph, "profile": config.does.profile.shapes, "host_code": host_code}).encode()
+
+
+class _Network:
+    graph = b""
+
+    def get_input(self, index: int) -> Checked:
+        source = onnx.load_model_from_string(self.graph).graph.input[index]
+        tensor = type("Tensor", (), {"name": source.name, "shape": _dims(source)})()
+        return Checked(trt.ITensor, tensor)
+
+
+class _Profile:
+    def set_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
+        self.shapes = [list(shape) for shape in shapes]
+
+
+class _Cache:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def serialize(self) -> bytes:
+        return _CACHE
+
+
+class _Config:
+    profiling_verbosity = trt.ProfilingVerbosity.LAYER_NAMES_ONLY
+    hardware_compatibility_level = trt.HardwareCompatibilityLevel.NONE
+    progress_monitor: Any = None
+
+    def __init__(self) -> None:
+        self.flags = {trt.BuilderFlag.TF32: True}  # as TensorRT has it
+        self.cache: Checked | None = None
+
+    def clear_flag(self, flag: trt.BuilderFlag) -> None:
+        self.flags[flag] = False
+
+    def set_flag(self, flag: trt.BuilderFlag) -> None:
+        self.flags[flag] = True
+
+    def set_memory_pool_limit(self, pool: trt.MemoryPoolType, pool_size: int) -> None:
+        assert pool == trt.MemoryPoolType.WORKSPACE
+
+    def add_optimization_profile(self, profile: Checked) -> int:
+        self.profile = profile.does
+        return 0
+
+    def create_timing_cache(self, serialized: bytes) -> Checked:
+        return Checked(trt.ITimingCache, _Cache(serialized))
+
+    def set_timing_cache(self, cache: Checked, ignore_mismatch: bool) -> bool:
+        fits = cache.does.data in (b"", _CACHE) or ignore_mismatch
+        self.cache = cache if fits else self.cache
+        return fits
+
+    def get_timing_cache(self) -> Checked | None:
+        return self.cache
+
+
+class _Parser:
+    def __init__(self, network: Checked, logger: trt.ILogger) -> None:
+        self._network, self._error = network.does, ""
+
+    def parse(self, model: bytes) -> bool:
+        try:
+            ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 # its own have no base but this
+            self._error = str(error).splitlines()[0]
+            return False
+        self._network.graph = model
+        return True
+
+    @property
+    def num_errors(self) -> int:
+        return int(bool(self._error))
+
+    def get_error(self, index: int) -> Checked:
+        return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: self._error})())
+
+
+class _Runtime:
+    engine_host_code_allowed = False
+
+    def __init__(self, logger: trt.ILogger) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Checked | None:
+        try:
+            parts = json.loads(plan)
+        except ValueError:
+            self._logger.log(trt.ILogger.Severity.ERROR, "Magic tag does not match")
+            return None
+        if parts["host_code"] and not self.engine_host_code_allowed:
+            self._logger.log(trt.ILogger.Severity.ERROR, "the engine has host code, which is not allowed")
+            return None
+        return Checked(trt.ICudaEngine, _Engine(base64.b64decode(parts["graph"]), parts["profile"]))
+
+
+class _Engine:
+    num_io_tensors = 2
+
+    def __init__(self, graph: bytes, profile: list[list[int]]) -> None:
+        self.graph = onnx.load_model_from_string(graph).graph
+        self.least, _, self.most = profile
+        self.session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+    def _tensor(self, name: str) -> onnx.ValueInfoProto:
+        found: onnx.ValueInfoProto = next(value for value in (*self.graph.input, *self.graph.output) if value.name == name)
+        return found
+
+    def get_tensor_name(self, index: int) -> str:
+        return str((*self.graph.input, *self.graph.output)[index].name)
+
+    def get_tensor_mode(self, name: str) -> trt.TensorIOMode:
+        return trt.TensorIOMode.INPUT if name == self.graph.input[0].name else trt.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> trt.DataType:
+        return trt.float32 if self._tensor(name).type.tensor_type.elem_type == onnx.TensorProto.FLOAT else trt.float16
+
+    def get_tensor_shape(self, name: str) -> trt.Dims:
+        return _dims(self._tensor(name))
+
+    def create_execution_context(self) -> Checked:
+        return Checked(trt.IExecutionContext, _Context(self))
+
+    def create_engine_inspector(self) -> Checked:
+        return Checked(trt.EngineInspector, _Inspector(self.graph))
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        self.shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        fits = all(low <= side <= high for low, side, high in zip(self._engine.least, shape, self._engine.most, strict=True))
+        self.shape = shape if fits else self.shape
+        return fits
+
+    def get_tensor_shape(self, name: str) -> trt.Dims:
+        return trt.Dims(self._output().shape if name == self._engine.graph.output[0].name else self.shape)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert stream_handle
+        assert _DRIVER.standin_has_context()
+        if _DRIVER.standin_capturing():
+            _captured[_DRIVER.standin_capturing()] = self._run
+            _DRIVER.standin_set_launch(_launch)
+        else:
+            self._run()
+        return True
+
+    def _run(self) -> None:
+        source, result = (self._addresses[value.name] for value in (self._engine.graph.input[0], self._engine.graph.output[0]))
+        memory = (ctypes.c_float * int(np.prod(self.shape))).from_address(source)
+        output = self._output(np.ctypeslib.as_array(memory).reshape(self.shape))
+        ctypes.memmove(result, np.ascontiguousarray(output).ctypes.data, output.nbytes)
+
+    def _output(self, array: Any = None) -> Any:  # noqa: ANN401
+        given = np.zeros(self.shape, np.float32) if array is None else array
+        return self._engine.session.run(None, {self._engine.graph.input[0].name: given})[0]
+
+
+class _Inspector:
+    execution_context: Any = None
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph)).graph
+
+    def get_engine_information(self, format: trt.LayerInformationFormat) -> str:  # noqa: A002 # as TensorRT calls it
+        assert format == trt.LayerInformationFormat.JSON
+        known = self.execution_context is not None and self.execution_context.does.shape
+        layers = [self._layer(node, known=bool(known)) for node in self._graph.node if node.op_type == "Conv"]
+        ends = "Bindings" if _MAJOR == 10 else "I/O Tensors"
+        return json.dumps({"Layers": layers, ends: []})
+
+    def _layer(self, node: onnx.NodeProto, *, known: bool) -> dict[str, object]:
+        name = "FP32" if node.name == os.environ.get("SREDGE_FALLBACK") else self._type(node.input[0])
+        both = f"Row major linear {name} format" if known else "N/A due to dynamic shapes"
+        tensor = {"Format/Datatype": both} if _MAJOR == 10 else {"Format": both, "Datatype": name if known else "N/A"}
+        named = {"Name": "x", "Dimensions": [1], **tensor}
+        return {
+            "Name": f"{node.name} + fused",
+            "LayerType": "CaskConvolution",
+            "Inputs": [named],
+            "Outputs": [named],
+            "Metadata": f"[ONNX Layer: {node.name}]",
+        }
+
+    def _type(self, tensor: str) -> str:
+        producer = next((node for node in self._graph.node if tensor in node.output), None)
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            return "Int8"
+        known = (*self._graph.value_info, *self._graph.input)
+        kind = next((value.type.tensor_type.elem_type for value in known if value.name == tensor), 0)
+        return "FP32" if kind == onnx.TensorProto.FLOAT else "FP16" if kind == onnx.TensorProto.FLOAT16 else "?"
+
+
+def _dims(value: onnx.ValueInfoProto) -> trt.Dims:
+    return trt.Dims([dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim])
+
+
+def _made_by(name: str, does: Callable[..., object]) -> Callable[..., Checked]:
+    real = getattr(trt, name)
+
+    def make(*arguments: object, **named: object) -> Checked:
+        check_call(real, "__init__", arguments, named)
+        return Checked(real, does(*arguments, **named))
+
+    make.__name__ = name
+    return make
+
+
+def install() -> None:
+    """Takes the place of the `tensorrt` that is being imported."""
+    replaced = ModuleType("tensorrt")
+    replaced.__dict__.update({name: value for name, value in vars(trt).items() if not name.startswith("__")})
+    replaced.__version__, replaced.__spec__ = trt.__version__, sys.modules["tensorrt"].__spec__  # type: ignore[attr-defined]
+    classes: dict[str, Callable[..., object]] = {"Builder": lambda _: _Builder(), "OnnxParser": _Parser, "Runtime": _Runtime}
+    for name, does in classes.items():
+        setattr(replaced, name, _made_by(name, does))
+    sys.modules["tensorrt"] = replaced

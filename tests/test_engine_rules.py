@@ -1,0 +1,206 @@
+"""Each rule for Q/DQ finds what it is there for, and nothing in a graph as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export.engine.qdq_rules import RULES, broken_rules, check_graph
+from runtime.bundle import Bundle
+from runtime.errors import PipelineError
+from runtime.images import Picture, to_network
+from runtime.targets import find_target
+from tests.small_int8 import small_int8
+
+CHANNELS = 4
+Edit = Callable[[onnx.ModelProto], None]
+
+
+def _model(opset: int = 18) -> onnx.ModelProto:
+    """Input -> Q -> DQ -> Conv (int8 weight, a scale an output channel) -> Q -> DepthToSpace -> DQ -> output."""
+    rng = np.random.default_rng(0)
+    constants: dict[str, NDArray[np.generic]] = {
+        "scale": np.array(0.02, np.float32),
+        "zero": np.array(0, np.int8),
+        "weight": rng.integers(-127, 128, (CHANNELS, 3, 3, 3), dtype=np.int8),
+        "weight_scale": rng.uniform(0.01, 0.02, CHANNELS).astype(np.float32),
+        "weight_zero": np.zeros(CHANNELS, np.int8),
+        "bias": rng.standard_normal(CHANNELS).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="dequantize"),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["w"], name="weights", axis=0),
+        helper.make_node("Conv", ["x", "w", "bias"], ["y"], name="conv", pads=[1] * 4),
+        helper.make_node("QuantizeLinear", ["y", "scale", "zero"], ["yq"], name="quantize_again"),
+        helper.make_node("DepthToSpace", ["yq"], ["moved"], name="shuffle", blocksize=2, mode="CRD"),
+        helper.make_node("DequantizeLinear", ["moved", "scale", "zero"], ["output"], name="dequantize_again"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "qdq",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 16, 16])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _replace(model: onnx.ModelProto, name: str, array: NDArray[np.generic]) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.name == name)
+    return found
+
+
+def _computed_scale(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Abs", ["scale"], ["computed"], name="abs"))
+    _node(model, "quantize").input[1] = "computed"
+
+
+def _negative_scale(model: onnx.ModelProto) -> None:
+    _replace(model, "scale", np.array(-0.02, np.float32))
+
+
+def _integer_scale(model: onnx.ModelProto) -> None:
+    _replace(model, "weight_scale", np.ones(CHANNELS, np.int32))
+
+
+def _zero_point_of_3(model: onnx.ModelProto) -> None:
+    _replace(model, "zero", np.array(3, np.int8))
+
+
+def _unsigned_activations(model: onnx.ModelProto) -> None:
+    _replace(model, "zero", np.array(0, np.uint8))
+
+
+def _integer_bias(model: onnx.ModelProto) -> None:
+    _replace(model, "bias", np.arange(CHANNELS, dtype=np.int32))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["bias", "weight_scale"], ["b"], name="bias", axis=0))
+    _node(model, "conv").input[2] = "b"
+
+
+def _one_zero_point(model: onnx.ModelProto) -> None:
+    _replace(model, "weight_zero", np.zeros(1, np.int8))
+
+
+def _scales_along_inputs(model: onnx.ModelProto) -> None:
+    _node(model, "weights").attribute[0].i = 1
+
+
+def _scales_of_square_weights_along_inputs(model: onnx.ModelProto) -> None:
+    _replace(model, "weight", np.ones((CHANNELS, CHANNELS, 3, 3), np.int8))
+    _node(model, "weights").attribute[0].i = 1
+
+
+def _activations_a_channel(model: onnx.ModelProto) -> None:
+    _node(model, "quantize_again").input[1:] = ["weight_scale", "weight_zero"]
+
+
+def _half_scales(model: onnx.ModelProto) -> None:
+    _replace(model, "scale", np.array(0.02, np.float16))
+
+
+def _half_scales_on_floats(model: onnx.ModelProto) -> None:
+    _half_scales(model)
+    model.opset_import[0].version = 19
+
+
+def _half_bias(model: onnx.ModelProto) -> None:
+    _replace(model, "bias", np.zeros(CHANNELS, np.float16))
+
+
+def _float_weight(model: onnx.ModelProto) -> None:
+    _replace(model, "weight", np.ones((CHANNELS, 3, 3, 3), np.float32))
+    _node(model, "conv").input[1] = "weight"
+
+
+def _relu_on_int8(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(5, helper.make_node("Relu", ["yq"], ["rectified"], name="relu"))
+    _node(model, "shuffle").input[0] = "rectified"
+
+
+def _as_it_is(model: onnx.ModelProto) -> None:
+    pass
+
+
+BROKEN: tuple[tuple[str, Edit, int], ...] = (
+    ("constant-scales", _computed_scale, 18),
+    ("positive-scales", _negative_scale, 18),
+    ("float-scales", _integer_scale, 18),
+    ("symmetric", _zero_point_of_3, 18),
+    ("int8", _unsigned_activations, 18),
+    ("int8", _integer_bias, 18),
+    ("zero-point-size", _one_zero_point, 18),
+    ("scale-count", _scales_along_inputs, 18),
+    ("activations-per-tensor", _activations_a_channel, 18),
+    ("weights-per-output-channel", _scales_of_square_weights_along_inputs, 18),
+    ("opset", _half_scales, 18),
+    ("opset", _as_it_is, 12),
+    ("same-types", _half_scales_on_floats, 19),
+    ("same-types", _half_bias, 18),
+    ("both-operands", _float_weight, 18),
+    ("int8-is-moved-alone", _relu_on_int8, 18),
+)
+
+
+def test_a_graph_as_it_should_be_breaks_no_rule() -> None:
+    assert broken_rules(_model()) == ()
+
+
+@pytest.mark.parametrize(("rule", "edit", "opset"), BROKEN, ids=[f"{rule}{edit.__name__}" for rule, edit, _ in BROKEN])
+def test_a_rule_finds_what_breaks_it(rule: str, edit: Edit, opset: int) -> None:
+    model = _model(opset)
+    edit(model)
+    found = [line.partition(":")[0] for line in broken_rules(model)]
+    assert rule in found, found
+
+
+def test_there_is_a_test_for_every_rule() -> None:
+    assert {rule.name for rule in RULES} == {rule for rule, _, _ in BROKEN}
+
+
+def test_the_cpus_graph_is_refused_with_the_rules_it_breaks(quantized: Bundle) -> None:
+    int8 = quantized.variant("int8")
+    with pytest.raises(PipelineError, match="symmetric: zero points are 0") as caught:
+        check_graph(quantized.read(int8), what=int8.file)
+    assert "int8: what is quantized is int8" in str(caught.value)
+    assert "--target tensorrt" in caught.value.hint
+
+
+def test_the_graph_for_tensorrt_breaks_none(for_tensorrt: Bundle) -> None:
+    int8 = for_tensorrt.variant("int8", target="tensorrt")
+    model = onnx.load_model_from_string(for_tensorrt.read(int8))
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > len(int8.int8_layers)
+    assert broken_rules(model) == ()
+
+
+def test_the_graph_for_tensorrt_gives_the_fp32_picture_with_the_tables_that_ship(for_tensorrt: Bundle, picture: Picture) -> None:
+    array = to_network(picture, for_tensorrt.manifest.contract, scale=2)
+    variants = (for_tensorrt.variant("fp32"), for_tensorrt.variant("int8", target="tensorrt"))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # the graph as it is written
+    fp32, int8 = (
+        ort.InferenceSession(for_tensorrt.read(variant), options, providers=["CPUExecutionProvider"]).run(None, {"input": array})[0]
+        for variant in variants
+    )
+    assert -10 * np.log10(np.square(int8 - fp32).mean()) > 35  # with another target's biases it is 13
+
+
+def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:
+    assert broken_rules(small_int8(find_target("tensorrt")).int8) == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_graph_without_quantizers_breaks_none(quantized: Bundle, precision: str) -> None:
+    variant = next(variant for variant in quantized.manifest.variants if variant.precision == precision)
+    check_graph(quantized.read(variant), what=variant.file)

@@ -1,0 +1,367 @@
+"""The whole way from a bundle to pictures through TensorRT's real bindings and pycuda, over stand-ins for a GPU and its engine.
+
+What these tests hold is our side: the calls, their order, their arguments, memory, contexts, threads, files. What a GPU computes,
+and what TensorRT's builder makes of a graph, they cannot tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import read_gpu_state
+from runtime.backends import BACKENDS, choose_backend
+from runtime.bundle import Bundle
+from runtime.engines import EngineRecord
+from runtime.errors import BackendError
+from runtime.images import write_picture
+from tests.stand_ins.libraries import BINDINGS, ROOT, bindings, joined, pycuda
+
+NEWEST = "11.4.0.106"
+
+UPSCALE = """
+import ctypes, json, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from runtime import Upscaler
+from runtime.errors import BackendError
+from runtime.images import write_picture
+
+bundle, precision, sizes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+rng = np.random.default_rng(0)
+reference = Upscaler.open(bundle, precision=precision, backend="onnxruntime")
+with Upscaler.open(bundle, precision=precision, backend="tensorrt", parallel=2) as upscaler:
+    for size in sizes:
+        picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        difference = np.abs(upscaler(picture).astype(int) - reference(picture)).max()
+        print(json.dumps({"size": size, "windows": upscaler.plan(picture).count, "difference": int(difference)}))
+    array = rng.random((1, 3, 48, 64), np.float32)
+    with ThreadPoolExecutor(5) as pool:
+        outputs = list(pool.map(upscaler.run, [array] * 12))
+    expected = reference.run(array)
+    times = upscaler.time_on_device(array, 3)
+    try:
+        upscaler.run(rng.random((1, 3, 300, 64), np.float32))
+    except BackendError as error:
+        refused = str(error)
+    print(json.dumps({
+        "threads": max(float(np.abs(output - expected).max()) for output in outputs),
+        "ran": dict(upscaler.precision_report.mac_share),
+        "times": [len(times.network_ms), all(0 < a <= b for a, b in zip(times.network_ms, times.with_copies_ms))],
+        "refused": refused,
+    }))
+print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
+"""
+RAN = """
+import sys, numpy as np
+from runtime import Upscaler
+with Upscaler.open(sys.argv[1], precision="int8", backend="tensorrt") as upscaler:
+    upscaler(np.zeros((20, 30, 3), np.uint8))
+    print(upscaler.variant.file, upscaler.backend_name, upscaler.precision_report.verified)
+"""
+
+
+@pytest.fixture
+def bundle(quantized: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(quantized.directory, tmp_path / "bundle"))
+
+
+def _environment(version: str, **more: str) -> dict[str, str]:
+    return {**joined(bindings(version), pycuda()), "OMP_NUM_THREADS": "1", "SREDGE_STAND_IN": "1", **more}
+
+
+def _build(bundle: Path, *options: str, version: str = NEWEST, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m export.engine`, over the stand-ins."""
+    return subprocess.run(
+        [sys.executable, "-m", "export.engine", str(bundle), *options],
+        env=_environment(version, **environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def _built(bundle: Path, *options: str, version: str = NEWEST, **environment: str) -> str:
+    done = _build(bundle, *options, version=version, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _record(bundle: Path, name: str = "model.fp32") -> EngineRecord:
+    return EngineRecord.model_validate_json((bundle / "engines" / f"{name}.json").read_bytes())
+
+
+def _upscale(
+    bundle: Path, *sizes: tuple[int, int], precision: str = "fp32", version: str = NEWEST, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", UPSCALE, str(bundle), precision, json.dumps(sizes)],
+        env=_environment(version, **environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16")])
+def test_an_engine_is_built_verified_and_run_in_windows_and_threads(bundle: Path, version: str, precision: str) -> None:
+    printed = _built(bundle, "--precision", precision, "--max", "64x80", "--workspace", "64", "--refit", version=version)
+    assert f"{precision} engine for Stand-In GPU, TensorRT {version}" in printed
+    record = _record(bundle, f"model.{precision}")
+    variant = Bundle.open(bundle).variant("fp32" if precision == "fp32" else "fp16")
+    assert (record.key.graph_sha256, record.key.tensorrt, record.key.compute_capability) == (variant.sha256, version, (8, 7))
+    assert (record.key.workspace_mib, record.key.refit, record.key.tf32, record.other_precision) == (64, True, False, ())
+    done = _upscale(bundle, (64, 80), (33, 47), (100, 130), precision=precision, version=version)
+    assert done.returncode == 0, done.stderr
+    *pictures, rest, end = map(json.loads, done.stdout.splitlines())
+    assert [(line["windows"] > 1, line["difference"]) for line in pictures] == [(False, 0), (False, 0), (True, 0)]
+    assert rest["threads"] == 0
+    assert rest["ran"] == {precision: 1.0}
+    assert rest["times"] == [3, True]
+    assert "batch 1 to 1, height×width min 16×16, opt 64×80, max 64×80; got (1, 3, 300, 64)" in rest["refused"]
+    assert end["left"] == 0  # every allocation and stream was given back
+
+
+def test_int8_is_built_from_the_graph_for_tensorrt_and_verified_layer_by_layer(for_tensorrt: Bundle, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle"))
+    _built(bundle, "--precision", "int8", "--max", "64x80")
+    int8 = for_tensorrt.variant("int8", target="tensorrt")
+    record = _record(bundle, "model.int8-tensorrt")
+    assert (record.key.graph_sha256, record.other_precision) == (int8.sha256, ())
+    done = subprocess.run(
+        [sys.executable, "-c", RAN, str(bundle)], env=_environment(NEWEST), capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == [int8.file, "tensorrt", "True"]  # not the CPU's int8 graph, which the bundle has too
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_an_engine_of_one_shape_is_captured_where_it_can_be(bundle: Path, captured: bool) -> None:
+    _built(bundle, "--precision", "fp32", "--min", "48x64", "--opt", "48x64", "--max", "48x64")
+    done = _upscale(bundle, (48, 64), (70, 64), **({} if captured else {"SREDGE_NO_CAPTURE": "1"}))
+    assert done.returncode == 0, done.stderr
+    first, second, rest, end = map(json.loads, done.stdout.splitlines())
+    assert (first["windows"], second["windows"]) == (1, 2)
+    assert (first["difference"], second["difference"], end["left"]) == (0, 0, 0)
+    assert rest["threads"] == 0
+    assert ("cannot be captured" in done.stderr) != captured
+
+
+def test_the_same_key_is_not_built_twice_and_another_says_what_differs(bundle: Path) -> None:
+    _built(bundle, "--precision", "fp32", "--max", "64x64", version="10.16.1.11")
+    first = _record(bundle)
+    assert "up to date" in _built(bundle, "--precision", "fp32", "--max", "64x64", version="10.16.1.11")
+    printed = _built(bundle, "--precision", "fp32", "--max", "96x64", version=NEWEST)
+    assert f"built anew: tensorrt: 10.16.1.11, not {NEWEST}" in printed
+    assert "built anew: profile: batch 1 to 1, height×width min 16×16, opt 64×64, max 64×64, not" in printed
+    assert "graph_sha256" not in printed
+    assert not (bundle / "engines" / first.plan.file).exists()
+
+
+def test_the_timing_cache_is_kept_and_one_of_another_version_is_begun_anew(bundle: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "timings"
+    _built(bundle, "--precision", "fp32", "--timing-cache", str(cache), version="10.16.1.11")
+    assert cache.read_bytes() == b"timings of 10.16.1.11"
+    done = _build(bundle, "--precision", "fp32", "--timing-cache", str(cache))
+    assert "the timing cache was of another TensorRT or GPU" in done.stderr
+    assert cache.read_bytes() == f"timings of {NEWEST}".encode()
+    _built(bundle, "--precision", "fp32", "--tf32", SREDGE_TF32="1")
+    assert (bundle / "engines" / f"timing-{NEWEST}-sm87.cache").is_file()
+
+
+def test_a_damaged_plan_is_built_anew(bundle: Path) -> None:
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    plan = bundle / "engines" / _record(bundle).plan.file
+    plan.write_bytes(b"")
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    assert plan.stat().st_size > 0
+
+
+def test_layers_in_another_precision_fail_the_build_unless_they_are_accepted(bundle: Path) -> None:
+    name = Bundle.open(bundle).manifest.layers[3].name
+    done = _build(bundle, "--precision", "fp16", SREDGE_FALLBACK=name)
+    assert done.returncode == 1
+    assert f"1 layers of this engine do not run in the precision that the fp16 graph has them in: {name}: fp32" in done.stderr
+    assert "--allow-fallback" in done.stderr
+    assert not (bundle / "engines" / "model.fp16.json").exists()
+    done = _build(bundle, "--precision", "fp16", "--allow-fallback", SREDGE_FALLBACK=name)
+    assert done.returncode == 0, done.stderr
+    assert f"(!) not fp16: {name}: fp32" in done.stderr
+    assert _record(bundle, "model.fp16").other_precision == (f"{name}: fp32",)
+    again = _build(bundle, "--precision", "fp16", SREDGE_FALLBACK=name)
+    assert (again.returncode, "do not run in the precision" in again.stderr) == (1, True)
+
+
+def test_a_version_compatible_plan_may_bring_code_of_the_host_and_no_other(bundle: Path) -> None:
+    _built(bundle, "--precision", "fp32", "--max", "64x64", "--version-compatible")
+    assert _upscale(bundle, (20, 30)).returncode == 0
+    path = bundle / "engines" / "model.fp32.json"
+    record = json.loads(path.read_text())
+    record["key"]["version_compatible"] = False
+    path.write_text(json.dumps(record))
+    done = _upscale(bundle, (20, 30))
+    assert "the engine has host code, which is not allowed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ({"tensorrt": "10.3.0"}, f"it was built by TensorRT 10.3.0, and this is {NEWEST}"),
+        ({"gpu": "Orin"}, "it was built for Orin (compute capability 8.7), and this is Stand-In GPU (compute capability 8.7)"),
+        ({"compute_capability": [8, 6]}, "compute capability 8.6), and this is Stand-In GPU"),
+    ],
+)
+def test_a_plan_of_elsewhere_is_refused_before_it_is_read(bundle: Path, edit: dict[str, object], says: str) -> None:
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    path = bundle / "engines" / "model.fp32.json"
+    record = json.loads(path.read_text())
+    record["key"].update(edit)
+    path.write_text(json.dumps(record))
+    (bundle / "engines" / record["plan"]["file"]).unlink()
+    done = _upscale(bundle, (20, 30))
+    assert says in done.stderr
+    assert "cannot run here" in done.stderr
+
+
+def test_ctrl_c_ends_a_build_and_leaves_the_engine_there_was(bundle: Path) -> None:
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    before = {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "export.engine", str(bundle), "--precision", "fp32"],
+        env=_environment(NEWEST, SREDGE_SLOW=str(bundle / "building")),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    while not (bundle / "building").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "nothing half-written" in errors
+    assert {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "code", "says"),
+    [
+        (("--precision", "fp32"), {"SREDGE_NO_GPU": "1"}, 2, "no NVIDIA GPU can be used here"),
+        (("--precision", "fp32", "--device", "cuda:3"), {}, 2, "no GPU cuda:3; this machine has: cuda:0 (Stand-In GPU)"),
+        (("--precision", "int8"), {}, 2, "has no int8 graph for target 'tensorrt'"),
+        (("--precision", "bf16"), {}, 2, "unknown precision of engines 'bf16'; known: fp32, fp16, int8"),
+        (("--precision", "fp32", "--hardware-compatible", "all"), {}, 2, "known: none, same-compute-capability, ampere-plus"),
+        (("--precision", "fp32", "--max", "8"), {}, 2, "--max 8: expected HEIGHTxWIDTH"),
+    ],
+    ids=["no GPU", "another GPU", "no int8", "bf16", "no such level", "no size"],
+)
+def test_what_cannot_be_built_says_why(
+    bundle: Path, options: tuple[str, ...], environment: dict[str, str], code: int, says: str
+) -> None:
+    done = _build(bundle, *options, **environment)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert " hint: " in done.stderr or "known: " in done.stderr
+    assert not (bundle / "engines").exists()
+
+
+def test_a_level_that_this_version_lacks_says_which_it_has(bundle: Path) -> None:
+    done = _build(bundle, "--precision", "fp32", "--hardware-compatible", "same-compute-capability", version="10.3.0")
+    assert done.returncode == 2
+    assert "TensorRT 10.3.0 has no hardware compatibility 'same-compute-capability'; it has: none, ampere-plus" in done.stderr
+
+
+def test_an_engine_that_was_not_built_says_what_to_type(bundle: Path) -> None:
+    done = _upscale(bundle, (20, 30))
+    assert "holds no fp32 engine of this graph" in done.stderr
+
+
+def test_without_the_packages_the_error_says_how_to_get_them_on_each_machine() -> None:
+    entry = next(entry for entry in BACKENDS if entry.name == "tensorrt")
+    if entry.installed:
+        pytest.skip("TensorRT and pycuda are installed here")
+    with pytest.raises(BackendError, match="cannot be found") as caught:
+        choose_backend("tensorrt")
+    assert all(machine in caught.value.hint for machine in ("JetPack 6", "JetPack 7", "workstation"))
+    done = subprocess.run(
+        [sys.executable, "-m", "export.engine", "bundle", "--precision", "fp16"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2
+    assert "'tensorrt' is not installed" in done.stderr
+    assert "JetPack 6" in done.stderr
+
+
+def test_the_benchmark_compares_the_precisions_on_the_engines(bundle: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        _built(bundle, "--precision", precision, "--max", "128x128")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(2):
+        write_picture(pictures / f"{index}.png", np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    out = tmp_path / "report"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        str(bundle),
+        "--backend",
+        "tensorrt",
+        "--precision",
+        "fp32",
+        "--precision",
+        "fp16",
+    ]
+    smi = _program(tmp_path, "nvidia-smi", "Stand-In GPU, 580.1, P0, 1980 MHz, 2619 MHz, 1980 MHz, 112.40 W, [N/A], 41, 0x0")
+    done = subprocess.run(
+        [*command, "--data", str(pictures), "--runs", "2", "--out", str(out)],
+        env=_environment(NEWEST, PATH=f"{smi}{os.pathsep}{os.environ['PATH']}"),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "result.json").read_text())["rows"]
+    assert [(row["precision"], row["backend"], row["precision_verified"]) for row in rows] == [
+        ("fp32", "tensorrt", True),
+        ("fp16", "tensorrt", True),
+    ]
+    for row in rows:
+        timed = row["device_latency"]
+        assert 0 < timed["network_p50_ms"] <= timed["with_copies_p50_ms"]
+        assert timed["n"] == 2
+        assert timed["after"] == timed["before"]
+        assert timed["before"]["clocks.sm"] == "1980 MHz"
+        assert "power.limit" not in timed["before"]
+    assert "CUDA events: network alone" in done.stdout
+    assert "GPU before: name Stand-In GPU" in (out / "report.md").read_text()
+
+
+def test_without_a_gpu_no_state_of_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(_program(tmp_path, "nvidia-smi", "NVIDIA-SMI has failed")))
+    assert "clocks.sm" not in read_gpu_state()
+    monkeypatch.setenv("PATH", str(_program(tmp_path, "nvpmodel", "NV Power Mode: MAXN\n0")))
+    assert read_gpu_state()["power mode"] == "MAXN 0"
+
+
+def _program(folder: Path, name: str, prints: str) -> Path:
+    """A folder with a program of that name that prints that."""
+    made = folder / "bin"
+    made.mkdir(exist_ok=True)
+    (made / name).write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{prints}\nEND\n")
+    (made / name).chmod(0o755)
+    return made
