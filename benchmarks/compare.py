@@ -26,7 +26,7 @@ from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker
 from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
-from calibration.ranges import read_table
+from calibration.ranges import CalibrationSource, read_table
 from runtime.bundle import Bundle, sha256_bytes, source_digest
 from runtime.errors import DatasetError
 from runtime.images import Picture, from_network, to_network
@@ -104,15 +104,7 @@ def check_overlap(request: Request) -> int:
     part = request.bundle.manifest.calibration
     if part is None or all(case.precision != "int8" for case in request.cases):
         return 0
-    source = read_table(request.bundle.path(part)).source
-    used = {digest for image in source.images for digest in (image.low_sha256, image.high_sha256)}
-    same_set = source.dataset == request.images.name and source.dataset in dataset_names()
-    named = {image.name for image in source.images if same_set}
-    shared = [
-        pair.name
-        for pair, hashes in zip(request.images.pairs, request.hashes, strict=True)
-        if used & hashes.known or pair.name in named
-    ]
+    shared = calibrated_on(read_table(request.bundle.path(part)).source, request.images, request.hashes)
     if shared and not request.allow_calibration_images:
         raise DatasetError(
             f"{request.bundle.directory} was calibrated on {len(shared)} of these pictures ({', '.join(shared[:3])}…): "
@@ -120,6 +112,14 @@ def check_overlap(request: Request) -> int:
             hint="evaluate on other pictures, calibrate on others, or insist with --allow-calibration-images",
         )
     return len(shared)
+
+
+def calibrated_on(source: CalibrationSource, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
+    """Those of `images` that `source` has: of the same pixels, or the same name in the same known data set."""
+    used = {digest for image in source.images for digest in (image.low_sha256, image.high_sha256)}
+    same_set = source.dataset == images.name and source.dataset in dataset_names()
+    named = {image.name for image in source.images if same_set}
+    return [pair.name for pair, known in zip(images.pairs, hashes, strict=True) if used & known.known or pair.name in named]
 
 
 def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, list[Panel]]:

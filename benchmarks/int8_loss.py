@@ -7,7 +7,6 @@ and up to date is not made again.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +19,14 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from benchmarks import onnxruntime_quantizer
+from benchmarks.compare import calibrated_on
 from benchmarks.machine import count_cores, describe_machine
 from benchmarks.metrics import Score, psnr_db, score
 from benchmarks.protocols import find_protocol
+from calibration.calibrate import describe_source
 from calibration.datasets import find_images
-from calibration.pairs import load_pair
+from calibration.pairs import hash_pair, load_pair
 from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.models import find_network
 from export.stage import export_network
@@ -35,7 +37,7 @@ from quantize.tables import FoundTable, TableRequest, find_table
 from runtime import console
 from runtime.backends import open_backend
 from runtime.bundle import BUILD, Bundle
-from runtime.errors import UnknownNameError
+from runtime.errors import DatasetError, UnknownNameError
 from runtime.files import write_whole
 from runtime.images import Picture, from_network, to_network
 from runtime.targets import find_target
@@ -134,6 +136,7 @@ def int8_loss(
 
             tell("exporting")
             bundle = _exported(goal, weights, out / goal.name)
+            _check_apart(bundle, calib, data, tell)
             evaluated = list(_evaluated(bundle, data, tell))
             for options in _options(target, effort):
                 losses += _ours(goal, bundle, options, backend, evaluated, calib=calib, data=data, tell=tell)
@@ -143,6 +146,18 @@ def int8_loss(
     write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
     _print_losses(losses)
     console.show(f"{count_cores()} cores, {describe_machine().processor}; calibrated on {calib}; {out / 'int8-loss.json'}")
+
+
+def _check_apart(bundle: Bundle, calib: str, data: Path, tell: Tell) -> None:
+    """DatasetError where a picture that is evaluated would be calibrated on, by its pixels' hash."""
+    scale = bundle.manifest.scale
+    source = describe_source(find_images(calib, scale=scale, use="calibration", root=data), scale=scale)
+    for name in _SETS:
+        images = find_images(name, scale=scale, use="evaluation", root=data)
+        tell(f"hashing {name}")
+        shared = calibrated_on(source, images, [hash_pair(pair, scale=scale) for pair in images.pairs])
+        if shared:
+            raise DatasetError(f"{calib} has pictures of {name}: {', '.join(shared[:3])}", hint="calibrate on others: --calib")
 
 
 def _options(targets: Sequence[str] | None, efforts: Sequence[Effort] | None) -> Iterator[Int8Options]:
@@ -199,39 +214,14 @@ def _ours(
 
 def _their_loss(goal: Goal, bundle: Bundle, evaluated: Sequence[_Evaluated], *, calib: str, data: Path, tell: Tell) -> Loss:
     """ONNX Runtime's own: QDQ, per channel, percentile 99.999, on as many crops as layers are rounded on."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     crops = some_of(_found(bundle, calib, data, tell).crops)
+    alike = [crop for crop in crops if crop.shape == crops[0].shape]  # its calibrator takes one size
     tell(_THEIRS)
     began = time.perf_counter()
-    source = str(bundle.path(bundle.variant("fp32")))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "theirs.onnx"
-        quantize_static(
-            source,
-            str(path),
-            _Reader([crop for crop in crops if crop.shape == crops[0].shape]),  # its calibrator takes one size
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": 99.999},
-        )
-        graph = path.read_bytes()
+    graph = onnxruntime_quantizer.quantize(bundle.path(bundle.variant("fp32")), alike)
     seconds = time.perf_counter() - began
     return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)
-
-
-class _Reader:
-    """Crops, in the shape of ONNX Runtime's quantizer."""
-
-    def __init__(self, crops: Sequence[NDArray[np.float32]]) -> None:
-        self._crops = iter(crops)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        crop = next(self._crops, None)
-        return None if crop is None else {"input": crop}
 
 
 def _found(bundle: Bundle, calib: str, data: Path, tell: Tell) -> FoundTable:

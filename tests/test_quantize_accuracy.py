@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod
 
+from benchmarks.onnxruntime_quantizer import quantize
 from calibration.calibrate import CROP_SIZE, CROPS, crops_of, describe_source, ignore_step
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
@@ -58,32 +58,13 @@ def test_the_published_network_loses_little_on_set5(shared: Path, tmp_path: Path
     assert psnr_db["fp32"] - psnr_db["int8"] <= 0.35, psnr_db
 
 
-class Crops(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no type information
-    """Crops, in the shape of ONNX Runtime's quantizer."""
-
-    def __init__(self, crops: Sequence[NDArray[np.float32]]) -> None:
-        self._crops = iter(crops)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        crop = next(self._crops, None)
-        return None if crop is None else {"input": crop}
-
-
 def test_int8_is_closer_to_fp32_than_onnxruntimes_own_quantizer(
     exported: Bundle, bundle_copy: Bundle, tmp_path: Path, picture_folder: Callable[..., Path]
 ) -> None:
     samples = find_images("samples", scale=2, use="calibration")
     crops = list(crops_of(samples, describe_source(samples, scale=2, crops=5, crop_size=(48, 48)), scale=2, contract=Contract()))
     theirs = tmp_path / "theirs.onnx"
-    quantize_static(
-        str(exported.path(exported.variant("fp32"))),
-        str(theirs),
-        Crops(crops),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    theirs.write_bytes(quantize(exported.path(exported.variant("fp32")), crops, method=CalibrationMethod.MinMax))
     ours = calibrated(bundle_copy, calib="samples", root=None, crops=5, crop_size=(48, 48))
 
     def mean_square(path: Path) -> float:

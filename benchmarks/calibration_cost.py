@@ -1,0 +1,119 @@
+"""python -m benchmarks.calibration_cost [BUNDLE] --calib NAME|DIR: time and memory, beside ONNX Runtime's percentile calibrator.
+
+Both see the same crops and the same tensors, each in a process of its own, one after the other, in turns; peak memory is the
+process's, its imports included.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import onnx_ir as ir
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+
+from benchmarks import onnxruntime_quantizer
+from benchmarks.machine import count_cores, describe_machine
+from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.datasets import find_images
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
+from quantize.int8 import observed_tensors
+from quantize.stage import load_fp32
+from runtime import console
+from runtime.bundle import Bundle, resolve_bundle
+
+app = console.application("Measure what calibration costs, beside ONNX Runtime's.")
+Crops = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and the peak of the process's resident memory."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@app.command()
+def calibration_cost(
+    bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    calib: Annotated[str, typer.Option(help="a data set, or a folder of pictures")] = "samples",
+    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
+    crops: Annotated[int, typer.Option(min=1, help="how many")] = 16,
+    crop_size: Annotated[str, typer.Option(metavar="HxW")] = "96x96",
+    turns: Annotated[int, typer.Option(min=1, help="how often each is measured; the median counts")] = 3,
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's beside it")] = True,
+) -> None:
+    """Measure what calibration costs."""
+    opened = Bundle.open(resolve_bundle(bundle))
+    scale, contract = opened.manifest.scale, opened.manifest.contract
+    images = find_images(calib, scale=scale, use="calibration", root=data)
+    source = describe_source(images, scale=scale, crops=crops, crop_size=console.parse_size(crop_size, option="--crop-size"))
+    given = list(crops_of(images, source, scale=scale, contract=contract))
+    ways: dict[str, Callable[[], None]] = {"sredge": partial(_ours, opened.directory, source, given)}
+    if theirs:
+        ways["onnxruntime percentile"] = partial(_theirs, opened.directory, given)
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    with console.progress() as bar:
+        task = bar.add_task("measuring", total=turns * len(ways))
+        for _ in range(turns):
+            for name, way in ways.items():
+                bar.update(task, description=name)
+                costs[name].append(_in_a_process(way))
+                bar.advance(task)
+    _print_costs(costs)
+    console.show(
+        f"{crops} crops of {crop_size}, {opened.directory}; {turns} turns, {count_cores()} cores, {describe_machine().processor}"
+    )
+
+
+def _ours(directory: Path, source: CalibrationSource, crops: Crops) -> None:
+    model = ir.from_proto(load_fp32(Bundle.open(directory)))
+    tensors = observed_tensors(model.graph)
+    measure_activations(model, iter(crops), tensors=tensors, source=source, percentile=DEFAULT_PERCENTILE)
+
+
+def _theirs(directory: Path, crops: Crops) -> None:
+    bundle = Bundle.open(directory)
+    onnxruntime_quantizer.calibrate(bundle.path(bundle.variant("fp32")), crops)
+
+
+def _in_a_process(way: Callable[[], None]) -> Cost:
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (way,))
+
+
+def _measured(way: Callable[[], None]) -> Cost:
+    began = time.perf_counter()
+    way()
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Cost(seconds, peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _print_costs(costs: dict[str, list[Cost]]) -> None:
+    table = Table("calibrator", "s", "× sredge", "peak MiB", box=None, header_style="bold", pad_edge=False)
+    taken = {name: median(cost.seconds for cost in runs) for name, runs in costs.items()}
+    for name, runs in costs.items():
+        peak = max(cost.peak_bytes for cost in runs) / 2**20
+        table.add_row(name, f"{taken[name]:.2f}", f"{taken[name] / taken['sredge']:.2f}", f"{peak:.0f}")
+    console.out.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m benchmarks.calibration_cost")
+
+
+if __name__ == "__main__":
+    main()
