@@ -1,0 +1,137 @@
+"""Distillation: what the simulated network computes, what it learns, and that it goes on where it was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from quantize.placement import place_quantizers
+from quantize.qdq import (
+    QuantizationParameters,
+    RoundedWeight,
+    activation_parameters,
+    fake_quantize,
+    round_nearest,
+    write_qdq,
+)
+from quantize.reconstruct.distil import distil
+from quantize.reconstruct.simulate import SimulatedNetwork
+from runtime.errors import UserError
+from runtime.targets import TARGETS, Target, find_target
+from tests.graphs import Graph
+
+EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+CROPS = [np.random.default_rng(seed).random((1, 3, 12, 10), np.float32) for seed in range(4)]
+
+
+def _network() -> ir.Model:
+    graph = Graph(0, channels=3)
+    features = graph.add("Relu", graph.conv("input", 8, 3))
+    residual = graph.add("Relu", graph.add("Add", features, graph.conv(graph.add("Relu", graph.conv(features, 8, 3)), 8, 1)))
+    return graph.model(graph.conv(residual, 3, 3))
+
+
+def _quantized(model: ir.Model, target: Target) -> tuple[dict[str, QuantizationParameters], dict[str, RoundedWeight]]:
+    placement = place_quantizers(model.graph, target)
+    parameters = {name: activation_parameters((-4.0, 4.0), target) for name in placement.quantizers}
+    layers = [node for node in model.graph if node.name in placement.int8_layers]
+    inputs = {str(node.name): str(node.inputs[0].name) for node in layers if node.inputs[0] is not None}
+    rounded = {str(node.name): round_nearest(node, target, input_scale=parameters[inputs[str(node.name)]].scale) for node in layers}
+    return parameters, rounded
+
+
+def _run(model: ir.Model, crop: NDArray[np.float32]) -> NDArray[np.float32]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made: NDArray[np.float32] = session.run(None, {"input": crop})[0]
+    return made
+
+
+@EACH_TARGET
+def test_the_simulation_computes_what_the_written_graph_does_but_for_the_last_rounding(target: Target) -> None:
+    model = _network()
+    parameters, rounded = _quantized(model, target)
+    end = str(model.graph.outputs[0].name)
+    with torch.no_grad():
+        simulated = SimulatedNetwork(model.graph, parameters, rounded)(torch.from_numpy(CROPS[0])).numpy()
+
+    write_qdq(model, parameters=parameters, rounded=rounded, target=target)
+
+    output = parameters[end]
+    difference = np.abs(_run(model, CROPS[0]) - fake_quantize(simulated, output))
+    # The graph rounds biases too, so that a value on the edge between two codes may fall to either side; these layers' random
+    # weights carry a step of one value into a third of a step of many.
+    assert difference.mean() <= output.scale / 2
+    assert np.mean(difference <= 0.01 * output.scale) > 0.75
+
+
+def _error(model: ir.Model, parameters: Mapping[str, QuantizationParameters], rounded: Mapping[str, RoundedWeight]) -> float:
+    with torch.no_grad():
+        exact, network = SimulatedNetwork(model.graph, {}, {}), SimulatedNetwork(model.graph, parameters, rounded)
+        errors = [(network(x).clamp(0, 1) - exact(x).clamp(0, 1)).square().mean() for x in map(torch.from_numpy, CROPS)]
+    return float(torch.stack(errors).mean())
+
+
+def test_what_was_distilled_is_closer_to_fp32() -> None:
+    model = _network()
+    parameters, rounded = _quantized(model, find_target("cpu"))
+
+    learned = distil(model.graph, parameters, rounded, CROPS, steps=60, on_step=lambda *_: None)
+
+    assert _error(model, parameters, learned) < 0.9 * _error(model, parameters, rounded)
+    for name, layer in learned.items():
+        assert layer.weight.dtype == np.int8
+        np.testing.assert_array_equal(layer.scale, rounded[name].scale)
+
+
+def test_cut_off_and_called_again_it_gives_the_same(tmp_path: Path) -> None:
+    model = _network()
+    parameters, rounded = _quantized(model, find_target("cpu"))
+    progress = tmp_path / "progress"
+
+    def stop(done: int, total: int) -> None:
+        if done == 33:
+            raise KeyboardInterrupt
+
+    whole = distil(model.graph, parameters, rounded, CROPS, steps=50, on_step=lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        distil(model.graph, parameters, rounded, CROPS, steps=50, on_step=stop, progress=progress)
+    assert progress.exists()
+    seen: list[int] = []
+    resumed = distil(
+        model.graph, parameters, rounded, CROPS, steps=50, on_step=lambda done, _: seen.append(done), progress=progress
+    )
+
+    assert min(seen) == 20
+    assert not progress.exists()
+    for name, layer in whole.items():
+        np.testing.assert_array_equal(resumed[name].weight, layer.weight)
+        np.testing.assert_array_equal(resumed[name].bias, layer.bias)
+
+
+def test_a_damaged_file_of_progress_counts_for_nothing(tmp_path: Path) -> None:
+    model = _network()
+    parameters, rounded = _quantized(model, find_target("cpu"))
+    (tmp_path / "progress").write_bytes(b"not a checkpoint")
+    seen: list[int] = []
+
+    distil(
+        model.graph, parameters, rounded, CROPS, steps=3, on_step=lambda done, _: seen.append(done), progress=tmp_path / "progress"
+    )
+
+    assert seen == [0, 1, 2]
+
+
+def test_an_operator_that_is_not_simulated_is_named() -> None:
+    graph = Graph(0, channels=3)
+    model = graph.model(graph.add("Erf", graph.conv("input", 3, 3)))
+    with pytest.raises(UserError, match="distillation knows no Erf"):
+        SimulatedNetwork(model.graph, {}, {})
