@@ -21,7 +21,7 @@ from quantize.stage import load_fp32
 from runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from tests.test_quantize_stage import bundle_with
 
-SMALL = ("--crops", "2", "--crop-size", "16x16")
+SMALL = ("--crops", "2", "--crop-size", "16x16", "--effort", "fast")
 SRCNN = find_network("srcnn", scale=1.5)
 
 
