@@ -51,7 +51,8 @@ def check_int8_only(model: onnx.ModelProto, target: Target, *, precision: Precis
     """
     nodes = int8_only_nodes(ir.from_proto(model).graph, target)
     for node in nodes:
-        ends = {_stored_as(end) for end in (*_sources(node, target), *_readers(node, target))}
+        ends = {_stored_as(end, "QuantizeLinear") for end in _sources(node, target)}
+        ends |= {_stored_as(end, "DequantizeLinear") for end in _readers(node, target)}
         if len(ends) != 1 or ends.pop()[0] != target.activation_dtype:
             raise PipelineError(
                 f"{node.op_type} {node.name} of the {precision} graph does not read and write {target.activation_dtype} at one "
@@ -92,10 +93,13 @@ def _readers(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
             yield reader
 
 
-def _stored_as(node: ir.Node | None) -> tuple[str, float, int]:
-    """Type, scale and zero point of a QuantizeLinear or DequantizeLinear of whole tensors; of anything else a type of its own."""
-    parameters = [] if node is None else [value.const_value for value in node.inputs[1:] if value is not None]
-    scale, zero_point = (*parameters, None, None)[:2]
-    if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear") or scale is None or zero_point is None:
+def _stored_as(node: ir.Node | None, op_type: str) -> tuple[str, float, int]:
+    """Type, scale and zero point of a quantizer of that type, with one scale for the whole tensor; of anything else "float"."""
+    if node is None or node.op_type != op_type or len(node.inputs) != 3:
         return "float", 0.0, 0
-    return zero_point.numpy().dtype.name, float(scale.numpy().item()), int(zero_point.numpy().item())
+    scale, zero_point = (
+        None if value is None or value.const_value is None else value.const_value.numpy() for value in node.inputs[1:]
+    )
+    if scale is None or zero_point is None or scale.size != 1:
+        return "float", 0.0, 0
+    return zero_point.dtype.name, float(scale.item()), int(zero_point.item())

@@ -72,7 +72,7 @@ def convert_to_own_half(
     """
     check_pixel_shuffle(model, options.target, chosen)
     if chosen is PixelShuffle.LOWER:
-        prepared = _write_out(model, options.target)
+        prepared = write_out(model, options.target)
     else:
         prepared = _write_islands(model, table, options, value_range)
     half = convert_to_half(prepared, precision)
@@ -101,7 +101,8 @@ def _write_islands(
     return ir.to_proto(islands)
 
 
-def _write_out(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+def write_out(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """`model`, its shapes fixed, with the DepthToSpace that `target` runs on int8 alone as Reshape, Transpose, Reshape."""
     written = ir.from_proto(model)
     for node in int8_only_nodes(written.graph, target):
         _write_out_node(written.graph, node)

@@ -77,9 +77,7 @@ def notes(result: Result) -> list[str]:
     ]
     if published_cells(result):
         protocol = find_protocol(first.protocol)
-        lines.append(
-            f"published: by {protocol.source}; on {protocol.published_on}, other pictures than these, and not measured here"
-        )
+        lines.append(f"published: by {protocol.source}; on {protocol.published_on}, not these pictures; not measured here")
     lines += [
         f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
         for row in result.rows
