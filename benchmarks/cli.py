@@ -16,7 +16,7 @@ from benchmarks.latency import RUNS
 from benchmarks.machine import count_cores
 from benchmarks.protocols import PROTOCOLS, find_protocol
 from benchmarks.report import RESULT_FILE, write_report
-from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
+from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from benchmarks.worker import Case
 from calibration.datasets import SAMPLES, dataset_names, find_images
@@ -172,6 +172,8 @@ def _print_result(result: Result, directory: Path) -> None:
         column.justify = "right"
     for row in result.rows:
         table.add_row(*cells(row), style=None if row.precision_verified else "yellow")
+    for published in published_cells(result):
+        table.add_row(*published, style="dim")
     console.out.print(table)
     for line in (*bicubic_lines(result), *notes(result)):
         console.show(line)

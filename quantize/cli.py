@@ -14,13 +14,16 @@ from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.int8 import STEPS, Effort, Int8Options, Step
-from quantize.stage import HALVES, quantize_bundle, quantized_already
+from quantize.int8_only import ask_backend, check_int8_only
+from quantize.pixel_shuffle import PixelShuffle
+from quantize.stage import check_target, halves_of, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
-from runtime.bundle import Bundle, Io, resolve_bundle
+from runtime.backends import BACKENDS
+from runtime.bundle import Bundle, Io, Variant, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
 from runtime.pixel_io import add_pixel_io, find_io
-from runtime.targets import TARGETS, find_target
+from runtime.targets import TARGETS, Target, find_target
 
 _EXPLAIN = "explain"
 
@@ -54,9 +57,16 @@ def quantize(
     without: Annotated[
         list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
+    equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
     io: Annotated[
         str, typer.Option(help="uint8 also writes an int8 graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
     ] = "float32",
+    pixel_shuffle: Annotated[
+        PixelShuffle | None,
+        typer.Option(
+            help="where the target runs it on int8 alone, in fp16: an int8 island, written out, refused [default: island]"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
@@ -70,6 +80,10 @@ def quantize(
         target=chosen_target, method=method, percentile=percentile, effort=effort, without=_find_steps(without or ())
     )
     opened = Bundle.open(resolve_bundle(bundle))
+    if pixel_shuffle is not None and not chosen_target.int8_only_ops:
+        raise UserError(f"--pixel-shuffle has no effect with --target {target}", hint="drop one of the two")
+    shuffle = pixel_shuffle or PixelShuffle.ISLAND
+    check_target(opened, chosen_target, pixel_shuffle=shuffle)
     request = TableRequest(
         calib=calib,
         root=data,
@@ -78,7 +92,7 @@ def quantize(
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
-        equalize="equalize" in options.steps,
+        equalize=equalize,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
@@ -96,7 +110,7 @@ def quantize(
 
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
-    if not force and quantized_already(opened, found.table, options, compared=bool(found.crops)):
+    if not force and quantized_already(opened, found.table, options, compared=bool(found.crops), pixel_shuffle=shuffle):
         ended = _with_ends(opened, target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
@@ -107,9 +121,10 @@ def quantize(
             found.table,
             options,
             crops=found.crops,
+            pixel_shuffle=shuffle,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
-    _print_result(_with_ends(done, target, ends), chosen_target.name, fp32_opset=opened.variant("fp32").opset)
+    _print_result(_with_ends(done, target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
 
 
 def _with_ends(bundle: Bundle, target: str, io: Io) -> Bundle:
@@ -134,9 +149,9 @@ def _is_here(request: TableRequest, *, scale: float) -> bool:
     return True
 
 
-def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
-    int8 = bundle.variant("int8", target=target)
-    pixels = bundle.manifest.find_variant("int8", target=target, io="uint8")
+def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
+    int8 = bundle.variant("int8", target=target.name)
+    pixels = bundle.manifest.find_variant("int8", target=target.name, io="uint8")
     layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
@@ -146,13 +161,30 @@ def _print_result(bundle: Bundle, target: str, *, fp32_opset: int) -> None:
         "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
         "opset": opset,
         **({"pixels": str(bundle.path(pixels))} if pixels is not None else {}),
-        **{half: str(bundle.path(bundle.variant(half))) for half in HALVES},
+        **{half: str(bundle.path(bundle.variant(half, target=target.name))) for half in halves_of(target)},
     }
     if int8.psnr_vs_fp32_db is not None:
         rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"
-    console.show(f"{bundle.directory}: quantized for target {target}")
+    console.show(f"{bundle.directory}: quantized for target {target.name}")
     for name, value in rows.items():
         console.show(f"  {name:<6} {value}")
+    own = [variant for variant in bundle.manifest.variants if variant.target == target.name and target.int8_only_ops]
+    for variant in own:
+        console.show(f"  {_kept_in_int8(bundle, variant, target)}")
+
+
+def _kept_in_int8(bundle: Bundle, variant: Variant, target: Target) -> str:
+    """Of the operators that the target runs on int8 alone: how many the graph has, and of how many a backend here says so too."""
+    model = bundle.read(variant)
+    count = check_int8_only(onnx.load_model_from_string(model), target, precision=variant.precision)
+    backends = [
+        entry.name for entry in BACKENDS if entry.installed and entry.opens_graphs and variant.precision in entry.precisions
+    ]
+    accounts = [str(ask_backend(name, model, target, precision=variant.precision)) for name in backends]
+    named = f"{variant.precision} graph: {', '.join(target.int8_only_ops)}"
+    if not count:
+        return f"{named}: none"
+    return f"{named}: from int8 to int8 at one scale {count} of {count} as written; as optimised {', '.join(accounts)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,8 +1,8 @@
 """fp32 graph + calibration table -> int8 graph for a target.
 
-What makes rounding cost less comes in steps, from cheap to strong, and each can be left out: channels are equalized, which their
-statistics are measured after; the ends of the graph lie on the pixel grid; biases are corrected; layers are rounded one after
-another; the whole network is distilled.
+What makes rounding cost less comes in steps, from cheap to strong, and each can be left out: the ends of the graph lie on the pixel
+grid; biases are corrected; layers are rounded one after another; the whole network is distilled. A table may have been measured on
+an equalized graph; the graph is then equalized so first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quantize.validity import check_graph
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 
-Step = Literal["equalize", "pixel-grid", "correct-biases", "round-layers", "distil"]
+Step = Literal["pixel-grid", "correct-biases", "round-layers", "distil"]
 STEPS: tuple[Step, ...] = get_args(Step)
 _SEED = 0  # of the windows that layers are fitted on, and of the order in which distillation sees crops
 _SOME = 12  # crops

@@ -15,9 +15,12 @@ from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, quantize_int8, some_of
+from quantize.int8_only import check_int8_only
+from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.errors import UserError
 from runtime.targets import Target
 
 HALVES: tuple[Half, ...] = ("fp16", "bf16")
@@ -28,8 +31,9 @@ def int8_file(target: Target) -> str:
     return f"model.int8-{target.name}.onnx"
 
 
-def half_file(precision: Half) -> str:
-    return f"model.{precision}.onnx"
+def half_file(precision: Half, target: Target) -> str:
+    """A target that runs some operators on int8 alone has a graph of its own; all others share one."""
+    return f"model.{precision}-{target.name}.onnx" if target.int8_only_ops else f"model.{precision}.onnx"
 
 
 def load_fp32(bundle: Bundle) -> onnx.ModelProto:
@@ -42,46 +46,57 @@ def quantize_bundle(
     options: Int8Options,
     *,
     crops: Sequence[NDArray[np.float32]] = (),
+    pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
     on_step: OnStep = ignore_step,
 ) -> Bundle:
-    """Adds the int8 graph for the target, the fp16 and bf16 graphs and the calibration table to `bundle`.
+    """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
     figure is left out, and weights are those that ship for this table, or rounded to the nearest.
 
     Raises:
-        UserError: the table is not this graph's.
-        PipelineError: an invalid graph.
+        UserError: the table is not this graph's, or `check_target` refuses.
+        PipelineError: an invalid graph, or one that the target does not run.
     """
+    check_target(bundle, options.target, pixel_shuffle=pixel_shuffle)
     fp32 = bundle.variant("fp32")
     model = load_fp32(bundle)
     target = options.target
+    value_range = bundle.manifest.contract.value_range
     recorded = recorded_options(table, options)
     graph = quantize_int8(
         model,
         table,
         options,
-        value_range=bundle.manifest.contract.value_range,
+        value_range=value_range,
         crops=crops,
         on_step=on_step,
         rounded=None if crops or target.name != SHIPPED_TARGET else find_shipped_rounding(made_of(recorded)),
         progress=bundle.directory / f".distilled-{target.name}-{sha256_bytes(made_of(recorded).encode())[:16]}",
     )
     int8 = graph.model
-    halves = {half: convert_to_half(model, half) for half in HALVES}
+    check_int8_only(int8, target, precision="int8")
+    halves = {
+        half: convert_to_own_half(model, half, table, options, value_range=value_range, chosen=pixel_shuffle)
+        if target.int8_only_ops
+        else convert_to_half(model, half)
+        for half in halves_of(target)
+    }
     files = {
         int8_file(target): int8.SerializeToString(deterministic=True),
-        **{half_file(half): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
+        **{half_file(half, target): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
         CALIBRATION: write_table(table),
     }
     variants = (
         *(
             Variant(
-                file=half_file(half),
-                sha256=sha256_bytes(files[half_file(half)]),
+                file=half_file(half, target),
+                sha256=sha256_bytes(files[half_file(half, target)]),
                 precision=half,
+                target=target.name if target.int8_only_ops else None,
                 parent_sha256=fp32.sha256,
                 opset=_opset(graph),
+                options=_half_options(recorded, target, pixel_shuffle),
                 tools=current_tools(),
             )
             for half, graph in halves.items()
@@ -106,15 +121,45 @@ def quantize_bundle(
     return write_bundle(bundle.directory, manifest, files=files)
 
 
-def quantized_already(bundle: Bundle, table: CalibrationTable, options: Int8Options, *, compared: bool) -> bool:
+def check_target(bundle: Bundle, target: Target, *, pixel_shuffle: PixelShuffle) -> None:
+    """UserError where `target` does not take this bundle's shape of input, or its fp16 graph is to be refused."""
+    if target.static_shapes and bundle.manifest.contract.static_shape is None:
+        raise UserError(
+            f"target {target.name} runs one shape of input, and {bundle.directory} has a free height and width",
+            hint="export it with one: python -m export … --static HxW",
+        )
+    check_pixel_shuffle(load_fp32(bundle), target, pixel_shuffle)
+
+
+def halves_of(target: Target) -> tuple[Half, ...]:
+    """The half precisions that `target` has; graphs of others stay in a bundle as other targets left them."""
+    return tuple(half for half in HALVES if half in target.precisions)
+
+
+def _half_options(recorded: Mapping[str, Option], target: Target, pixel_shuffle: PixelShuffle) -> dict[str, Option]:
+    """What the manifest says of how a half-precision graph was made: nothing but that of a target's own."""
+    return {**recorded, "pixel_shuffle": pixel_shuffle.value} if target.int8_only_ops else {}
+
+
+def quantized_already(
+    bundle: Bundle,
+    table: CalibrationTable,
+    options: Int8Options,
+    *,
+    compared: bool,
+    pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
+) -> bool:
     """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on."""
     manifest = bundle.manifest
-    int8 = manifest.find_variant("int8", target=options.target.name)
+    target, recorded = options.target, recorded_options(table, options)
+    int8 = manifest.find_variant("int8", target=target.name)
+    halves = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
+    wanted = {half_file(half, target): _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
     return (
         int8 is not None
-        and all(manifest.find_variant(half) is not None for half in HALVES)
+        and halves == {**halves, **wanted}
         and int8.parent_sha256 == bundle.variant("fp32").sha256
-        and int8.options == recorded_options(table, options)
+        and int8.options == recorded
         and int8.tools == current_tools()
         and (int8.psnr_vs_fp32_db is not None) == compared
     )

@@ -45,7 +45,7 @@ class TableRequest:
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
-    equalize: bool = True
+    equalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: Mis
 
 def _check_equalized(table: CalibrationTable, request: TableRequest, what: str) -> None:
     if (table.equalization is not None) != request.equalize:
-        was, hint = ("not ", "add") if request.equalize else ("", "drop")
-        raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --without equalize")
+        was, hint = ("not ", "drop") if request.equalize else ("", "add")
+        raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --equalize")
 
 
 def _refuse_sampling(request: TableRequest, what: str) -> None:

@@ -72,6 +72,25 @@ def test_every_row_carries_what_was_promised(measured: Path) -> None:
         assert row["macs"] == pytest.approx(17.6e9, rel=5e-3)
 
 
+def test_published_figures_stand_beside_the_measured_ones_and_say_whose_they_are(
+    quantized: Bundle, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VastModelZOO's LESRCNN x2; Set5's protocol has nothing published here, and fp32 alone is measured."""
+    arguments = [str(quantized.directory), "--data", str(folder), "--precision=fp32", "--backend=onnxruntime", "--runs=1"]
+    cli.main([*arguments, "--protocol=vacc", "--out", str(tmp_path / "vacc")])
+    cli.main([*arguments, "--protocol=rgb", "--out", str(tmp_path / "rgb")])
+
+    assert [row["precision"] for row in _rows(tmp_path / "vacc")] == ["fp32"]  # what was measured, and nothing else
+    markdown, page = ((tmp_path / "vacc" / name).read_text() for name in ("report.md", "report.html"))
+    assert "| published lesrcnn_x2 | int8 | – | – | 27.575 | 0.877 | 2.188 |" in markdown
+    assert all(
+        "VastModelZOO, for its int8 accelerator; on DIV2K validation, not these pictures" in text for text in (markdown, page)
+    )
+    assert "27.575" in page
+    assert "27.575" in capsys.readouterr().out
+    assert "published" not in (tmp_path / "rgb" / "report.md").read_text()
+
+
 def test_a_network_before_which_pictures_are_enlarged_is_compared_at_its_real_scale(
     enlarged_before: Bundle, folder: Path, tmp_path: Path
 ) -> None:

@@ -221,7 +221,7 @@ def test_the_same_command_gives_the_same_bundle_whatever_ran_before(
         pytest.param(("{bundle}", "--calib", "div2k", "--percentile", "30"), "more than 50", id="low percentile"),
         pytest.param(("{bundle}", "--calib", "div2k", "--percentile", "nan"), "more than 50", id="no percentile"),
         pytest.param(("{bundle}", "--calib", "div2k", "--percentile", "99.5"), "99.99", id="percentile not shipped"),
-        pytest.param(("{bundle}", "--calib", "div2k", "--target", "npu"), "known: cpu", id="unknown target"),
+        pytest.param(("{bundle}", "--calib", "div2k", "--target", "abacus"), "known: cpu", id="unknown target"),
         pytest.param(("{bundle}", "--calib", "div2k", "--method", "guess"), "minmax", id="unknown method"),
         pytest.param(("{bundle}", "--calib", "div2k", "--crop-size", "96"), "HEIGHTxWIDTH", id="half a crop size"),
         pytest.param(("{bundle}", "--calib", "div2k", "--crops", "0"), "--crops", id="no crops"),

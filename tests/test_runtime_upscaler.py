@@ -166,7 +166,7 @@ def test_an_fp32_run_is_not_taken_for_an_int8_one(quantized: Bundle, backend: st
 
 
 def _said(bundle: Bundle, precision: RanIn) -> list[LayerPrecision]:
-    return [LayerPrecision(layer.name, layer.op, precision) for layer in bundle.manifest.layers]
+    return [LayerPrecision(layer.name, layer.op, precision, precision) for layer in bundle.manifest.layers]
 
 
 @pytest.mark.parametrize("ran_in", ["fp32", "bf16", "int8", "other"])
@@ -180,7 +180,7 @@ def test_fp16_is_not_verified_where_the_backend_said_another(exported: Bundle, r
 def test_one_layer_that_ran_otherwise_is_named_and_weighed(exported: Bundle) -> None:
     manifest = exported.manifest
     odd, *others = _said(exported, "fp32")
-    ran = [LayerPrecision(odd.name, odd.op, "bf16"), *others]
+    ran = [LayerPrecision(odd.name, odd.op, "bf16", "bf16"), *others]
     report = verify_precision(manifest, exported.variant("fp32"), ran)
     assert report.not_as_asked == (f"{odd.name}: bf16",)
     assert report.mac_share["bf16"] == pytest.approx(manifest.layers[0].macs / manifest.macs)
@@ -200,7 +200,7 @@ def test_a_layer_left_out_of_an_int8_graph_is_as_asked_in_what_the_target_has_ou
     int8 = quantized.variant("int8").model_copy(update={"target": target})
     left, *others = int8.int8_layers
     mixed = int8.model_copy(update={"int8_layers": tuple(others)})
-    ran = [LayerPrecision(left, "Conv", outside) if said.name == left else said for said in _said(quantized, "int8")]
+    ran = [LayerPrecision(left, "Conv", outside, outside) if said.name == left else said for said in _said(quantized, "int8")]
     assert verify_precision(quantized.manifest, mixed, ran).verified
     assert not verify_precision(quantized.manifest, mixed, _said(quantized, "int8")).verified
 

@@ -9,7 +9,7 @@ import jinja2
 
 from benchmarks.compare import Panel
 from benchmarks.report.pictures import draw_latency, draw_panels
-from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes
+from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from runtime.errors import UserError
 from runtime.files import write_whole
@@ -39,6 +39,7 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
         "result": result,
         "columns": COLUMNS,
         "rows": [cells(row) for row in result.rows],
+        "published": published_cells(result),
         "bicubic": bicubic_lines(result),
         "notes": notes(result),
     }

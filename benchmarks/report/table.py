@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.protocols import find_protocol
 from benchmarks.result import Result, Row
 
 COLUMNS = (
@@ -40,6 +41,20 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def published_cells(result: Result) -> list[tuple[str, ...]]:
+    """Rows of what was published of these networks under this protocol, in the order of COLUMNS; `notes` says of what pictures."""
+    rows = []
+    protocol = find_protocol(result.rows[0].protocol)
+    for model, scale in dict.fromkeys((row.model, row.scale) for row in result.rows):
+        of_this = [one for one in protocol.published if (one.model, one.scale) == (model, scale)]
+        fp32 = next((one.psnr_db for one in of_this if one.precision == "fp32"), None)
+        for one in of_this:
+            lost = "–" if fp32 is None else f"{fp32 - one.psnr_db:.3f}"
+            figures = (f"{one.psnr_db:.3f}", f"{one.ssim:.3f}", lost)
+            rows.append((f"published {model}_x{scale:g}", one.precision, "–", "–", *figures, *["–"] * (len(COLUMNS) - 7)))
+    return rows
+
+
 def bicubic_lines(result: Result) -> list[str]:
     """What bicubic upscaling reaches on the same pictures, a line a bundle."""
     return [
@@ -62,6 +77,9 @@ def notes(result: Result) -> list[str]:
     ]
     for row in result.rows:
         lines += _device_notes(row)
+    if published_cells(result):
+        protocol = find_protocol(first.protocol)
+        lines.append(f"published: by {protocol.source}; on {protocol.published_on}, not these pictures; not measured here")
     lines += [
         f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
         for row in result.rows

@@ -18,11 +18,13 @@ RanIn = Literal["fp32", "fp16", "bf16", "int8", "other"]
 
 @dataclass(frozen=True)
 class LayerPrecision:
-    """The arithmetic one operator ran in: the type it multiplied, which is not always the one asked for."""
+    """The arithmetic one operator ran in: the type it multiplied, which is not always the one asked for, and the type it wrote
+    (None where the backend does not say)."""
 
     name: str
     op: str
     precision: RanIn
+    writes: RanIn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

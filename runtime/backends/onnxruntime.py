@@ -103,7 +103,12 @@ def _options(threads: int | None) -> ort.SessionOptions:
 
 def _layer(event: dict[str, Any]) -> LayerPrecision:
     arguments = event["args"]
-    # A kernel multiplies in the type of its first input; each entry is a one-item dict {type: shape}.
-    dtype = next(iter(arguments["input_type_shape"][0]), "") if arguments["input_type_shape"] else ""
     name = _REWRITTEN.sub("", event["name"].removesuffix("_kernel_time"))
-    return LayerPrecision(name, arguments["op_name"], _NAMES.get(dtype, "other"))
+    # A kernel multiplies in the type of its first input.
+    reads, writes = _first_type(arguments["input_type_shape"]), _first_type(arguments["output_type_shape"])
+    return LayerPrecision(name, arguments["op_name"], reads, writes)
+
+
+def _first_type(tensors: list[dict[str, list[int]]]) -> RanIn:
+    """Of what a profile lists: each tensor is a one-item dict {type: shape}."""
+    return _NAMES.get(next(iter(tensors[0]), ""), "other") if tensors else "other"

@@ -81,8 +81,9 @@ class OpenVinoBackend:
             info = node.get_rt_info()
             kind = info["layerType"].astype(str)
             precision = _NAMES.get(info["runtimePrecision"].astype(str), "other")
+            writes = _NAMES.get(info["outputPrecisions"].astype(str).partition(",")[0], "other")  # one for each output
             for name in info["originalLayersNames"].astype(str).split(","):
-                found.append(LayerPrecision(name, kind, precision))
+                found.append(LayerPrecision(name, kind, precision, writes))
         return tuple(found)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from runtime.bicubic import upscaled_size
-from runtime.targets import Precision
+from runtime.targets import TARGETS, Precision
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -158,11 +158,18 @@ class Manifest(Noun):
         return (*self.variants, *((self.calibration,) if self.calibration else ()))
 
     def find_variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant | None:
-        """The variant of that precision; of several int8 ones, that of `target`, or the first where it is None."""
-        for variant in self.variants:
-            if (variant.precision, variant.io) == (precision, io) and (target is None or variant.target in (None, target)):
-                return variant
-        return None
+        """The variant of that precision: of several that of `target`, else the one that is for every target, else the first.
+
+        A target that runs some operators on int8 alone is given its own graphs and no others: another could crash it.
+        """
+        own_alone = any(known.int8_only_ops for known in TARGETS if known.name == target)
+        fitting = [
+            variant
+            for variant in self.variants
+            if (variant.precision, variant.io) == (precision, io)
+            and (target is None or variant.target == target or (variant.target is None and not own_alone))
+        ]
+        return next((variant for variant in fitting if variant.target == target), fitting[0] if fitting else None)
 
     def int8_mac_share(self, variant: Variant) -> float:
         """Share of the network's multiply-accumulates that `variant` asks for in int8, merged ones too, 0 to 1."""
