@@ -169,6 +169,7 @@ def test_the_manifest_records_how_int8_was_made(fresh: Bundle, table: Calibratio
     assert variant.options == {
         "method": method.value,
         "percentile": 99.99 if method is Method.PERCENTILE else None,
+        "effort": "balanced",
         "without": "",
         "calibration_sha256": sha256_file(bundle.directory / CALIBRATION),
     }
