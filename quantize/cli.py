@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +14,11 @@ from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.int8 import STEPS, Int8Options, Step
+from quantize.search.cli import make_budget, search
 from quantize.stage import HALVES, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
+from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import UnknownNameError, UserError
 from runtime.targets import TARGETS, find_target
@@ -50,6 +53,18 @@ def quantize(
         list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
     equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
+    lift: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="a layer to leave in float, again for more")] = None,
+    max_drop_db: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="D", help="lift what PSNR needs to drop by no more, at the least measured latency"),
+    ] = None,
+    min_int8_macs: Annotated[
+        float | None, typer.Option(min=0, max=1, help="share of multiply-accumulates that then stays in int8 [default: 0]")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help=f"that runs and times: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
@@ -58,7 +73,14 @@ def quantize(
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
-    options = Int8Options(target=chosen_target, method=method, percentile=percentile, without=_find_steps(without or ()))
+    options = Int8Options(
+        target=chosen_target,
+        method=method,
+        percentile=percentile,
+        without=_find_steps(without or ()),
+        lifted=frozenset(lift or ()),
+    )
+    budget = make_budget(max_drop_db, min_int8_macs=min_int8_macs, backend=backend, lifted=options.lifted)
     opened = Bundle.open(resolve_bundle(bundle))
     request = TableRequest(
         calib=calib,
@@ -86,6 +108,10 @@ def quantize(
 
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
+    rounded = None
+    if budget is not None:
+        searched = search(opened, request, found, options, budget=budget, backend=backend or "auto")
+        options, rounded = replace(options, lifted=frozenset(searched.chosen.lifted)), searched.rounded
     if not force and quantized_already(opened, found.table, options, compared=bool(found.crops)):
         console.show(f"{opened.directory}: up to date")
         return
@@ -96,6 +122,7 @@ def quantize(
             found.table,
             options,
             crops=found.crops,
+            rounded=rounded,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
     _print_result(done, chosen_target.name, fp32_opset=opened.variant("fp32").opset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, quantize_int8
+from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
@@ -43,11 +45,13 @@ def quantize_bundle(
     *,
     crops: Sequence[NDArray[np.float32]] = (),
     on_step: OnStep = ignore_step,
+    rounded: Mapping[str, RoundedWeight] | None = None,
 ) -> Bundle:
     """Adds the int8 graph for the target, the fp16 and bf16 graphs and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
-    figure is left out, and weights are those that ship for this table, or rounded to the nearest.
+    figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
+    on these crops already.
 
     Raises:
         UserError: the table is not this graph's.
@@ -57,6 +61,8 @@ def quantize_bundle(
     model = load_fp32(bundle)
     target = options.target
     recorded = recorded_options(table, options)
+    if rounded is None and not crops:
+        rounded = find_shipped_rounding(made_of(recorded_options(table, replace(options, lifted=frozenset()))))
     graph = quantize_int8(
         model,
         table,
@@ -64,7 +70,7 @@ def quantize_bundle(
         value_range=bundle.manifest.contract.value_range,
         crops=crops,
         on_step=on_step,
-        rounded=None if crops else find_shipped_rounding(made_of(recorded)),
+        rounded=rounded,
     )
     int8 = graph.model
     halves = {half: convert_to_half(model, half) for half in HALVES}
@@ -131,6 +137,7 @@ def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str,
         "percentile": options.percentile if options.method is Method.PERCENTILE else None,
         "without": ", ".join(sorted(options.without)),
         "calibration_sha256": sha256_bytes(write_table(table)),
+        **({"lifted": ", ".join(sorted(options.lifted))} if options.lifted else {}),
     }
 
 
