@@ -96,8 +96,8 @@ def _cells(trial: Trial, *, is_chosen: bool) -> list[str]:
 
 def _conditions(state: SearchState, *, tried_now: int) -> str:
     held_back, timing = state.held_back, state.timing
-    where = f"{held_back.crops} crops of {len(held_back.images)} pictures of {held_back.dataset}"
-    which = "that calibration did not see" if held_back.are_other_pictures else "that calibration saw other crops of"
+    where = f"{len(held_back.images)} pictures of {held_back.dataset}, {held_back.crops} crops"
+    which = "that calibration did not see" if held_back.are_other_pictures else "of what calibration saw other crops of"
     shape = "×".join(map(str, timing.shape))
     return (
         f"Pareto front of {len(state.trials)} graphs tried, {tried_now} of them now. Drop: PSNR of luma below fp32's, mean over "

@@ -1,15 +1,16 @@
 """Crops with the truth beside them that neither ranges nor rounding were chosen on, and what a network scores there.
 
-    drop = mean over crops of PSNR(fp32, truth) - PSNR(int8, truth)
+    drop = mean over pictures of PSNR(fp32, truth) - PSNR(int8, truth)
 
 PSNR on 8-bit values after rounding: of luma, 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded, where the network takes RGB;
-of what it makes where it takes luma. `scale` pixels a side are left out.
+of what it makes where it takes luma. `scale` pixels a side are left out. The crops of one picture have one mean squared error: a
+crop of nothing but sky would have a PSNR that any rounding ruins, and no picture is nothing but sky.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -42,17 +43,22 @@ class ScoredCrop:
     truth: NDArray[np.float64]
     border: int
 
-    def psnr_db(self, output: Array) -> float:
-        """Of (1, C, H·scale, W·scale) float32, clipped to [0, 1]."""
+    def square_error(self, output: Array) -> float:
+        """The mean over pixels, of (1, C, H·scale, W·scale) float32, clipped to [0, 1]."""
         difference = _plane(output) - self.truth
         inside = slice(self.border, -self.border)
-        return 10 * math.log10(255**2 / max(float(np.square(difference[inside, inside]).mean()), 1e-9))
+        return float(np.square(difference[inside, inside]).mean())
+
+
+def psnr_db(square_errors: Sequence[float]) -> float:
+    """Of one picture, from those of its crops."""
+    return 10 * math.log10(255**2 / max(float(np.mean(square_errors)), 1e-9))
 
 
 def hold_back(
     images: ImageSet, used: CalibrationSource, *, scale: float, contract: Contract, on_step: Callable[[int, int], None]
-) -> tuple[HeldBack, list[ScoredCrop]]:
-    """Crops of pictures of `images` that are not among the `used` ones, or, of few pictures, other crops of them all.
+) -> tuple[HeldBack, list[list[ScoredCrop]]]:
+    """Crops of pictures of `images`, picture by picture: of those that were not `used`, or of too few, other crops of them all.
 
     A picture without ground truth is the truth itself, and shrunk to what the network is given.
 
@@ -68,7 +74,8 @@ def hold_back(
     pairs = others if are_others else list(images.pairs)
     size = contract.static_picture_size(scale=scale)
     described: list[CalibrationImage] = []
-    crops: list[ScoredCrop] = []
+    crops: list[list[ScoredCrop]] = []
+    share = math.ceil(_CROPS / min(_CROPS, len(pairs)))
     for index in rng.permutation(len(pairs)):
         on_step(len(described), min(_CROPS, len(pairs)))
         pair = _with_truth(pairs[index])
@@ -79,9 +86,8 @@ def hold_back(
         if are_others and hashes.known & digests:
             continue  # one of the used ones under another name
         described.append(CalibrationImage(name=pair.name, low_sha256=hashes.low, high_sha256=hashes.high))
-        share = math.ceil(_CROPS / min(_CROPS, len(pairs)))
-        crops += [_crop(low, high, size or _CROP_SIZE, rng, scale=scale, contract=contract) for _ in range(share)]
-        if len(crops) >= _CROPS:
+        crops.append([_crop(low, high, size or _CROP_SIZE, rng, scale=scale, contract=contract) for _ in range(share)])
+        if len(crops) * share >= _CROPS:
             break
     if not crops:
         least = f"{size[0]}x{size[1]}" if size else f"{_SMALLEST}x{_SMALLEST}"
@@ -93,7 +99,7 @@ def hold_back(
         dataset=images.name,
         images=tuple(described),
         are_other_pictures=are_others,
-        crops=len(crops),
+        crops=len(crops) * share,
         crop_size=size or _CROP_SIZE,
         seed=seed,
     )

@@ -39,7 +39,7 @@ class Trial(Noun):
     sha256: Sha256
     int8_mac_share: float
     drop_db: float
-    """Mean over the held-back crops of fp32's PSNR less its own; negative where int8 happens to be nearer the truth."""
+    """Mean over the held-back pictures of fp32's PSNR less its own; negative where int8 happens to be nearer the truth."""
     p50_ms: float
     int8_p50_ms: float
     """Of the graph with nothing lifted, timed in turn with this one."""

@@ -22,7 +22,7 @@ from quantize.placement import lifted_operators, place_quantizers
 from quantize.qdq import RoundedWeight
 from quantize.reference import reference_graph
 from quantize.search.choose import Lifted
-from quantize.search.held_back import ScoredCrop
+from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
 from quantize.switches import SwitchedGraph
 from runtime.backends import Backend, open_backend
@@ -41,7 +41,7 @@ class Subject:
 
     Attributes:
         crops: what weights are rounded on, and sensitivity is estimated on.
-        held_back: what drops are measured on.
+        held_back: what drops are measured on, picture by picture.
         backend: the name of the one that runs and times.
     """
 
@@ -50,7 +50,7 @@ class Subject:
     table: CalibrationTable
     options: Int8Options
     crops: Sequence[NDArray[np.float32]]
-    held_back: Sequence[ScoredCrop]
+    held_back: Sequence[Sequence[ScoredCrop]]
     backend: str
     timing: Timing
 
@@ -157,7 +157,7 @@ class Trials:
         return self._psnr_db(self._fp32)
 
     def _psnr_db(self, backend: Backend) -> list[float]:
-        return [crop.psnr_db(backend.run(crop.given)) for crop in self._subject.held_back]
+        return [psnr_db([crop.square_error(backend.run(crop.given)) for crop in crops]) for crops in self._subject.held_back]
 
 
 def median_ms(backends: Sequence[Backend], timing: Timing) -> list[float]:
