@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.int8 import STEPS, Effort, Int8Options, Step
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.pixel_shuffle import PixelShuffle
+from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, halves_of, quantize_bundle, quantized_already
 from quantize.tables import TableRequest, find_table
 from runtime import console
@@ -67,6 +69,18 @@ def quantize(
             help="where the target runs it on int8 alone, in fp16: an int8 island, written out, refused [default: island]"
         ),
     ] = None,
+    lift: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="a layer to leave in float, again for more")] = None,
+    max_drop_db: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="D", help="lift what PSNR needs to drop by no more, at the least measured latency"),
+    ] = None,
+    min_int8_macs: Annotated[
+        float | None, typer.Option(min=0, max=1, help="share of multiply-accumulates that then stays in int8 [default: 0]")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help=f"that runs and times: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
@@ -77,8 +91,14 @@ def quantize(
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
     options = Int8Options(
-        target=chosen_target, method=method, percentile=percentile, effort=effort, without=_find_steps(without or ())
+        target=chosen_target,
+        method=method,
+        percentile=percentile,
+        effort=effort,
+        without=_find_steps(without or ()),
+        lifted=frozenset(lift or ()),
     )
+    budget = make_budget(max_drop_db, min_int8_macs=min_int8_macs, backend=backend, lifted=options.lifted)
     opened = Bundle.open(resolve_bundle(bundle))
     if pixel_shuffle is not None and not chosen_target.int8_only_ops:
         raise UserError(f"--pixel-shuffle has no effect with --target {target}", hint="drop one of the two")
@@ -110,6 +130,10 @@ def quantize(
 
         found = find_table(opened, request, on_step=on_step)
     console.show(f"calibration: {found.origin}")
+    rounded = None
+    if budget is not None:
+        searched = search(opened, request, found, options, budget=budget, backend=backend or "auto")
+        options, rounded = replace(options, lifted=frozenset(searched.chosen.lifted)), searched.rounded
     if not force and quantized_already(opened, found.table, options, compared=bool(found.crops), pixel_shuffle=shuffle):
         ended = _with_ends(opened, target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
@@ -122,6 +146,7 @@ def quantize(
             options,
             crops=found.crops,
             pixel_shuffle=shuffle,
+            rounded=rounded,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
     _print_result(_with_ends(done, target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)

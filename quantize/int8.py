@@ -36,7 +36,7 @@ from quantize.qdq import (
 )
 from quantize.rounding import round_layers
 from quantize.validity import check_graph
-from runtime.errors import UserError
+from runtime.errors import UnknownNameError, UserError
 from runtime.targets import TARGETS, Target
 
 Step = Literal["pixel-grid", "correct-biases", "round-layers", "distil"]
@@ -69,6 +69,7 @@ class Int8Options:
         method, percentile: how ranges follow from statistics.
         effort: which steps are taken.
         without: steps that are left out of those.
+        lifted: layers that are left in float.
     """
 
     target: Target
@@ -76,6 +77,7 @@ class Int8Options:
     percentile: float = DEFAULT_PERCENTILE
     effort: Effort = Effort.BALANCED
     without: frozenset[Step] = frozenset()
+    lifted: frozenset[str] = frozenset()
 
     @property
     def steps(self) -> frozenset[Step]:
@@ -84,11 +86,15 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of."""
+    """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of.
+
+    `rounded` is what weights were rounded to before layers were lifted: the same with whatever layers lifted.
+    """
 
     model: onnx.ModelProto
     int8_layers: tuple[str, ...]
     merged_layers: tuple[str, ...]
+    rounded: Mapping[str, RoundedWeight]
 
 
 def some_of(crops: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
@@ -222,6 +228,11 @@ def quantize_int8(
             rng=np.random.default_rng(_SEED),
             on_step=lambda done, total: on_step("rounding", done, total),
         )
+    before_lifting = dict(weights)
+    if options.lifted:
+        placement = _lift(graph_model.graph, options)
+        parameters = {name: parameters[name] for name in placement.quantizers}
+        weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
     means = channel_means(table, grid) if "correct-biases" in options.steps else {}
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
@@ -233,7 +244,7 @@ def quantize_int8(
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
-    return Int8Graph(int8, placement.int8_layers, grid.merged_layers)
+    return Int8Graph(int8, placement.int8_layers, grid.merged_layers, before_lifting)
 
 
 def _distilled(
@@ -251,3 +262,15 @@ def _distilled(
     return distil(
         graph, parameters, weights, crops, progress=progress, on_step=lambda done, total: on_step("distilling", done, total)
     )
+
+
+def _lift(graph: ir.Graph, options: Int8Options) -> Placement:
+    """Where quantizers are with the lifted layers in float; what was chosen for the others stays."""
+    target, known = options.target, place_quantizers(graph, options.target).int8_layers
+    if target.everything_int8:
+        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
+    for name in sorted(options.lifted.difference(known)):
+        raise UnknownNameError("layer", name, valid=known)
+    if not options.lifted.symmetric_difference(known):
+        raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
+    return place_quantizers(graph, target, lifted=options.lifted)

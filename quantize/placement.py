@@ -1,12 +1,13 @@
 """Which tensors of a graph get a quantizer, for a target.
 
 A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation or an addition that the target
-fuses into the operator before. Operators that only move data tie their output to their input: one quantizer, passed through.
+fuses into the operator before. Operators that only move data tie their output to their input: one quantizer, passed through, where
+either end has one. A layer that is lifted stays in float, and asks for none; nor does an addition of what it makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,27 +44,40 @@ class Placement:
     int8_layers: tuple[str, ...]
 
 
-def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
-    """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order."""
+def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str] = ()) -> Placement:
+    """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order, with `lifted` layers in float."""
     roles = tensor_roles(graph, target)
-    quantizers: dict[str, Quantizer] = {}
+    in_float = lifted_operators(graph, target, lifted)
+    touched: dict[ir.Node, list[ir.Value]] = {}
     int8_layers = []
     for node in graph:
+        if node.name in in_float:
+            continue
         if node.op_type in target.int8_ops and _is_quantizable(node):
             if node.op_type in _WEIGHTED:
                 int8_layers.append(_name(node))
             written = [] if _goes_into_addition(node, target) else [_after_activation(node.outputs[0], target)]
-            touched = [*_activations(node), *written]
-        elif node.op_type in target.moving_ops:
-            touched = [*_activations(node), node.outputs[0]]
+            touched[node] = [*_activations(node), *written]
+        elif node.op_type in target.int8_only_ops:
+            touched[node] = [*_activations(node), node.outputs[0]]
         elif target.fuses_addition and (fused := _fused_branch(node)) is not None:
-            touched = [value for value in _activations(node) if value is not fused]
-        else:
-            continue
-        for value in touched:
+            touched[node] = [value for value in _activations(node) if value is not fused]
+    sources = {moved_chain(value, target)[-1] for values in touched.values() for value in values}
+    quantizers: dict[str, Quantizer] = {}
+    for node in graph:
+        moves = node.op_type in target.moving_ops and moved_chain(node.outputs[0], target)[-1] in sources
+        for value in [*_activations(node), node.outputs[0]] if moves else touched.get(node, ()):
             name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
             quantizers.setdefault(name, Quantizer(name, source, roles[source]))
     return Placement(quantizers, tuple(int8_layers))
+
+
+def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -> frozenset[str]:
+    """`layers`, and the operators without weights that would be in int8 but read what one of those makes."""
+    made = {_after_activation(node.outputs[0], target) for node in graph if node.name in layers}
+    made |= {node.outputs[0] for node in graph if node.name in layers}
+    following = [node for node in graph if node.op_type not in (*_WEIGHTED, *target.moving_ops) and made & {*_activations(node)}]
+    return frozenset(layers) | {_name(node) for node in following}
 
 
 def check_operators(graph: ir.Graph, target: Target) -> None:

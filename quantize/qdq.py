@@ -133,7 +133,7 @@ def write_qdq(
 def _move_integers(graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters]) -> None:
     """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
     for node in list(graph):
-        if node.op_type not in target.moving_ops or node.inputs[0] is None:
+        if node.op_type not in target.moving_ops or node.inputs[0] is None or node.outputs[0].name not in parameters:
             continue
         dequantize, (reader, *others) = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
         assert dequantize is not None

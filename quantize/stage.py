@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, quantize_int8, some_of
 from quantize.int8_only import check_int8_only
 from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
+from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
@@ -48,11 +50,13 @@ def quantize_bundle(
     crops: Sequence[NDArray[np.float32]] = (),
     pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
     on_step: OnStep = ignore_step,
+    rounded: Mapping[str, RoundedWeight] | None = None,
 ) -> Bundle:
     """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
-    figure is left out, and weights are those that ship for this table, or rounded to the nearest.
+    figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
+    on these crops already.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.
@@ -64,6 +68,8 @@ def quantize_bundle(
     target = options.target
     value_range = bundle.manifest.contract.value_range
     recorded = recorded_options(table, options)
+    if rounded is None and not crops and target.name == SHIPPED_TARGET:
+        rounded = find_shipped_rounding(made_of(recorded_options(table, replace(options, lifted=frozenset()))))
     graph = quantize_int8(
         model,
         table,
@@ -71,7 +77,7 @@ def quantize_bundle(
         value_range=value_range,
         crops=crops,
         on_step=on_step,
-        rounded=None if crops or target.name != SHIPPED_TARGET else find_shipped_rounding(made_of(recorded)),
+        rounded=rounded,
         progress=bundle.directory / f".distilled-{target.name}-{sha256_bytes(made_of(recorded).encode())[:16]}",
     )
     int8 = graph.model
@@ -178,6 +184,7 @@ def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str,
         "effort": options.effort.value,
         "without": ", ".join(sorted(options.without)),
         "calibration_sha256": sha256_bytes(write_table(table)),
+        **({"lifted": ", ".join(sorted(options.lifted))} if options.lifted else {}),
     }
 
 

@@ -35,6 +35,9 @@ _LOG_ERRORS_ONLY = 3
 # What ONNX Runtime's graph optimiser adds to the name of a node it replaces.
 _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
+# It rounds weights that were left in float between two tensors in int8 (https://github.com/microsoft/onnxruntime/pull/22969).
+_UNWANTED = ["WeightBiasQuantization"]
+
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OnnxRuntimeBackend:
     del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
@@ -87,7 +90,7 @@ class OnnxRuntimeBackend:
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error

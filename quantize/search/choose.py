@@ -1,0 +1,130 @@
+"""Which layers to lift out of int8: few graphs are tried, the ones that sensitivity promises most of.
+
+    gain(l) = noise(nothing lifted) - noise(l lifted),    order: gain(l) / MACs(l), the largest first
+
+Noise adds up nearly, and float costs by multiply-accumulates nearly, so that the first n of that order are close to the least
+latency for what they gain. How many it takes is found by trying: a graph's drop is measured on pictures, its latency on the
+backend, and neither is taken from the estimate. Layers whose lifting then turns out not to be needed go back to int8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from quantize.search.result import Trial
+from runtime.errors import UserError
+
+_TRIALS = 6  # of how many layers; doubling, then halving, they are enough for 32
+Lifted = frozenset[str]
+NOTHING: Lifted = frozenset()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost on held-back crops, and which share of multiply-accumulates must stay in int8, 0 to 1."""
+
+    max_drop_db: float
+    min_int8_macs: float = 0.0
+
+    def allows(self, trial: Trial) -> bool:
+        return trial.drop_db <= self.max_drop_db and trial.int8_mac_share >= self.min_int8_macs
+
+
+def choose_lifted(
+    shares: Mapping[str, float], budget: Budget, *, noise: Callable[[Lifted], float], attempt: Callable[[Lifted], Trial]
+) -> Trial:
+    """The trial of least cost among those within `budget`.
+
+    Args:
+        shares: of the network's multiply-accumulates, by layer that could be lifted, in the order they run.
+        noise: estimated mean square of the output's error with those layers lifted.
+        attempt: writes, runs and times the graph with those layers lifted.
+
+    Raises:
+        UserError: no mix that was tried is within the budget.
+    """
+    tried = {NOTHING: attempt(NOTHING)}
+    most_int8 = tried[NOTHING].int8_mac_share
+    if most_int8 < budget.min_int8_macs:
+        raise UserError(
+            f"--min-int8-macs {budget.min_int8_macs:g} cannot be met: with nothing lifted {most_int8:.4f} of MACs are in int8",
+            hint=f"--min-int8-macs {math.floor(most_int8 * 1000) / 1000:g}",
+        )
+    if not budget.allows(tried[NOTHING]):
+        order = lifting_order(shares, noise, spare=most_int8 - budget.min_int8_macs)
+        found = _fewest(order, budget, noise=noise, attempt=attempt, tried=tried)
+        if found is not None:
+            pruned = _prune(found, shares, budget, noise=noise, tried=tried)
+            tried[pruned] = tried.get(pruned) or attempt(pruned)
+    within = [trial for trial in tried.values() if budget.allows(trial)]
+    if not within:
+        raise _over_budget(budget, tried.values(), most=len(shares) - 1)
+    return min(within, key=lambda trial: trial.cost)
+
+
+def lifting_order(shares: Mapping[str, float], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
+    """Layers by what lifting gains for its multiply-accumulates, as many as fit into `spare` of them; never all."""
+    nothing = noise(NOTHING)
+    gains = {layer: nothing - noise(frozenset([layer])) for layer in shares}
+    order: list[str] = []
+    for layer in sorted(shares, key=lambda layer: -gains[layer] / max(shares[layer], 1e-9)):
+        if shares[layer] <= spare and len(order) < len(shares) - 1:
+            order.append(layer)
+            spare -= shares[layer]
+    return order
+
+
+def _fewest(
+    order: Sequence[str],
+    budget: Budget,
+    *,
+    noise: Callable[[Lifted], float],
+    attempt: Callable[[Lifted], Trial],
+    tried: dict[Lifted, Trial],
+) -> Lifted | None:
+    """The fewest layers from the front of `order` that a trial found within the budget."""
+    per_noise = _drop_per_noise(NOTHING, noise, tried)
+    promising = (count for count in range(1, len(order)) if noise(frozenset(order[:count])) * per_noise <= budget.max_drop_db)
+    count, over, within = next(promising, len(order)), 0, None
+    for _ in range(_TRIALS):
+        if count in (over, within):
+            break
+        lifted = frozenset(order[:count])
+        tried[lifted] = attempt(lifted)
+        if budget.allows(tried[lifted]):
+            within = count
+        else:
+            over = count
+        count = min(2 * over, len(order)) if within is None else (over + within) // 2
+    return None if within is None else frozenset(order[:within])
+
+
+def _prune(
+    lifted: Lifted, shares: Mapping[str, float], budget: Budget, *, noise: Callable[[Lifted], float], tried: Mapping[Lifted, Trial]
+) -> Lifted:
+    """`lifted` without the layers that, by the estimate, it can do without, the costliest first."""
+    per_noise = max(_drop_per_noise(NOTHING, noise, tried), _drop_per_noise(lifted, noise, tried))
+    kept = lifted
+    for layer in sorted(lifted, key=lambda layer: (-shares[layer], layer)):
+        fewer = kept - {layer}
+        if fewer and noise(fewer) * per_noise <= budget.max_drop_db:
+            kept = fewer
+    return kept
+
+
+def _drop_per_noise(lifted: Lifted, noise: Callable[[Lifted], float], tried: Mapping[Lifted, Trial]) -> float:
+    return max(tried[lifted].drop_db, 0.0) / max(noise(lifted), 1e-12)
+
+
+def _over_budget(budget: Budget, tried: Iterable[Trial], *, most: int) -> UserError:
+    least = min(tried, key=lambda trial: trial.drop_db)
+    limit = f" with {budget.min_int8_macs:.1%} of MACs in int8" if budget.min_int8_macs else ""
+    reached = math.ceil(least.drop_db * 1000) / 1000
+    looser = " or a lower --min-int8-macs" if budget.min_int8_macs else ", or the bundle's fp32 graph"
+    return UserError(
+        f"a drop of {budget.max_drop_db:g} dB on held-back crops cannot be met{limit}: the least that was reached is "
+        f"{least.drop_db:.3f} dB, {len(least.lifted)} layers lifted of {most} that can be",
+        hint=f"--max-drop-db {reached:g}{looser}",
+    )

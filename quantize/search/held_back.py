@@ -1,0 +1,131 @@
+"""Crops with the truth beside them that neither ranges nor rounding were chosen on, and what a network scores there.
+
+    drop = mean over pictures of PSNR(fp32, truth) - PSNR(int8, truth)
+
+PSNR on 8-bit values after rounding: of luma, 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded, where the network takes RGB;
+of what it makes where it takes luma. `scale` pixels a side are left out. The crops of one picture have one mean squared error: a
+crop of nothing but sky would have a PSNR that any rounding ruins, and no picture is nothing but sky.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.pairs import ImageSet, Pair, hash_pair, load_pair
+from calibration.ranges import CalibrationImage, CalibrationSource
+from quantize.search.result import HeldBack
+from runtime.bicubic import upscaled_size
+from runtime.bundle import Contract
+from runtime.errors import DatasetError
+from runtime.images import Picture, to_network
+
+_CROPS = 16
+# Large, and from anywhere: int8 loses most where fp32 is near the truth, which is not where there is most detail.
+_CROP_SIZE = (192, 192)
+_FEWEST_PICTURES = 4  # with fewer, what one picture happens to lose would decide
+_SMALLEST = 16  # pixels a side of a low-resolution crop
+_LUMA = np.array([65.481, 128.553, 24.966]) / 255
+_FINEST = 64  # the largest denominator of a scale that is looked for
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoredCrop:
+    """What the network takes, (1, C, H, W) float32 in [0, 1], and what it should make of it, (H·scale, W·scale) in 8-bit values."""
+
+    given: Array
+    truth: NDArray[np.float64]
+    border: int
+
+    def square_error(self, output: Array) -> float:
+        """The mean over pixels, of (1, C, H·scale, W·scale) float32, clipped to [0, 1]."""
+        difference = _plane(output) - self.truth
+        inside = slice(self.border, -self.border)
+        return float(np.square(difference[inside, inside]).mean())
+
+
+def psnr_db(square_errors: Sequence[float]) -> float:
+    """Of one picture, from those of its crops."""
+    return 10 * math.log10(255**2 / max(float(np.mean(square_errors)), 1e-9))
+
+
+def hold_back(
+    images: ImageSet, used: CalibrationSource, *, scale: float, contract: Contract, on_step: Callable[[int, int], None]
+) -> tuple[HeldBack, list[list[ScoredCrop]]]:
+    """Crops of pictures of `images`, picture by picture: of those that were not `used`, or of too few, other crops of them all.
+
+    A picture without ground truth is the truth itself, and shrunk to what the network is given.
+
+    Raises:
+        DatasetError: none is large enough.
+    """
+    seed = used.seed + 1  # other places than calibration's
+    rng = np.random.default_rng(seed)
+    names = {image.name for image in used.images}
+    digests = {digest for image in used.images for digest in (image.low_sha256, image.high_sha256)}
+    others = [pair for pair in images.pairs if pair.name not in names]
+    are_others = len(others) >= _FEWEST_PICTURES
+    pairs = others if are_others else list(images.pairs)
+    size = contract.static_picture_size(scale=scale)
+    described: list[CalibrationImage] = []
+    crops: list[list[ScoredCrop]] = []
+    share = math.ceil(_CROPS / min(_CROPS, len(pairs)))
+    for index in rng.permutation(len(pairs)):
+        on_step(len(described), min(_CROPS, len(pairs)))
+        pair = _with_truth(pairs[index])
+        low, high = load_pair(pair, scale=scale)
+        if min(low.shape[:2]) < _SMALLEST or (size is not None and (low.shape[0] < size[0] or low.shape[1] < size[1])):
+            continue
+        hashes = hash_pair(pair, scale=scale)
+        if are_others and hashes.known & digests:
+            continue  # one of the used ones under another name
+        described.append(CalibrationImage(name=pair.name, low_sha256=hashes.low, high_sha256=hashes.high))
+        crops.append([_crop(low, high, size or _CROP_SIZE, rng, scale=scale, contract=contract) for _ in range(share)])
+        if len(crops) * share >= _CROPS:
+            break
+    if not crops:
+        least = f"{size[0]}x{size[1]}" if size else f"{_SMALLEST}x{_SMALLEST}"
+        raise DatasetError(
+            f"{images.name} has no picture of {least} or more to measure drops on",
+            hint="calibrate on larger pictures: --calib FOLDER",
+        )
+    held_back = HeldBack(
+        dataset=images.name,
+        images=tuple(described),
+        are_other_pictures=are_others,
+        crops=len(crops) * share,
+        crop_size=size or _CROP_SIZE,
+        seed=seed,
+    )
+    return held_back, crops
+
+
+def _with_truth(pair: Pair) -> Pair:
+    return pair if pair.high is not None else replace(pair, high=pair.low, low=None)
+
+
+def _crop(
+    low: Picture, high: Picture, size: tuple[int, int], rng: np.random.Generator, *, scale: float, contract: Contract
+) -> ScoredCrop:
+    step = Fraction(scale).limit_denominator(_FINEST).denominator  # where pixels of the one begin, those of the other do
+    height, width = min(size[0], low.shape[0]), min(size[1], low.shape[1])
+    top = int(rng.integers((low.shape[0] - height) // step + 1)) * step
+    left = int(rng.integers((low.shape[1] - width) // step + 1)) * step
+    given = to_network(low[top : top + height, left : left + width], contract, scale=scale)
+    rows, columns = upscaled_size((height, width), scale)
+    above, before = upscaled_size((top, left), scale)
+    as_made = contract.model_copy(update={"pre_upscale": False})
+    truth = to_network(high[above : above + rows, before : before + columns], as_made, scale=scale)
+    return ScoredCrop(given, _plane(truth), math.ceil(scale))
+
+
+def _plane(output: Array) -> NDArray[np.float64]:
+    pixels: NDArray[np.float64] = np.rint(output[0].clip(0, 1).astype(np.float64) * 255)
+    plane: NDArray[np.float64] = pixels[0] if len(pixels) == 1 else np.rint(16 + np.tensordot(_LUMA, pixels, axes=1))
+    return plane

@@ -1,0 +1,78 @@
+"""What a search for layers to lift out of int8 tried and found: the state it resumes from, and what its table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from calibration.ranges import CalibrationImage
+from runtime.bundle import Noun, Sha256
+
+
+class HeldBack(Noun):
+    """The crops that drops are measured on."""
+
+    dataset: str
+    images: tuple[CalibrationImage, ...]
+    are_other_pictures: bool
+    """Ranges and weights were not chosen on these pictures; else they were, on other crops of them."""
+    crops: int
+    crop_size: tuple[int, int]
+    """Of the low-resolution picture, before it is enlarged for a network that takes it so."""
+    seed: int
+
+
+class Timing(Noun):
+    """How latency is taken: runs of each graph in turn, the median of them, on the backend's own number of threads."""
+
+    shape: tuple[int, int, int, int]
+    warm_up: int
+    n: int
+
+
+class Trial(Noun):
+    """One graph that was written, run and timed."""
+
+    lifted: tuple[str, ...]
+    """Layers left in float, in the order the network runs them."""
+    sha256: Sha256
+    int8_mac_share: float
+    drop_db: float
+    """Mean over the held-back pictures of fp32's PSNR less its own; negative where int8 happens to be nearer the truth."""
+    p50_ms: float
+    int8_p50_ms: float
+    """Of the graph with nothing lifted, timed in turn with this one."""
+    fp32_p50_ms: float
+    """Of the fp32 graph, timed in turn with this one."""
+
+    @property
+    def cost(self) -> float:
+        """Latency against that of everything in int8 in the same minute: what trials of different minutes are compared by."""
+        return self.p50_ms / self.int8_p50_ms
+
+
+class SearchState(Noun):
+    """All that was measured; `key` is a hash of everything it depends on."""
+
+    key: Sha256
+    target: str
+    backend: str
+    held_back: HeldBack
+    timing: Timing
+    noise: dict[str, float] = Field(default_factory=dict)
+    """Mean square of the output's error against fp32 by the layers lifted, as `lifted_key` names them, integers simulated."""
+    trials: tuple[Trial, ...] = ()
+
+
+def lifted_key(lifted: Iterable[str]) -> str:
+    return ", ".join(sorted(lifted))
+
+
+def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that none of the others beats in drop and in cost at once, the fastest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.cost, trial.drop_db)):
+        if not front or trial.drop_db < front[-1].drop_db:
+            front.append(trial)
+    return front

@@ -1,0 +1,164 @@
+"""Finds the layers to lift out of int8 for a bundle; what was measured stays in its reports, for the next search to go on from."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from calibration.pairs import ImageSet
+from calibration.ranges import CalibrationTable
+from quantize.int8 import Int8Options
+from quantize.qdq import RoundedWeight
+from quantize.search.choose import Budget, Lifted, choose_lifted
+from quantize.search.held_back import hold_back
+from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key
+from quantize.search.trials import WARM_UP, N, Subject, Trials
+from quantize.stage import current_tools, load_fp32, recorded_options
+from runtime.backends import choose_backend
+from runtime.bundle import REPORTS, Bundle, sha256_bytes
+from runtime.errors import UserError
+from runtime.files import write_whole
+
+_TIMED_SIDE = 128  # pixels of the low-resolution picture that is timed, as `python -m benchmarks` times it
+OnStep = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What to search with.
+
+    Attributes:
+        images: that the table was measured on; crops of pictures it was not measured on are held back.
+        crops: what weights are rounded on.
+        backend: what runs and times, "auto" for the target's own.
+        measure_again: whatever was measured before.
+    """
+
+    images: ImageSet
+    table: CalibrationTable
+    options: Int8Options
+    crops: Sequence[NDArray[np.float32]]
+    backend: str
+    budget: Budget
+    measure_again: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """The trial that was chosen, all that was measured, how many trials of it now, and weights where they were rounded now."""
+
+    chosen: Trial
+    state: SearchState
+    tried_now: int
+    rounded: Mapping[str, RoundedWeight] | None
+
+
+def state_file(bundle: Bundle, target: str) -> Path:
+    return bundle.directory / REPORTS / f"search-{target}.json"
+
+
+def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) -> Found:
+    """The mix of int8 and float of least measured latency within the budget; nothing that was measured before is measured again.
+
+    Raises:
+        UserError: the budget cannot be met, or the target has no float.
+        DatasetError: no pictures to hold back.
+        BackendError: the backend cannot run the graph.
+    """
+    manifest, target = bundle.manifest, request.options.target
+    if target.everything_int8:
+        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="drop --max-drop-db")
+    backend = choose_backend(request.backend, preferred=target.default_backend)
+    held_back, crops = hold_back(
+        request.images,
+        request.table.source,
+        scale=manifest.scale,
+        contract=manifest.contract,
+        on_step=lambda done, total: on_step("holding pictures back", done, total),
+    )
+    size = manifest.contract.static_shape or manifest.contract.input_size((_TIMED_SIDE, _TIMED_SIDE), scale=manifest.scale)
+    timing = Timing(shape=(1, manifest.contract.channels, *size), warm_up=WARM_UP, n=N)
+    version = " ".join(f"{name} {metadata.version(name)}" for name in backend.packages)
+    key = _key(bundle, request, held_back, timing, version=version)
+    file = state_file(bundle, target.name)
+    state = SearchState(key=key, target=target.name, backend=backend.name, held_back=held_back, timing=timing)
+    if not request.measure_again:
+        state = _read(file, key) or state
+    subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
+    with Trials(subject, on_step=on_step) as trials:
+        memory = _Memory(file, state, trials, on_step)
+        chosen = choose_lifted(trials.shares, request.budget, noise=memory.noise, attempt=memory.attempt)
+        return Found(chosen, memory.state, len(memory.state.trials) - len(state.trials), trials.rounded)
+
+
+class _Memory:
+    """Measures what was not measured before, and writes it down at once: a search that was killed goes on where it was."""
+
+    def __init__(self, file: Path, state: SearchState, trials: Trials, on_step: OnStep) -> None:
+        self.state = state
+        self._file = file
+        self._trials = trials
+        self._on_step = on_step
+
+    def noise(self, lifted: Lifted) -> float:
+        known, name = self.state.noise, lifted_key(lifted)
+        if name not in known:
+            self._on_step("sensitivity of layers", len(known), max(len(known), len(self._trials.shares)) + 1)
+            self._note({"noise": {**known, name: self._trials.noise(lifted)}})
+        return self.state.noise[name]
+
+    def attempt(self, lifted: Lifted) -> Trial:
+        for trial in self.state.trials:
+            if lifted == frozenset(trial.lifted):
+                return trial
+        self._on_step(f"trying {len(lifted)} layers lifted", 0, 1)
+        trial = self._trials.measure(lifted)
+        self._note({"trials": (*self.state.trials, trial)})
+        return trial
+
+    def _note(self, changed: Mapping[str, object]) -> None:
+        self.state = self.state.model_copy(update=changed)
+        write_report(self._file, self.state.model_dump_json(indent=1).encode() + b"\n")
+
+
+def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Timing, *, version: str) -> str:
+    """Of all that the figures depend on, this machine too; not of the budget."""
+    parts = [
+        bundle.variant("fp32").sha256,
+        recorded_options(request.table, request.options),
+        request.options.target.name,
+        bool(request.crops),
+        held_back.model_dump(mode="json"),
+        timing.model_dump(mode="json"),
+        version,
+        current_tools(),
+        list(platform.uname()),
+    ]
+    return sha256_bytes(json.dumps(parts).encode())
+
+
+def _read(file: Path, key: str) -> SearchState | None:
+    """What an earlier search of the same question left, if there was one."""
+    try:
+        state = SearchState.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return state if state.key == key else None
+
+
+def write_report(file: Path, data: bytes) -> None:
+    """Writes a file of the bundle's reports; UserError where that cannot be."""
+    try:
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, data)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy") from error

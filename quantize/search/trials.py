@@ -1,0 +1,176 @@
+"""One trial: the graph with some layers lifted is written, compared with the truth on held-back crops, and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.calibrate import OnStep
+from calibration.ranges import CalibrationTable
+from quantize.int8 import Int8Graph, Int8Options, quantize_int8
+from quantize.placement import lifted_operators, place_quantizers
+from quantize.qdq import RoundedWeight
+from quantize.reference import reference_graph
+from quantize.search.choose import Lifted
+from quantize.search.held_back import ScoredCrop, psnr_db
+from quantize.search.result import Timing, Trial
+from quantize.switches import SwitchedGraph
+from runtime.backends import Backend, open_backend
+from runtime.bundle import Manifest, sha256_bytes
+from runtime.targets import Precision
+
+_PROBED = 4  # crops that layers' sensitivity is estimated on, a run of the network for each layer and crop
+WARM_UP = 3
+N = 20
+_RUNS = 5  # of one graph before the next has its turn, so that a machine's drift meets all alike
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tried: a network, how it is quantized, and where it is measured.
+
+    Attributes:
+        crops: what weights are rounded on, and sensitivity is estimated on.
+        held_back: what drops are measured on, picture by picture.
+        backend: the name of the one that runs and times.
+    """
+
+    manifest: Manifest
+    model: onnx.ModelProto
+    table: CalibrationTable
+    options: Int8Options
+    crops: Sequence[NDArray[np.float32]]
+    held_back: Sequence[Sequence[ScoredCrop]]
+    backend: str
+    timing: Timing
+
+
+class Trials:
+    """Writes and measures graphs of a subject; a context manager that keeps fp32's and the plain int8 graph compiled.
+
+    Nothing is rounded or compiled before it is asked for.
+    """
+
+    def __init__(self, subject: Subject, *, on_step: OnStep) -> None:
+        self._subject = subject
+        self._on_step = on_step
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._opened.close()
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Of the network's multiply-accumulates, by layer that is in int8 where nothing is lifted, in the order they run."""
+        macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
+        total = max(self._subject.manifest.macs, 1)
+        layers = place_quantizers(self._reference.graph, self._subject.options.target).int8_layers
+        return {layer: macs.get(layer, 0) / total for layer in layers}
+
+    @cached_property
+    def plain(self) -> Int8Graph:
+        """With nothing lifted."""
+        return self._quantize(self._subject.options, None)
+
+    @property
+    def rounded(self) -> Mapping[str, RoundedWeight] | None:
+        """Weights as they were rounded, if they were."""
+        return self.plain.rounded if "plain" in self.__dict__ else None
+
+    def measure(self, lifted: Lifted) -> Trial:
+        """The graph with those layers lifted."""
+        graph = self._quantize(replace(self._subject.options, lifted=lifted), self.plain.rounded) if lifted else self.plain
+        data = graph.model.SerializeToString(deterministic=True)
+        with open_backend(self._subject.backend, data, precision="int8") as tried:
+            drop_db = float(np.mean(np.subtract(self._exact_psnr_db, self._psnr_db(tried))))
+            fp32_ms, int8_ms, tried_ms = median_ms((self._fp32, self._int8, tried), self._subject.timing)
+        macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
+        in_int8 = sum(macs[layer] for layer in {*graph.int8_layers, *graph.merged_layers} & macs.keys())
+        return Trial(
+            lifted=tuple(layer for layer in self.shares if layer in lifted),
+            sha256=sha256_bytes(data),
+            int8_mac_share=in_int8 / max(self._subject.manifest.macs, 1),
+            drop_db=drop_db,
+            p50_ms=tried_ms,
+            int8_p50_ms=int8_ms,
+            fp32_p50_ms=fp32_ms,
+        )
+
+    def noise(self, lifted: Lifted) -> float:
+        """Mean square of the output's error against fp32 with those layers lifted, integers simulated."""
+        in_float = lifted_operators(self._reference.graph, self._subject.options.target, lifted)
+        psnr_db = self._switched.psnr_db(self._switched.operators - in_float)
+        return 0.0 if psnr_db is None else float(10 ** (-psnr_db / 10))
+
+    def _quantize(self, options: Int8Options, rounded: Mapping[str, RoundedWeight] | None) -> Int8Graph:
+        subject = self._subject
+        return quantize_int8(
+            subject.model,
+            subject.table,
+            options,
+            value_range=subject.manifest.contract.value_range,
+            crops=() if rounded is not None else subject.crops,
+            on_step=self._on_step,
+            rounded=rounded,
+        )
+
+    @cached_property
+    def _reference(self) -> ir.Model:
+        subject = self._subject
+        pixel_grid = "pixel-grid" in subject.options.steps and subject.manifest.contract.value_range == (0.0, 1.0)
+        target, equalization = subject.options.target, subject.table.equalization
+        return ir.from_proto(reference_graph(subject.model, target=target, equalization=equalization, pixel_grid=pixel_grid))
+
+    @cached_property
+    def _switched(self) -> SwitchedGraph:
+        crops, step = self._subject.crops, max(1, len(self._subject.crops) // _PROBED)
+        reference = ir.to_proto(self._reference)
+        return SwitchedGraph(reference, self.plain.model, crops[::step], target=self._subject.options.target)
+
+    @cached_property
+    def _fp32(self) -> Backend:
+        return self._open(self._subject.model, "fp32")
+
+    @cached_property
+    def _int8(self) -> Backend:
+        return self._open(self.plain.model, "int8")
+
+    def _open(self, model: onnx.ModelProto, precision: Precision) -> Backend:
+        data = model.SerializeToString(deterministic=True)
+        return self._opened.enter_context(open_backend(self._subject.backend, data, precision=precision))
+
+    @cached_property
+    def _exact_psnr_db(self) -> list[float]:
+        return self._psnr_db(self._fp32)
+
+    def _psnr_db(self, backend: Backend) -> list[float]:
+        return [psnr_db([crop.square_error(backend.run(crop.given)) for crop in crops]) for crops in self._subject.held_back]
+
+
+def median_ms(backends: Sequence[Backend], timing: Timing) -> list[float]:
+    """The median of each one's runs, on one random input, after warming up."""
+    array = np.random.default_rng(0).random(timing.shape, np.float32)
+    taken: list[list[float]] = [[] for _ in backends]
+    for backend in backends:
+        for _ in range(timing.warm_up):
+            backend.run(array)
+    for _ in range(timing.n // _RUNS):
+        for backend, times in zip(backends, taken, strict=True):
+            for _ in range(_RUNS):
+                start = time.perf_counter_ns()
+                backend.run(array)
+                times.append((time.perf_counter_ns() - start) / 1e6)
+    return [round(float(np.median(times)), 3) for times in taken]
