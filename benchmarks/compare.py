@@ -27,7 +27,8 @@ from benchmarks.worker import Case, Worker
 from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.ranges import CalibrationSource, read_table
-from runtime.bundle import Bundle, sha256_bytes, source_digest
+from quantize.search.result import HeldBack, read_state
+from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import DatasetError
 from runtime.images import Picture, from_network, to_network
 
@@ -104,7 +105,8 @@ def check_overlap(request: Request) -> int:
     part = request.bundle.manifest.calibration
     if part is None or all(case.precision != "int8" for case in request.cases):
         return 0
-    shared = calibrated_on(read_table(request.bundle.path(part)).source, request.images, request.hashes)
+    seen: list[CalibrationSource | HeldBack] = [read_table(request.bundle.path(part)).source, *_held_back(request.bundle)]
+    shared = list(dict.fromkeys(name for source in seen for name in calibrated_on(source, request.images, request.hashes)))
     if shared and not request.allow_calibration_images:
         raise DatasetError(
             f"{request.bundle.directory} was calibrated on {len(shared)} of these pictures ({', '.join(shared[:3])}…): "
@@ -114,7 +116,13 @@ def check_overlap(request: Request) -> int:
     return len(shared)
 
 
-def calibrated_on(source: CalibrationSource, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
+def _held_back(bundle: Bundle) -> list[HeldBack]:
+    """The pictures by which layers were chosen that are not in int8 (`python -m quantize --max-drop-db`)."""
+    states = [read_state(path) for path in sorted((bundle.directory / REPORTS).glob("search-*.json"))]
+    return [state.held_back for state in states if state is not None]
+
+
+def calibrated_on(source: CalibrationSource | HeldBack, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
     """Those of `images` that `source` has: of the same pixels, or the same name in the same known data set."""
     used = {digest for image in source.images for digest in (image.low_sha256, image.high_sha256)}
     same_set = source.dataset == images.name and source.dataset in dataset_names()

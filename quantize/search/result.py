@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from calibration.ranges import CalibrationImage
 from runtime.bundle import Noun, Sha256
@@ -63,6 +64,14 @@ class SearchState(Noun):
     noise: dict[str, float] = Field(default_factory=dict)
     """Mean square of the output's error against fp32 by the layers lifted, as `lifted_key` names them, integers simulated."""
     trials: tuple[Trial, ...] = ()
+
+
+def read_state(file: Path) -> SearchState | None:
+    """What a search wrote; None where there is no such file, or nothing that one could have written."""
+    try:
+        return SearchState.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def lifted_key(lifted: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationTable
@@ -19,7 +18,7 @@ from quantize.int8 import Int8Options
 from quantize.qdq import RoundedWeight
 from quantize.search.choose import Budget, Lifted, choose_lifted
 from quantize.search.held_back import hold_back
-from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key
+from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state
 from quantize.search.trials import WARM_UP, N, Subject, Trials
 from quantize.stage import current_tools, load_fp32, recorded_options
 from runtime.backends import choose_backend
@@ -92,7 +91,8 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     file = state_file(bundle, target.name)
     state = SearchState(key=key, target=target.name, backend=backend.name, held_back=held_back, timing=timing)
     if not request.measure_again:
-        state = _read(file, key) or state
+        earlier = read_state(file)
+        state = earlier if earlier is not None and earlier.key == key else state
     subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
     with Trials(subject, on_step=on_step) as trials:
         memory = _Memory(file, state, trials, on_step)
@@ -144,15 +144,6 @@ def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Ti
         list(platform.uname()),
     ]
     return sha256_bytes(json.dumps(parts).encode())
-
-
-def _read(file: Path, key: str) -> SearchState | None:
-    """What an earlier search of the same question left, if there was one."""
-    try:
-        state = SearchState.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return state if state.key == key else None
 
 
 def write_report(file: Path, data: bytes) -> None:
