@@ -21,6 +21,7 @@ from runtime.targets import Target
 ActivationRange = tuple[float, float]
 _SMALLEST_SCALE = 2.0**-100  # its product with another scale is still a normal float32, or nearly
 _POWER_TOLERANCE = 1e-4  # of an exponent: a range that misses a power of two by rounding is not doubled for it
+_BEFORE_OUTPUT = ".float"  # ends the name of what the quantizer of the graph's output reads
 _LARGEST_BIAS = 1 << 30  # half of what int32 holds: the other half is the accumulator's
 
 
@@ -133,7 +134,8 @@ def write_qdq(
 def _move_integers(graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters]) -> None:
     """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
     for node in list(graph):
-        if node.op_type not in target.moving_ops or node.inputs[0] is None or node.outputs[0].name not in parameters:
+        name = str(node.outputs[0].name).removesuffix(_BEFORE_OUTPUT)
+        if node.op_type not in target.moving_ops or node.inputs[0] is None or name not in parameters:
             continue
         dequantize, (reader, *others) = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
         assert dequantize is not None
@@ -141,7 +143,7 @@ def _move_integers(graph: ir.Graph, target: Target, parameters: Mapping[str, Qua
         integers = dequantize.inputs[0]
         assert integers is not None
         if node.op_type == "Pad":
-            _quantize_fill(graph, node, parameters[str(node.outputs[0].name)])
+            _quantize_fill(graph, node, parameters[name])
         node.replace_input_with(0, integers)
         node.outputs[0].type = ir.TensorType(ir.DataType[target.activation_dtype.upper()])
         for use in list(reader.outputs[0].uses()):
@@ -208,7 +210,7 @@ class _Writer:
             reader.node.replace_input_with(reader.idx, restored)
         if value.is_graph_output():
             index = self._graph.outputs.index(value)
-            restored.name, value.name = value.name, f"{name}.float"
+            restored.name, value.name = value.name, f"{name}{_BEFORE_OUTPUT}"
             self._graph.outputs[index] = restored
 
     def _dequantize(

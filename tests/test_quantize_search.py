@@ -285,7 +285,7 @@ def test_a_search_writes_the_graph_that_it_measured(run: Callable[..., Ran], bun
     assert search(run, bundle, pictures, "--max-drop-db", 10).code == 0
     (plain,) = state_of(bundle).trials
     assert (plain.lifted, Bundle.open(bundle).variant("int8").sha256) == ((), plain.sha256)
-    limit = plain.drop_db / 2
+    limit = 0.75 * plain.drop_db
     assert limit > 0
 
     ran = search(run, bundle, pictures, "--max-drop-db", limit)
@@ -305,7 +305,7 @@ def test_a_search_writes_the_graph_that_it_measured(run: Callable[..., Ran], bun
 def test_what_was_tried_is_not_tried_again(run: Callable[..., Ran], bundle: Path, pictures: Path) -> None:
     search(run, bundle, pictures, "--max-drop-db", 10)
     (plain,) = state_of(bundle).trials
-    command = ("--max-drop-db", plain.drop_db / 2)
+    command = ("--max-drop-db", 0.75 * plain.drop_db)
     search(run, bundle, pictures, *command)
     before = state_of(bundle)
     assert before.trials[0] == plain

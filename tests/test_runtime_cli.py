@@ -118,7 +118,7 @@ def test_sredge_has_the_packages_commands(quantized: Bundle, tmp_path: Path) -> 
 def test_sredge_lists_its_commands_when_it_knows_no_such_one(tmp_path: Path) -> None:
     done = _sredge("exprot", folder=tmp_path)
     assert done.returncode == 2
-    assert "known: benchmarks, export, info, pack, quantize, train, upscale" in done.stderr
+    assert "known: benchmarks, engine, export, info, pack, quantize, train, upscale" in done.stderr
 
 
 def test_sredge_alone_says_what_there_is(tmp_path: Path) -> None:
