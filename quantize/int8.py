@@ -217,8 +217,9 @@ def quantize_int8(
     parameters = {
         name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
     }
-    weights = dict(rounded or {})
-    if not weights and crops and "round-layers" in options.steps:
+    given = dict(rounded or {})
+    weights = dict(given)
+    if not given and crops and "round-layers" in options.steps:
         weights = round_layers(
             graph_model,
             placement,
@@ -228,18 +229,18 @@ def quantize_int8(
             rng=np.random.default_rng(_SEED),
             on_step=lambda done, total: on_step("rounding", done, total),
         )
-    before_lifting = dict(weights)
-    if options.lifted:
-        placement = _lift(graph_model.graph, options)
-        parameters = {name: parameters[name] for name in placement.quantizers}
-        weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
     means = channel_means(table, grid) if "correct-biases" in options.steps else {}
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
             weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
-    if crops and "distil" in options.steps:
+    if not given and crops and "distil" in options.steps:
         weights = _distilled(graph_model.graph, parameters, weights, crops, progress, on_step)
+    before_lifting = dict(weights)
+    if options.lifted:
+        placement = _lift(graph_model.graph, options)
+        parameters = {name: parameters[name] for name in placement.quantizers}
+        weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
     write_qdq(graph_model, parameters=parameters, rounded=weights, target=target)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
