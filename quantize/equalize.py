@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.qdq import constant, replace_constant
+from quantize.qdq import activations, constant, replace_constant
 
 _STRENGTH = 0.75  # of ½, ¾ and 1 it left the least error of LESRCNN x2, published weights, on BSDS500 test crops
 _LARGEST = 16.0  # a channel that hardly ever speaks would otherwise make a column of the next weight vanish
@@ -88,13 +88,13 @@ def _groups(graph: ir.Graph) -> dict[str, _Group]:
 
     for node in graph:
         if node.op_type in _HOMOGENEOUS and not _breaks_ties(node):
-            for value in _activations(node):
+            for value in activations(node):
                 leaders[lead(value)] = lead(node.outputs[0])
     groups: dict[ir.Value, _Group] = {}
     fixed = {lead(value) for value in (*graph.inputs, *graph.outputs)}
     for node in graph:
         scalable = node.op_type == "Conv" and _own_constants(node)
-        for value in _activations(node):
+        for value in activations(node):
             group = groups.setdefault(lead(value), _Group())
             if scalable:
                 group.readers.append(node)
@@ -113,7 +113,7 @@ def _groups(graph: ir.Graph) -> dict[str, _Group]:
 def _breaks_ties(node: ir.Node) -> bool:
     """Whether channels are not simply handed on: a constant is added, or what is shuffled comes from more than one convolution."""
     if node.op_type == "Add":
-        return len(_activations(node)) != 2
+        return len(activations(node)) != 2
     if node.op_type != "DepthToSpace":
         return False
     value = node.inputs[0]
@@ -124,7 +124,7 @@ def _breaks_ties(node: ir.Node) -> bool:
             return False
         if producer.op_type not in _ELEMENTWISE:
             return True
-        value = _activations(producer)[0]
+        value = activations(producer)[0]
     return True
 
 
@@ -160,7 +160,3 @@ def _own_constants(node: ir.Node) -> bool:
 
 def _names(group: _Group) -> list[str]:
     return [str(value.name) for value in group.tensors]
-
-
-def _activations(node: ir.Node) -> list[ir.Value]:
-    return [value for value in node.inputs if value is not None and value.const_value is None]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from quantize.read_qdq import activations
+from quantize.qdq import activations
 from runtime.backends import open_backend
 from runtime.errors import PipelineError
 from runtime.targets import Precision, Target

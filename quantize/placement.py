@@ -13,6 +13,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from quantize.qdq import activations
 from runtime.errors import UserError
 from runtime.targets import Target
 
@@ -57,16 +58,16 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
             if node.op_type in _WEIGHTED:
                 int8_layers.append(_name(node))
             written = [] if _goes_into_addition(node, target) else [_after_activation(node.outputs[0], target)]
-            touched[node] = [*_activations(node), *written]
+            touched[node] = [*activations(node), *written]
         elif node.op_type in target.int8_only_ops:
-            touched[node] = [*_activations(node), node.outputs[0]]
+            touched[node] = [*activations(node), node.outputs[0]]
         elif target.fuses_addition and (fused := _fused_branch(node)) is not None:
-            touched[node] = [value for value in _activations(node) if value is not fused]
+            touched[node] = [value for value in activations(node) if value is not fused]
     sources = {moved_chain(value, target)[-1] for values in touched.values() for value in values}
     quantizers: dict[str, Quantizer] = {}
     for node in graph:
         moves = node.op_type in target.moving_ops and moved_chain(node.outputs[0], target)[-1] in sources
-        for value in [*_activations(node), node.outputs[0]] if moves else touched.get(node, ()):
+        for value in [*activations(node), node.outputs[0]] if moves else touched.get(node, ()):
             name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
             quantizers.setdefault(name, Quantizer(name, source, roles[source]))
     return Placement(quantizers, tuple(int8_layers))
@@ -76,7 +77,7 @@ def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -
     """`layers`, and the operators without weights that would be in int8 but read what one of those makes."""
     made = {_after_activation(node.outputs[0], target) for node in graph if node.name in layers}
     made |= {node.outputs[0] for node in graph if node.name in layers}
-    following = [node for node in graph if node.op_type not in (*_WEIGHTED, *target.moving_ops) and made & {*_activations(node)}]
+    following = [node for node in graph if node.op_type not in (*_WEIGHTED, *target.moving_ops) and made & {*activations(node)}]
     return frozenset(layers) | {_name(node) for node in following}
 
 
@@ -101,7 +102,7 @@ def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
     depth: dict[str, int] = {_value_name(value): 0 for value in graph.inputs}
     adds: list[ir.Node] = []
     for node in graph:
-        inputs = _activations(node)
+        inputs = activations(node)
         reached = max((depth[_value_name(value)] for value in inputs), default=0) + (node.op_type in _WEIGHTED)
         depth.update({_value_name(output): reached for output in node.outputs})
         if node.op_type == "Add" and len(inputs) == 2:
@@ -109,7 +110,7 @@ def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
     roles = dict.fromkeys(depth, Role.INNER)
     total = max(depth.values())
     for node in adds:
-        left, right = sorted(_activations(node), key=lambda value: depth[_value_name(value)])
+        left, right = sorted(activations(node), key=lambda value: depth[_value_name(value)])
         if 2 * (depth[_value_name(right)] - depth[_value_name(left)]) > total:
             skip = (*moved_chain(left, target), node.outputs[0], _after_activation(node.outputs[0], target))
             roles.update({_value_name(value): Role.SKIP for value in skip})
@@ -123,7 +124,7 @@ def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
     chain = [value]
     producer = value.producer()
     while producer is not None and producer.op_type in target.moving_ops:
-        chain.append(_activations(producer)[0])
+        chain.append(activations(producer)[0])
         producer = chain[-1].producer()
     return chain
 
@@ -131,15 +132,11 @@ def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
 _WEIGHTED = ("Conv",)
 
 
-def _activations(node: ir.Node) -> list[ir.Value]:
-    return [value for value in node.inputs if value is not None and value.const_value is None]
-
-
 def _is_quantizable(node: ir.Node) -> bool:
     if node.op_type in _WEIGHTED:
         weight = node.inputs[1]
         return weight is not None and weight.const_value is not None
-    return len(_activations(node)) == len(node.inputs)
+    return len(activations(node)) == len(node.inputs)
 
 
 def _goes_into_addition(node: ir.Node, target: Target) -> bool:
@@ -150,9 +147,9 @@ def _goes_into_addition(node: ir.Node, target: Target) -> bool:
 
 def _fused_branch(node: ir.Node) -> ir.Value | None:
     """The side of an addition that a convolution writes for it alone; of two, the first."""
-    if node.op_type != "Add" or len(_activations(node)) != 2:
+    if node.op_type != "Add" or len(activations(node)) != 2:
         return None
-    for value in _activations(node):
+    for value in activations(node):
         producer = value.producer()
         if producer is not None and producer.op_type in _WEIGHTED and len(list(value.uses())) == 1 and not value.is_graph_output():
             return value

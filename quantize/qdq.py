@@ -256,3 +256,8 @@ def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy().astype(np.float32)
+
+
+def activations(node: ir.Node) -> list[ir.Value]:
+    """What a node reads that is no constant."""
+    return [value for value in node.inputs if value is not None and value.const_value is None]

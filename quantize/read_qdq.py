@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.qdq import QuantizationParameters, constant
+from quantize.qdq import QuantizationParameters, activations, constant
 
 _SUFFIX = ".quantize"
 Constants = tuple[NDArray[np.float32] | None, ...]
@@ -55,11 +55,6 @@ def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]
             break
         value = readers[0].outputs[0]
     return value
-
-
-def activations(node: ir.Node) -> list[ir.Value]:
-    """What a node reads that is no constant."""
-    return [value for value in node.inputs if value is not None and value.const_value is None]
 
 
 def _is_dequantized_constant(value: ir.Value | None) -> bool:

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantize.placement import Placement
-from quantize.qdq import QuantizationParameters, RoundedWeight, constant, fake_quantize, smallest_scale, storable_scale
+from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, fake_quantize, smallest_scale, storable_scale
 from quantize.walk import Array, run_node
 from runtime.targets import Target
 
@@ -50,7 +50,7 @@ def round_layers(
     rounded: dict[str, RoundedWeight] = {}
     for index, node in enumerate(model.graph):
         on_step(index, len(model.graph))
-        values = [value for value in node.inputs if value is not None and value.const_value is None]
+        values = activations(node)
         names = [str(value.name) for value in values]
         made = run_node(node, [exact[name] for name in names])
         if node.name in placement.int8_layers and _is_plain(node):

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import watch_tensors
 from quantize.placement import moved_chain
-from quantize.qdq import QuantizationParameters, fake_quantize
-from quantize.read_qdq import Constants, StoredTensor, activations, rounded_layers, stored_end, stored_tensors
+from quantize.qdq import QuantizationParameters, activations, fake_quantize
+from quantize.read_qdq import Constants, StoredTensor, rounded_layers, stored_end, stored_tensors
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Noun
 from runtime.errors import PipelineError

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
 from quantize.placement import moved_chain
-from quantize.qdq import QuantizationParameters, new_constant
-from quantize.read_qdq import Constants, activations, rounded_layers, stored_end, stored_tensors
+from quantize.qdq import QuantizationParameters, activations, new_constant
+from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
 from runtime.targets import Target
 
 Array = NDArray[np.float32]
