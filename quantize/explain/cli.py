@@ -13,11 +13,10 @@ from calibration.datasets import SAMPLES, dataset_names, find_images
 from quantize.explain.plot import draw
 from quantize.explain.result import ExplainedLayer, Explanation, Shift, is_exact
 from quantize.explain.stage import ExplainRequest, explain
+from quantize.reports import write_report
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, resolve_bundle
-from runtime.errors import UserError
-from runtime.files import write_whole
 from runtime.targets import TARGETS, find_target
 
 _WORST = 5  # pictures in the table; --json has all
@@ -57,20 +56,12 @@ def explain_bundle(
             opened, request, on_step=lambda doing, done, total: bar.update(task, description=doing, completed=done, total=total)
         )
     title = f"{opened.directory.name}, int8 for {found.target}, on {found.dataset}"
-    _write(file, draw(found, title=title))
+    write_report(file, draw(found, title=title))
     if as_json:
         console.show(found.model_dump_json(indent=1))
         return
     _print(found, title=title)
     console.show(f"plot: {file}")
-
-
-def _write(file: Path, data: bytes) -> None:
-    try:
-        file.parent.mkdir(exist_ok=True)
-        write_whole(file, data)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy") from error
 
 
 def _print(found: Explanation, *, title: str) -> None:

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from calibration.datasets import find_images
 from quantize.int8 import Int8Options
+from quantize.reports import write_report
 from quantize.search.choose import Budget
 from quantize.search.result import SearchState, Trial, pareto_front
-from quantize.search.stage import Found, SearchRequest, search_bundle, state_file, write_report
+from quantize.search.stage import Found, SearchRequest, search_bundle, state_file
 from quantize.tables import FoundTable, TableRequest
 from runtime import console
 from runtime.bundle import Bundle

@@ -16,6 +16,7 @@ from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationTable
 from quantize.int8 import Int8Options
 from quantize.qdq import RoundedWeight
+from quantize.reports import write_report
 from quantize.search.choose import Budget, Lifted, choose_lifted
 from quantize.search.held_back import hold_back
 from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state
@@ -24,7 +25,6 @@ from quantize.stage import current_tools, load_fp32, recorded_options
 from runtime.backends import choose_backend
 from runtime.bundle import REPORTS, Bundle, sha256_bytes
 from runtime.errors import UserError
-from runtime.files import write_whole
 
 _TIMED_SIDE = 128  # pixels of the low-resolution picture that is timed, as `python -m benchmarks` times it
 OnStep = Callable[[str, int, int], None]
@@ -144,12 +144,3 @@ def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Ti
         list(platform.uname()),
     ]
     return sha256_bytes(json.dumps(parts).encode())
-
-
-def write_report(file: Path, data: bytes) -> None:
-    """Writes a file of the bundle's reports; UserError where that cannot be."""
-    try:
-        file.parent.mkdir(exist_ok=True)
-        write_whole(file, data)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy") from error

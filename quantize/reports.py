@@ -1,0 +1,17 @@
+"""What is written into a bundle's folder of reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.files import write_whole
+
+
+def write_report(file: Path, data: bytes) -> None:
+    """Writes a file of the bundle's reports; UserError where that cannot be."""
+    try:
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, data)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy") from error
