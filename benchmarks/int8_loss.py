@@ -24,10 +24,9 @@ from benchmarks.compare import calibrated_on
 from benchmarks.machine import count_cores, describe_machine
 from benchmarks.metrics import Score, psnr_db, score
 from benchmarks.protocols import find_protocol
-from calibration.calibrate import describe_source
 from calibration.datasets import find_images
 from calibration.pairs import hash_pair, load_pair
-from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
@@ -136,22 +135,24 @@ def int8_loss(
 
             tell("exporting")
             bundle = _exported(goal, weights, out / goal.name)
-            _check_apart(bundle, calib, data, tell)
+            began = time.perf_counter()
+            found = _found(bundle, calib, data, tell)
+            calibrated_s = time.perf_counter() - began
+            _check_apart(bundle, found.table.source, calib, data, tell)
             evaluated = list(_evaluated(bundle, data, tell))
             for options in _options(target, effort):
-                losses += _ours(goal, bundle, options, backend, evaluated, calib=calib, data=data, tell=tell)
+                losses += _ours(goal, bundle, options, backend, evaluated, found=found, calibrated_s=calibrated_s, tell=tell)
             if theirs:
-                losses.append(_their_loss(goal, bundle, evaluated, calib=calib, data=data, tell=tell))
+                losses.append(_their_loss(goal, bundle, evaluated, some_of(found.crops), tell=tell))
     body = {"machine": describe_machine().model_dump(), "protocol": str(_PROTOCOL), "losses": [asdict(loss) for loss in losses]}
     write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
     _print_losses(losses)
     console.show(f"{count_cores()} cores, {describe_machine().processor}; calibrated on {calib}; {out / 'int8-loss.json'}")
 
 
-def _check_apart(bundle: Bundle, calib: str, data: Path, tell: Tell) -> None:
-    """DatasetError where a picture that is evaluated would be calibrated on, by its pixels' hash."""
+def _check_apart(bundle: Bundle, source: CalibrationSource, calib: str, data: Path, tell: Tell) -> None:
+    """DatasetError where a picture that is evaluated was calibrated on, by its pixels' hash."""
     scale = bundle.manifest.scale
-    source = describe_source(find_images(calib, scale=scale, use="calibration", root=data), scale=scale)
     for name in _SETS:
         images = find_images(name, scale=scale, use="evaluation", root=data)
         tell(f"hashing {name}")
@@ -192,19 +193,18 @@ def _ours(
     backends: Sequence[str] | None,
     evaluated: Sequence[_Evaluated],
     *,
-    calib: str,
-    data: Path,
+    found: FoundTable,
+    calibrated_s: float,
     tell: Tell,
 ) -> Iterator[Loss]:
     how = f"sredge {options.effort.value}"
     began = time.perf_counter()
-    found = _found(bundle, calib, data, tell)
     seconds = None
     quantized = Bundle.open(bundle.directory)
     if not quantized_already(quantized, found.table, options, compared=True):
         steps = lambda phase, done, total: tell(f"{how} for {options.target.name}, {phase} {done} of {total}")  # noqa: E731
         quantized = quantize_bundle(quantized, found.table, options, crops=found.crops, on_step=steps)
-        seconds = time.perf_counter() - began
+        seconds = calibrated_s + time.perf_counter() - began
     graph = quantized.read(quantized.variant("int8", target=options.target.name))
     usual = ("openvino", "onnxruntime") if options.target.name == "cpu" else (options.target.default_backend,)
     for backend in backends or usual:
@@ -212,10 +212,11 @@ def _ours(
         yield _loss(goal, bundle, graph, evaluated, how=how, target=options.target.name, backend=backend, seconds=seconds)
 
 
-def _their_loss(goal: Goal, bundle: Bundle, evaluated: Sequence[_Evaluated], *, calib: str, data: Path, tell: Tell) -> Loss:
+def _their_loss(
+    goal: Goal, bundle: Bundle, evaluated: Sequence[_Evaluated], crops: Sequence[NDArray[np.float32]], *, tell: Tell
+) -> Loss:
     """ONNX Runtime's own: QDQ, per channel, percentile 99.999, on as many crops as layers are rounded on."""
 
-    crops = some_of(_found(bundle, calib, data, tell).crops)
     alike = [crop for crop in crops if crop.shape == crops[0].shape]  # its calibrator takes one size
     tell(_THEIRS)
     began = time.perf_counter()
