@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import version_converter
 
 from export.onnx_export import INPUT, NATIVE_OPSET, OUTPUT
+from export.opset import opset_of
 from export.passes.depth_to_space import restore_depth_to_space
 from export.passes.editing import new_constant
 from export.passes.simplify import simplify
@@ -135,7 +136,7 @@ def _measure_scale(backend: Backend, shape: tuple[int, ...], scale: float, path:
 
 
 def _raise_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
-    opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
+    opset = opset_of(proto)
     if opset >= NATIVE_OPSET:
         return proto
     try:

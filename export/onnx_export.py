@@ -18,6 +18,7 @@ from onnx import defs, version_converter
 from torch import nn
 from torch.export import Dim
 
+from export.opset import opset_of
 from runtime.errors import PipelineError, UserError
 
 INPUT, OUTPUT = "input", "output"
@@ -62,8 +63,7 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     Raises:
         PipelineError: the graph cannot be expressed at that opset.
     """
-    current = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if current == opset:
+    if opset_of(model) == opset:
         return model
     try:
         converted = version_converter.convert_version(model, opset)

@@ -6,8 +6,8 @@ from typing import Literal
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
 
+from quantize.opset import raise_opset
 from quantize.validity import check_graph
 
 Half = Literal["fp16", "bf16"]
@@ -22,10 +22,7 @@ def convert_to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
     Raises:
         PipelineError: the result is not a valid graph.
     """
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if precision == "bf16" and opset < _BFLOAT16_OPSET:
-        model = version_converter.convert_version(model, _BFLOAT16_OPSET)
-    half = ir.from_proto(model)
+    half = ir.from_proto(raise_opset(model, _BFLOAT16_OPSET) if precision == "bf16" else model)
     for value in list(half.graph.initializers.values()):
         _convert_initializer(value, _TYPES[precision])
     for node in half.graph:

@@ -23,6 +23,7 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range
 from quantize.equalize import equalize
 from quantize.half import convert_to_half
+from quantize.opset import opset_of, raise_opset
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.placement import Placement, Role, check_operators, moved_chain, place_quantizers
 from quantize.qdq import (
@@ -193,12 +194,10 @@ def quantize_int8(
     """
     target = options.target
     low, high = target.opset_range
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    opset = opset_of(model)
     if opset > high:
         raise UserError(f"target {target.name} takes opset {low} to {high}, this graph has {opset}", hint="export again")
-    if opset < low:
-        model = onnx.version_converter.convert_version(model, low)
-    graph_model = ir.from_proto(model)
+    graph_model = ir.from_proto(raise_opset(model, low))
     if graph_fingerprint(graph_model.graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
     check_operators(graph_model.graph, target)

@@ -19,6 +19,7 @@ from quantize.equalize import equalize
 from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, choose_ranges, known_ranges
 from quantize.int8_only import check_int8_only, int8_only_nodes
+from quantize.opset import raise_opset
 from quantize.pixel_grid import align_ends
 from quantize.placement import moved_chain, place_quantizers
 from quantize.qdq import ActivationRange, activation_parameters, new_constant, write_qdq
@@ -84,10 +85,8 @@ def _write_islands(
     model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, value_range: ActivationRange
 ) -> onnx.ModelProto:
     """`model` with quantizers around the operators for int8 alone and nowhere else, with scales that float16 can hold."""
-    if next(entry.version for entry in model.opset_import if entry.domain == "") < _FLOAT16_SCALES_OPSET:
-        model = onnx.version_converter.convert_version(model, _FLOAT16_SCALES_OPSET)
     target = replace(options.target, int8_ops=(), moving_ops=options.target.int8_only_ops, float_dtype="float16")
-    islands = ir.from_proto(model)
+    islands = ir.from_proto(raise_opset(model, _FLOAT16_SCALES_OPSET))
     graph = islands.graph
     if table.equalization is not None:
         equalize(graph, table.equalization)

@@ -17,6 +17,7 @@ from calibration.ranges import CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
 from quantize.int8 import Int8Options, quantize_int8, some_of
 from quantize.int8_only import check_int8_only
+from quantize.opset import opset_of
 from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
 from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
@@ -101,7 +102,7 @@ def quantize_bundle(
                 precision=half,
                 target=target.name if target.int8_only_ops else None,
                 parent_sha256=fp32.sha256,
-                opset=_opset(graph),
+                opset=opset_of(graph),
                 options=_half_options(recorded, target, pixel_shuffle),
                 tools=current_tools(),
             )
@@ -113,7 +114,7 @@ def quantize_bundle(
             precision="int8",
             target=target.name,
             parent_sha256=fp32.sha256,
-            opset=_opset(int8),
+            opset=opset_of(int8),
             options=recorded,
             tools=current_tools(),
             psnr_vs_fp32_db=_psnr_on(some_of(crops), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
@@ -202,10 +203,6 @@ def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) 
             squares += float(np.square(error, dtype=np.float64).sum())
             count += error.size
     return round(-10 * math.log10(max(squares / count, 1e-12)), 2)
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
 def current_tools() -> dict[str, str]:

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from export.opset import opset_of
 from runtime.errors import PipelineError
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
@@ -42,7 +43,7 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._proto = onnx.shape_inference.infer_shapes(model).graph
-        self.opset = int(next(entry.version for entry in model.opset_import if entry.domain == ""))
+        self.opset = opset_of(model)
 
     @cached_property
     def constants(self) -> dict[str, NDArray[np.generic]]:
