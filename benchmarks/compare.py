@@ -26,7 +26,7 @@ from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker
 from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
-from calibration.ranges import CalibrationSource, read_table
+from calibration.ranges import CalibrationSource, read_table, used_hashes
 from quantize.search.result import HeldBack, read_state
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import DatasetError
@@ -124,7 +124,7 @@ def _held_back(bundle: Bundle) -> list[HeldBack]:
 
 def calibrated_on(source: CalibrationSource | HeldBack, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
     """Those of `images` that `source` has: of the same pixels, or the same name in the same known data set."""
-    used = {digest for image in source.images for digest in (image.low_sha256, image.high_sha256)}
+    used = used_hashes(source.images)
     same_set = source.dataset == images.name and source.dataset in dataset_names()
     named = {image.name for image in source.images if same_set}
     return [pair.name for pair, known in zip(images.pairs, hashes, strict=True) if used & known.known or pair.name in named]

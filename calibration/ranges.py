@@ -8,6 +8,7 @@ the other (`calibration/optimal_ranges.py`).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Literal, Self
@@ -40,6 +41,11 @@ class CalibrationImage(Noun):
     name: str
     low_sha256: Sha256
     high_sha256: Sha256 | None
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Those there are, as `pairs.PairHashes` has them."""
+        return frozenset(digest for digest in (self.low_sha256, self.high_sha256) if digest is not None)
 
 
 class CalibrationSource(Noun):
@@ -89,6 +95,11 @@ class CalibrationTable(Noun):
     source: CalibrationSource
     equalization: dict[str, tuple[FiniteFloat, ...]] | None = None
     tensors: dict[str, TensorStatistics] = Field(min_length=1)
+
+
+def used_hashes(images: Iterable[CalibrationImage]) -> frozenset[str]:
+    """Of the low and the high pictures of them all: what says whether another picture is one of them."""
+    return frozenset(digest for image in images for digest in image.hashes)
 
 
 def stored_percentiles(asked: float) -> tuple[float, ...]:

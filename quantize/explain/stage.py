@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import CROP_SIZE, crops_of, describe_source
 from calibration.pairs import ImageSet
-from calibration.ranges import CalibrationSource, CalibrationTable, read_table
+from calibration.ranges import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
 from quantize.reference import reference_graph
@@ -107,8 +107,8 @@ def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
 
 
 def _calibrated_on(source: CalibrationSource, table: CalibrationTable) -> int:
-    used = {digest for image in table.source.images for digest in (image.low_sha256, image.high_sha256) if digest}
-    return sum(bool({image.low_sha256, image.high_sha256} & used) for image in source.images)
+    used = used_hashes(table.source.images)
+    return sum(bool(image.hashes & used) for image in source.images)
 
 
 def _explain_layers(

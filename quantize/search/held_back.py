@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet, Pair, hash_pair, load_pair
-from calibration.ranges import CalibrationImage, CalibrationSource
+from calibration.ranges import CalibrationImage, CalibrationSource, used_hashes
 from quantize.search.result import HeldBack
 from runtime.bicubic import upscaled_size
 from runtime.bundle import Contract
@@ -68,7 +68,7 @@ def hold_back(
     seed = used.seed + 1  # other places than calibration's
     rng = np.random.default_rng(seed)
     names = {image.name for image in used.images}
-    digests = {digest for image in used.images for digest in (image.low_sha256, image.high_sha256)}
+    digests = used_hashes(used.images)
     others = [pair for pair in images.pairs if pair.name not in names]
     are_others = len(others) >= _FEWEST_PICTURES
     pairs = others if are_others else list(images.pairs)
