@@ -24,7 +24,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, act
 from quantize.equalize import equalize
 from quantize.half import convert_to_half
 from quantize.opset import opset_of, raise_opset
-from quantize.pixel_grid import PixelGrid, align_ends
+from quantize.pixel_grid import PixelGrid, align_ends, aligns_ends
 from quantize.placement import Placement, Role, check_operators, moved_chain, place_quantizers
 from quantize.qdq import (
     ActivationRange,
@@ -204,9 +204,7 @@ def quantize_int8(
     if table.equalization is not None:
         equalize(graph_model.graph, table.equalization)
     known = known_ranges(graph_model.graph, value_range, target)
-    grid = PixelGrid()
-    if "pixel-grid" in options.steps and value_range == (0.0, 1.0):
-        grid = align_ends(graph_model, target)
+    grid = align_ends(graph_model, target) if aligns_ends(options.steps, value_range) else PixelGrid()
     known = {**known, **grid.ranges}
     placement = place_quantizers(graph_model.graph, target)
     missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in {**table.tensors, **known}]

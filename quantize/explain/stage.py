@@ -14,6 +14,8 @@ from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
+from quantize.int8 import STEPS
+from quantize.pixel_grid import aligns_ends
 from quantize.reference import reference_graph
 from quantize.sensitivity import PICTURE, Probe, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32
@@ -122,8 +124,8 @@ def _explain_layers(
     on_step: OnStep,
 ) -> tuple[ExplainedLayer, ...]:
     target = find_target(variant.target or "")
-    without = str(variant.options.get("without", "")).split(", ")
-    pixel_grid = "pixel-grid" not in without and bundle.manifest.contract.value_range == (0.0, 1.0)
+    steps = set(STEPS).difference(str(variant.options.get("without", "")).split(", "))
+    pixel_grid = aligns_ends(steps, bundle.manifest.contract.value_range)
     reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
     int8 = onnx.load_model_from_string(bundle.read(variant))
     macs = {layer.name: layer.macs for layer in bundle.manifest.layers if layer.name not in variant.merged_layers}

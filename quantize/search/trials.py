@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import OnStep
 from calibration.ranges import CalibrationTable
 from quantize.int8 import Int8Graph, Int8Options, quantize_int8
+from quantize.pixel_grid import aligns_ends
 from quantize.placement import lifted_operators, place_quantizers
 from quantize.qdq import RoundedWeight
 from quantize.reference import reference_graph
@@ -130,7 +131,7 @@ class Trials:
     @cached_property
     def _reference(self) -> ir.Model:
         subject = self._subject
-        pixel_grid = "pixel-grid" in subject.options.steps and subject.manifest.contract.value_range == (0.0, 1.0)
+        pixel_grid = aligns_ends(subject.options.steps, subject.manifest.contract.value_range)
         target, equalization = subject.options.target, subject.table.equalization
         return ir.from_proto(reference_graph(subject.model, target=target, equalization=equalization, pixel_grid=pixel_grid))
 
