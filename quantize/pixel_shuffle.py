@@ -67,11 +67,11 @@ def convert_to_own_half(
 ) -> onnx.ModelProto:
     """`model` in half precision for a target that has it, and runs some operators on int8 alone.
 
+    `chosen` is one that `check_pixel_shuffle` lets pass.
+
     Raises:
-        UserError: it is refused, or cannot be had so.
         PipelineError: an operator for int8 alone is not; the result is not a valid graph.
     """
-    check_pixel_shuffle(model, options.target, chosen)
     if chosen is PixelShuffle.LOWER:
         prepared = write_out(model, options.target)
     else:
