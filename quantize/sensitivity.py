@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 import onnx
@@ -54,13 +53,6 @@ class LayerNoise(Noun):
     """Share of the codes there are that occurred, 0 to 1."""
     stored_range: tuple[float, float] | None = None
     """What the lowest and the highest code stand for."""
-
-
-class Probe(Enum):
-    """Which layers are in int8 while one is looked at."""
-
-    ALONE = "no other layer is quantized"
-    LIFTED = "every other layer is quantized"
 
 
 def decibels(signal: float, noise: float) -> float | None:
@@ -107,18 +99,16 @@ def measure_layers(
 
 
 def layer_sensitivity(
-    switched: SwitchedGraph, layers: Sequence[str], *, probe: Probe, on_step: Callable[[int, int], None]
+    switched: SwitchedGraph, layers: Sequence[str], *, on_step: Callable[[int, int], None]
 ) -> dict[str, float | None]:
-    """PSNR in dB of the output against fp32's by layer, with that layer alone in int8 or alone not; None where it is the same.
+    """PSNR in dB of the output against fp32's by layer, with that layer alone in int8; None where it is the same.
 
-    The lower, the more that layer's weights and the quantizers around it cost; lifted, the higher. What lifting gains is the
-    difference to `switched.psnr_db(switched.operators)`.
+    The lower, the more that layer's weights and the quantizers around it cost.
     """
     found = {}
     for index, layer in enumerate(layers):
         on_step(index, len(layers))
-        quantized = {layer} if probe is Probe.ALONE else switched.operators - {layer}
-        found[layer] = switched.psnr_db(quantized)
+        found[layer] = switched.psnr_db({layer})
     return found
 
 

@@ -17,7 +17,7 @@ from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
 from quantize.int8 import STEPS
 from quantize.pixel_grid import aligns_ends
 from quantize.reference import reference_graph
-from quantize.sensitivity import PICTURE, Probe, layer_sensitivity, measure_layers
+from quantize.sensitivity import PICTURE, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Bundle, Variant
@@ -135,9 +135,7 @@ def _explain_layers(
     outputs: dict[str, float | None] = {}
     if sensitivity:
         switched = SwitchedGraph(reference, int8, crops, target=target)
-        outputs = layer_sensitivity(
-            switched, switched.layers, probe=Probe.ALONE, on_step=lambda done, total: on_step("each layer alone", done, total)
-        )
+        outputs = layer_sensitivity(switched, switched.layers, on_step=lambda done, total: on_step("each layer alone", done, total))
     explained = []
     for layer in found:
         is_int8 = layer.name in variant.int8_layers if layer.name in macs else layer.op in target.int8_ops
