@@ -79,7 +79,7 @@ def quantize_bundle(
         crops=crops,
         on_step=on_step,
         rounded=rounded,
-        progress=bundle.directory / f".distilled-{target.name}-{sha256_bytes(made_of(recorded).encode())[:16]}",
+        progress=_progress_file(bundle, target, recorded),
     )
     int8 = graph.model
     check_int8_only(int8, target, precision="int8")
@@ -126,6 +126,12 @@ def quantize_bundle(
     for variant in variants:
         manifest = manifest.with_variant(variant)
     return write_bundle(bundle.directory, manifest, files=files)
+
+
+def _progress_file(bundle: Bundle, target: Target, recorded: Mapping[str, Option]) -> Path:
+    """Where a distillation that was cut off is gone on from, with the same options and the same tools."""
+    key = sha256_bytes(f"{made_of(recorded)}; {made_of(current_tools())}".encode())
+    return bundle.directory / f".distilled-{target.name}-{key[:16]}"
 
 
 def check_target(bundle: Bundle, target: Target, *, pixel_shuffle: PixelShuffle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from calibration.calibrate import measure_activations
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
+from quantize import stage
+from quantize.int8 import Effort, Int8Options, observed_tensors
 from quantize.placement import place_quantizers
 from quantize.qdq import (
     QuantizationParameters,
@@ -23,6 +28,8 @@ from quantize.qdq import (
 )
 from quantize.reconstruct.distil import distil
 from quantize.reconstruct.simulate import SimulatedNetwork
+from quantize.stage import load_fp32, quantize_bundle
+from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Graph
@@ -115,6 +122,36 @@ def test_cut_off_and_called_again_it_gives_the_same(tmp_path: Path) -> None:
     for name, layer in whole.items():
         np.testing.assert_array_equal(resumed[name].weight, layer.weight)
         np.testing.assert_array_equal(resumed[name].bias, layer.bias)
+
+
+@pytest.mark.parametrize(("tools", "first"), [(("onnx",), 20), (("onnx", "numpy"), 0)], ids=["the same", "others"])
+def test_what_was_learned_with_other_tools_is_not_gone_on_from(
+    enlarged_before: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: tuple[str, ...], first: int
+) -> None:
+    bundle = Bundle.open(Path(shutil.copytree(enlarged_before.directory, tmp_path / "bundle")))
+    graph = ir.from_proto(load_fp32(bundle))
+    table = measure_activations(
+        graph,
+        iter(CROPS),
+        tensors=observed_tensors(graph.graph),
+        source=CalibrationSource(dataset="random", seed=0, crops=len(CROPS), crop_size=(12, 10), images=()),
+        percentile=DEFAULT_PERCENTILE,
+    )
+    options = Int8Options(target=find_target("cpu"), method=Method.MINMAX, effort=Effort.BEST)
+    seen: list[int] = []
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "distilling":
+            seen.append(done)
+            if len(seen) in (22, 23):
+                raise KeyboardInterrupt
+
+    for versions in (("onnx",), tools):
+        monkeypatch.setattr(stage, "_TOOLS", versions)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_bundle(bundle, table, options, crops=CROPS, on_step=stop)
+
+    assert seen == [*range(22), first]
 
 
 def test_a_damaged_file_of_progress_counts_for_nothing(tmp_path: Path) -> None:

@@ -86,17 +86,19 @@ def _rounded(network: SimulatedNetwork, name: str, layer: RoundedWeight) -> Roun
 
 def _save(progress: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, *, done: int) -> None:
     buffer = io.BytesIO()
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "torch": str(torch.__version__)}
     torch.save(state, buffer)
     write_whole(progress, buffer.getvalue())
 
 
 def _resume(progress: Path | None, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """How many steps were done already; a damaged file counts for nothing."""
+    """How many steps were done already; a damaged file, and one of another torch, counts for nothing."""
     if progress is None or not progress.exists():
         return 0
     with suppress(pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError):
         state = torch.load(progress, weights_only=True)
+        if state["torch"] != str(torch.__version__):
+            return 0
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["done"])
