@@ -19,7 +19,7 @@ EACH_SCHEME = pytest.mark.parametrize("codes", [SYMMETRIC, ASYMMETRIC], ids=["sy
 MSE_BINS = 4096
 SHARES = np.linspace(0.2, 1.0, 81)
 BINS_OF_ENTROPY = 2048
-quick = settings(max_examples=15, deadline=None)
+quick = settings(max_examples=15)
 Values = NDArray[np.float32]
 Search = Callable[[HistogramObserver, Codes], Range]
 
@@ -210,7 +210,7 @@ def _values_of(counts: NDArray[np.int64], signs: tuple[int, ...], exponent: int)
         (ASYMMETRIC, (-1,), 256),
     ],
 )
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1), decay=st.floats(0.5, 20), exponent=st.integers(-8, 8))
 def test_a_threshold_has_the_least_divergence_of_all(
     codes: Codes, signs: tuple[int, ...], levels: int, seed: int, decay: float, exponent: int

@@ -27,7 +27,7 @@ from tests.graphs import CHANNELS, Graph
 
 SIDES = (9, 11)
 seeds = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 Array = NDArray[np.float32]
 
 

@@ -28,7 +28,7 @@ PIXELS = (np.arange(256) / 255).astype(np.float32)
 SIDES = (7, 16)  # smaller than the windows of three convolutions: borders are everywhere
 FLOAT32 = 2.0**-24
 seeds = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=20, deadline=None)
+quick = settings(max_examples=20)
 Build = Callable[[Graph], str]
 
 

@@ -23,7 +23,7 @@ CPU = find_target("cpu")
 COLOURS = 3
 FLOAT64 = 1e-9  # of a few hundred products in float64, and of a matrix whose condition is some thousands
 seeds = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=30, deadline=None)
+quick = settings(max_examples=30)
 Numbers = NDArray[np.float64]
 
 

@@ -295,7 +295,7 @@ _WHOLE["16-bit TIFF"] = encode(_noise((4, 4, 4), np.uint16), ".tiff", name="it",
 
 
 @given(kind=st.sampled_from(sorted(_WHOLE)), at=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_damaged_file_is_a_picture_or_an_image_error_and_nothing_else(kind: str, at: int, value: int, cut: bool) -> None:
     data = bytearray(_WHOLE[kind])
     at %= len(data)

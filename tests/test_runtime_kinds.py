@@ -115,7 +115,7 @@ anything = st.one_of(
 
 
 @given(array=anything)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_anything_is_upscaled_or_refused_with_what_was_expected(opened: Upscaler, array: object) -> None:
     try:
         larger = opened(cast(Picture, array))

@@ -131,7 +131,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 
 @given(at=st.integers(0, 1 << 30), value=st.integers(0, 255), cut=st.booleans())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_packed_file_opens_as_it_was_or_is_refused(
     exported: Bundle, packed: Path, tmp_path: Path, at: int, value: int, cut: bool
 ) -> None:
@@ -159,7 +159,7 @@ json_values = st.recursive(
 
 
 @given(data=st.data(), value=json_values)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_manifest_with_anything_in_any_place_opens_or_is_refused(
     exported: Bundle, tmp_path: Path, data: st.DataObject, value: object
 ) -> None:
