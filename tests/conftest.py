@@ -17,11 +17,13 @@ from export.models import find_network
 from export.models.srcnn import SRCNN
 from export.stage import export_network
 from export.weights import find_weights
+from quantize.cli import main as quantize
 from quantize.int8 import Int8Options
 from quantize.stage import quantize_bundle
 from runtime.bundle import Bundle
 from runtime.images import Picture, write_picture
 from runtime.targets import find_target
+from tests.typed import Ran
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -86,6 +88,22 @@ def enlarged_before(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     network = find_network("srcnn", scale=1.5)
     weights = find_weights(network, scale=1.5, choice=str(folder / "weights.pth"))
     return export_network(network, scale=1.5, weights=weights, directory=folder / "srcnn_x1.5")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Types `python -m quantize …` in an empty folder; anything but an exit is a traceback, and fails the test."""
+    monkeypatch.chdir(tmp_path)
+
+    def type_in(*arguments: object) -> Ran:
+        code: object = 0
+        try:
+            quantize([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = ended.code
+        return Ran(code, *capsys.readouterr())
+
+    return type_in
 
 
 @pytest.fixture

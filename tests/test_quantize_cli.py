@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,36 +15,13 @@ from calibration.ranges import read_table
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.cli import main
 from quantize.stage import load_fp32
 from runtime.bundle import CALIBRATION, MANIFEST, Bundle
 from tests.test_quantize_stage import bundle_with
+from tests.typed import Ran
 
 SMALL = ("--crops", "2", "--crop-size", "16x16", "--effort", "fast")
 SRCNN = find_network("srcnn", scale=1.5)
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: object
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Runs the command line in an empty folder; anything but an exit is a traceback, and fails the test."""
-    monkeypatch.chdir(tmp_path)
-
-    def type_in(*arguments: str | Path) -> Ran:
-        code: object = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = ended.code
-        return Ran(code, *capsys.readouterr())
-
-    return type_in
 
 
 @pytest.fixture

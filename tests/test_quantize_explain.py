@@ -13,7 +13,6 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
-from quantize.cli import main
 from quantize.explain.pictures import compare_outputs
 from quantize.explain.result import Explanation
 from quantize.int8 import STEPS
@@ -21,7 +20,7 @@ from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, pack_bundle, write_bundle
 from runtime.images import Picture
 from runtime.upscaler import Upscaler
-from tests.test_quantize_cli import Ran
+from tests.typed import Ran
 
 SIZES = ((40, 48), (36, 60), (64, 40))
 PLOT = Path(REPORTS) / "explain-cpu.png"
@@ -33,21 +32,6 @@ def explained(ran: Ran) -> Explanation:
 
 
 @pytest.fixture
-def type_in(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs the command line; anything but an exit is a traceback, and fails the test."""
-
-    def typed(*arguments: object) -> Ran:
-        code: object = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = ended.code
-        return Ran(code, *capsys.readouterr())
-
-    return typed
-
-
-@pytest.fixture
 def small(enlarged_before: Bundle, tmp_path: Path) -> Path:
     """A bundle of a small network, not quantized."""
     return Path(shutil.copytree(enlarged_before.directory, tmp_path / "small"))
@@ -55,11 +39,11 @@ def small(enlarged_before: Bundle, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
 def test_every_layer_is_there_with_its_cost_and_what_the_backend_ran_it_in(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path], backend: str
+    run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path], backend: str
 ) -> None:
     pictures = picture_folder(*SIZES)
 
-    found = explained(type_in("explain", bundle_copy.directory, "--calib", pictures, "--backend", backend, "--json"))
+    found = explained(run("explain", bundle_copy.directory, "--calib", pictures, "--backend", backend, "--json"))
 
     layers = {layer.name: layer for layer in found.layers if layer.macs}
     costs = {layer.name: layer.macs for layer in bundle_copy.manifest.layers}
@@ -70,11 +54,11 @@ def test_every_layer_is_there_with_its_cost_and_what_the_backend_ran_it_in(
 
 
 def test_the_pictures_are_those_of_the_upscaler_the_worst_first(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
     pictures = picture_folder(*SIZES)
 
-    found = explained(type_in("explain", bundle_copy.directory, "--calib", pictures, "--json"))
+    found = explained(run("explain", bundle_copy.directory, "--calib", pictures, "--json"))
 
     figures = {}
     for pair in find_images(str(pictures), scale=2, use="evaluation").pairs:
@@ -110,9 +94,9 @@ def test_equal_pictures_have_no_psnr(picture: Picture) -> None:
 
 
 def test_the_table_names_layers_pictures_and_colours_and_the_plot_is_there(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
-    ran = type_in("explain", bundle_copy.directory, "--calib", picture_folder(*SIZES))
+    ran = run("explain", bundle_copy.directory, "--calib", picture_folder(*SIZES))
 
     assert (ran.code, ran.err) == (0, "")
     assert all(layer.name in ran.out for layer in bundle_copy.manifest.layers)
@@ -124,32 +108,32 @@ def test_the_table_names_layers_pictures_and_colours_and_the_plot_is_there(
 
 
 def test_sensitivity_says_what_each_layer_alone_does_to_the_output(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
     pictures = picture_folder(SIZES[0])
 
-    found = explained(type_in("explain", bundle_copy.directory, "--calib", pictures, "--crops", 1, "--sensitivity", "--json"))
+    found = explained(run("explain", bundle_copy.directory, "--calib", pictures, "--crops", 1, "--sensitivity", "--json"))
 
     outputs = {layer.name: layer.output_psnr_db for layer in found.layers if layer.output_psnr_db is not None}
     assert outputs.keys() == set(bundle_copy.variant("int8").int8_layers)
     assert all(value > 40 for value in outputs.values()), outputs  # one layer costs less than all of them, which have 44 dB
 
 
-def test_without_pictures_named_the_samples_are_looked_at(type_in: Callable[..., Ran], small: Path) -> None:
-    assert type_in(small, "--calib", "samples", "--crops", 1, "--crop-size", "16x16").code == 0
+def test_without_pictures_named_the_samples_are_looked_at(run: Callable[..., Ran], small: Path) -> None:
+    assert run(small, "--calib", "samples", "--crops", 1, "--crop-size", "16x16").code == 0
 
-    found = explained(type_in("explain", small, "--crops", 2, "--json"))
+    found = explained(run("explain", small, "--crops", 2, "--json"))
 
     assert (found.dataset, found.crops, len(found.pictures)) == ("samples", 2, 2)
 
 
 def test_pictures_that_int8_was_calibrated_on_are_counted(
-    type_in: Callable[..., Ran], small: Path, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], small: Path, picture_folder: Callable[..., Path]
 ) -> None:
     pictures = picture_folder(*SIZES)
-    assert type_in(small, "--calib", pictures, "--crops", 3, "--crop-size", "16x16").code == 0
+    assert run(small, "--calib", pictures, "--crops", 3, "--crop-size", "16x16").code == 0
 
-    ran = type_in("explain", small, "--calib", pictures)
+    ran = run("explain", small, "--calib", pictures)
 
     assert "(!) int8 was calibrated on 3 of these pictures" in ran.out
 
@@ -157,45 +141,45 @@ def test_pictures_that_int8_was_calibrated_on_are_counted(
 @pytest.mark.parametrize("equalize", [(), ("--equalize",)], ids=["as it is", "equalized"])
 @pytest.mark.parametrize("without", [(), STEPS], ids=["every step", "no step"])
 def test_a_layer_alone_is_close_to_fp32_however_the_graph_was_made(
-    type_in: Callable[..., Ran], small: Path, picture_folder: Callable[..., Path], equalize: list[str], without: list[str]
+    run: Callable[..., Ran], small: Path, picture_folder: Callable[..., Path], equalize: list[str], without: list[str]
 ) -> None:
     pictures = picture_folder(*SIZES)
     left_out = [argument for step in without for argument in ("--without", step)]
     few = ("--crops", 3, "--crop-size", "16x16")
-    assert type_in(small, "--calib", pictures, *equalize, *left_out, *few).code == 0
+    assert run(small, "--calib", pictures, *equalize, *left_out, *few).code == 0
 
-    found = explained(type_in("explain", small, "--calib", pictures, "--json"))
+    found = explained(run("explain", small, "--calib", pictures, "--json"))
 
     # Held against a graph of other scales or another mean, a layer would be all error: 0 dB.
     assert all(layer.alone_sqnr_db is None or layer.alone_sqnr_db > 20 for layer in found.layers), found.layers
 
 
 def test_a_bundle_that_was_not_quantized_says_what_to_type(
-    type_in: Callable[..., Ran], exported: Bundle, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], exported: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
-    ran = type_in("explain", exported.directory, "--calib", picture_folder(SIZES[0]))
+    ran = run("explain", exported.directory, "--calib", picture_folder(SIZES[0]))
 
     assert (ran.code, ran.out) == (2, "")
     assert f"python -m quantize {exported.directory}" in ran.err
 
 
-def test_a_packed_bundle_has_no_place_for_the_plot(type_in: Callable[..., Ran], quantized: Bundle, tmp_path: Path) -> None:
+def test_a_packed_bundle_has_no_place_for_the_plot(run: Callable[..., Ran], quantized: Bundle, tmp_path: Path) -> None:
     (tmp_path / "packed.sredge").write_bytes(pack_bundle(quantized))
 
-    ran = type_in("explain", tmp_path / "packed.sredge")
+    ran = run("explain", tmp_path / "packed.sredge")
 
     assert (ran.code, ran.out) == (2, "")
     assert "zipfile" in ran.err
 
 
 def test_a_graph_that_another_table_was_written_over_is_refused(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
+    run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
     int8 = bundle_copy.variant("int8")
     other = int8.model_copy(update={"options": {**int8.options, "calibration_sha256": "0" * 64}})
     write_bundle(bundle_copy.directory, bundle_copy.manifest.with_variant(other), files={})
 
-    ran = type_in("explain", bundle_copy.directory, "--calib", picture_folder(SIZES[0]))
+    ran = run("explain", bundle_copy.directory, "--calib", picture_folder(SIZES[0]))
 
     assert (ran.code, ran.out) == (2, "")
     assert "python -m quantize" in ran.err
@@ -205,9 +189,9 @@ def test_a_graph_that_another_table_was_written_over_is_refused(
     "arguments", [("--target", "abacus"), ("--calib", "nothing"), ("--backend", "abacus"), ("--calib", "div2k")], ids=" ".join
 )
 def test_what_there_is_not_is_an_error_and_leaves_nothing(
-    type_in: Callable[..., Ran], bundle_copy: Bundle, arguments: tuple[str, ...]
+    run: Callable[..., Ran], bundle_copy: Bundle, arguments: tuple[str, ...]
 ) -> None:
-    ran = type_in("explain", bundle_copy.directory, *arguments)
+    ran = run("explain", bundle_copy.directory, *arguments)
 
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: ")

@@ -29,10 +29,9 @@ from runtime.errors import DatasetError, UserError
 from runtime.images import from_network, write_picture
 from runtime.precision import verify_precision
 from runtime.targets import TARGETS, Target, find_target
-from tests.test_quantize_cli import Ran, run
 from tests.test_quantize_placement import small_graph
+from tests.typed import Ran
 
-__all__ = ["run"]  # a fixture
 CPU = find_target("cpu")
 MIXED = [target for target in TARGETS if not target.everything_int8]
 EACH_MIXED = pytest.mark.parametrize("target", MIXED, ids=[target.name for target in MIXED])
