@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from calibration.calibrate import measure_activations
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, CalibrationTable, Method
 from quantize.int8 import Int8Options, observed_tensors, quantize_int8
 from quantize.reference import reference_graph
 from runtime.targets import TARGETS, Target, find_target
@@ -35,12 +35,21 @@ class SmallInt8:
 
 
 def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str, float] | None = None) -> SmallInt8:
-    """A mean taken off, a residual block, an upsampling convolution.
+    """`small_network` in int8.
 
     Args:
         brightness: of the output, on the average.
         narrowed: the largest value that was measured, of tensors where that is to be another.
     """
+    model, crops, table = small_network(brightness=brightness)
+    cut = {name: table.tensors[name].model_copy(update={"maximum": largest}) for name, largest in (narrowed or {}).items()}
+    table = table.model_copy(update={"tensors": {**table.tensors, **cut}})
+    int8 = quantize_int8(model, table, Int8Options(target=target, method=Method.MINMAX), value_range=(0.0, 1.0)).model
+    return SmallInt8(reference_graph(model, target=target, equalization=None, pixel_grid=True), int8, crops, target)
+
+
+def small_network(*, brightness: float = 0.5) -> tuple[onnx.ModelProto, list[Array], CalibrationTable]:
+    """A mean taken off, a residual block, an upsampling convolution; random pictures, and what was measured on them."""
     graph = Graph(0, channels=COLOURS)
     first = graph.add("Relu", graph.conv(graph.conv("input", COLOURS, 1), 8, 3))
     total = graph.add("Relu", graph.add("Add", first, graph.conv(first, 8, 3)))
@@ -61,10 +70,7 @@ def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str
         source=CalibrationSource(dataset="random", seed=1, crops=len(crops), crop_size=(16, 16), images=()),
         percentile=DEFAULT_PERCENTILE,
     )
-    cut = {name: table.tensors[name].model_copy(update={"maximum": largest}) for name, largest in (narrowed or {}).items()}
-    table = table.model_copy(update={"tensors": {**table.tensors, **cut}})
-    int8 = quantize_int8(model, table, Int8Options(target=target, method=Method.MINMAX), value_range=(0.0, 1.0)).model
-    return SmallInt8(reference_graph(model, target=target, equalization=None, pixel_grid=True), int8, crops, target)
+    return model, crops, table
 
 
 def values_as_written(model: onnx.ModelProto, crops: list[Array], *names: str) -> list[dict[str, Array]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import measure_activations
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
 from quantize import stage
-from quantize.int8 import Effort, Int8Options, observed_tensors
+from quantize.int8 import Effort, Int8Options, observed_tensors, quantize_int8
 from quantize.placement import place_quantizers
 from quantize.qdq import (
     QuantizationParameters,
@@ -33,6 +34,7 @@ from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Graph
+from tests.small_int8 import small_network
 
 EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 CROPS = [np.random.default_rng(seed).random((1, 3, 12, 10), np.float32) for seed in range(4)]
@@ -165,6 +167,23 @@ def test_a_damaged_file_of_progress_counts_for_nothing(tmp_path: Path) -> None:
     )
 
     assert seen == [0, 1, 2]
+
+
+def test_lifting_after_distillation_gives_the_graph_of_lifting_what_was_distilled_without() -> None:
+    """A search lifts layers from weights that it distilled once; the graph it writes in the end must be the one it measured."""
+    model, crops, table = small_network()
+    options = Int8Options(target=find_target("cpu"), method=Method.MINMAX, effort=Effort.BEST)
+    lifted = replace(options, lifted=frozenset(["conv3"]))
+
+    balanced, plain, fresh = (
+        quantize_int8(model, table, asked, value_range=(0.0, 1.0), crops=crops)
+        for asked in (replace(options, effort=Effort.BALANCED), options, lifted)
+    )
+    from_plain = quantize_int8(model, table, lifted, value_range=(0.0, 1.0), rounded=plain.rounded)
+
+    assert fresh.model == from_plain.model
+    assert set(plain.int8_layers) - set(fresh.int8_layers) == {"conv3"}
+    assert any((plain.rounded[name].weight != layer.weight).any() for name, layer in balanced.rounded.items())  # it learned
 
 
 def test_an_operator_that_is_not_simulated_is_named() -> None:
