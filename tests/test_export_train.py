@@ -297,6 +297,19 @@ def _wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def test_at_its_last_step_a_run_whose_log_is_gone_writes_its_weights_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    main(_arguments(folder, out))
+    made = out.read_bytes()
+    for gone in (out, out.with_suffix(".csv"), out.with_suffix(".png")):
+        gone.unlink()
+
+    main(_arguments(folder, out))
+
+    assert out.read_bytes() == made
+    assert out.with_suffix(".png").is_file()
+
+
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
