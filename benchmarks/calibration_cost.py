@@ -28,8 +28,8 @@ from benchmarks.machine import count_cores, describe_machine
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
-from quantize.int8 import observed_tensors
 from quantize.stage import load_fp32
+from quantize.tensor_ranges import observed_tensors
 from runtime import console
 from runtime.bundle import Bundle, resolve_bundle
 

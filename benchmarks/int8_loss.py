@@ -30,7 +30,8 @@ from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.int8 import Effort, Int8Options, some_of
+from quantize.int8 import some_of
+from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime import console

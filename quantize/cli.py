@@ -14,8 +14,8 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
-from quantize.int8 import STEPS, Effort, Int8Options, Step
 from quantize.int8_only import ask_backend, check_int8_only
+from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, halves_of, quantize_bundle, quantized_already
@@ -23,7 +23,7 @@ from quantize.tables import TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, resolve_bundle
-from runtime.errors import UnknownNameError, UserError
+from runtime.errors import UserError
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Target, find_target
 
@@ -95,7 +95,7 @@ def quantize(
         method=method,
         percentile=percentile,
         effort=effort,
-        without=_find_steps(without or ()),
+        without=find_steps(without or ()),
         lifted=frozenset(lift or ()),
     )
     budget = make_budget(max_drop_db, min_int8_macs=min_int8_macs, backend=backend, lifted=options.lifted)
@@ -157,13 +157,6 @@ def _with_ends(bundle: Bundle, target: str, io: Io) -> Bundle:
     if io == "float32":
         return bundle
     return add_pixel_io(bundle, bundle.variant("int8", target=target), parse=onnx.load_model_from_string)
-
-
-def _find_steps(names: Sequence[str]) -> frozenset[Step]:
-    for name in names:
-        if name not in STEPS:
-            raise UnknownNameError("step", name, valid=STEPS)
-    return frozenset(step for step in STEPS if step in names)
 
 
 def _is_here(request: TableRequest, *, scale: float) -> bool:

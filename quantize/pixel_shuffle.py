@@ -17,12 +17,13 @@ import onnx_ir as ir
 from calibration.ranges import CalibrationTable
 from quantize.equalize import equalize
 from quantize.half import Half, convert_to_half
-from quantize.int8 import Int8Options, choose_ranges, known_ranges
 from quantize.int8_only import check_int8_only, int8_only_nodes
 from quantize.opset import raise_opset
+from quantize.options import Int8Options
 from quantize.pixel_grid import align_ends
 from quantize.placement import moved_chain, place_quantizers
 from quantize.qdq import ActivationRange, activation_parameters, new_constant, write_qdq
+from quantize.tensor_ranges import choose_ranges, known_ranges
 from runtime.errors import UserError
 from runtime.targets import Target
 

@@ -94,7 +94,7 @@ def _round_layer(
     weight = constant(node, 1).astype(np.float64)
     outputs, kernel = weight.shape[0], weight.shape[2:]
     bias = constant(node, 2).astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
-    windows, targets = _sample(given, wanted, kernel, rng)
+    windows, targets = _sample(given, wanted, kernel, _pads(node), rng)
     before = np.concatenate([weight.reshape(outputs, -1).T, bias[np.newaxis]])
     hessian = windows.T @ windows
     damping = _DAMPING * np.diag(hessian).mean()
@@ -112,7 +112,7 @@ def _round_layer(
 
 
 def _sample(
-    given: Sequence[Array], wanted: Sequence[Array], kernel: tuple[int, ...], rng: np.random.Generator
+    given: Sequence[Array], wanted: Sequence[Array], kernel: tuple[int, ...], pads: Sequence[int], rng: np.random.Generator
 ) -> tuple[Numbers, Numbers]:
     """Windows (S, I·kH·kW + 1), a one last, and the outputs (S, O) wanted for them, from random places of every crop."""
     windows, targets = [], []
@@ -120,7 +120,7 @@ def _sample(
         height, width = target.shape[2:]
         picked = rng.choice(height * width, size=min(_SAMPLES // len(given), height * width), replace=False)
         rows, columns = np.divmod(picked, width)
-        margin = [(0, 0), (0, 0), *((size // 2, size // 2) for size in kernel)]
+        margin = [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])]
         views = sliding_window_view(np.pad(source, margin), kernel, axis=(2, 3))
         windows.append(views[0, :, rows, columns].reshape(len(picked), -1))
         targets.append(target[0, :, rows, columns])
@@ -141,10 +141,12 @@ def _quantized(name: str, array: Array, parameters: Mapping[str, QuantizationPar
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether its output has its input's size, and each window looks at neighbouring pixels of all channels."""
-    kernel = constant(node, 1).shape[2:]
+    """Whether there is a window of neighbouring pixels of all channels around or beside every pixel."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    same = [size // 2 for size in kernel] * 2
     ones = all(value == 1 for name in ("strides", "dilations") for value in attributes.get(name, [1]))
-    odd = all(size % 2 for size in kernel)
-    return odd and ones and attributes.get("group", 1) == 1 and list(attributes.get("pads", [0] * 4)) == same
+    return ones and attributes.get("group", 1) == 1 and "auto_pad" not in attributes
+
+
+def _pads(node: ir.Node) -> Sequence[int]:
+    """Top, left, bottom, right."""
+    return node.attributes["pads"].as_ints() if "pads" in node.attributes else (0, 0, 0, 0)

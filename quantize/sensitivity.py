@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import watch_tensors
 from quantize.placement import moved_chain
-from quantize.qdq import QuantizationParameters, activations, fake_quantize
+from quantize.qdq import QuantizationParameters, activations, constant, fake_quantize
 from quantize.read_qdq import Constants, StoredTensor, rounded_layers, stored_end, stored_tensors
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Noun
@@ -121,6 +121,7 @@ class _Tally:
         alone: what the rounded layer makes of it in the fp32 graph; `end` where there is no layer.
         parameters: those of the quantizer behind it, if there is one.
         picture: black and white, where it is the output's picture already.
+        lowest: where an activation clips it that the quantizer does the work of.
     """
 
     name: str
@@ -129,6 +130,7 @@ class _Tally:
     alone: str
     parameters: QuantizationParameters | None
     picture: tuple[float, float] | None
+    lowest: float = -math.inf
     signal: float = 0.0
     noise: float = 0.0
     alone_noise: float = 0.0
@@ -138,6 +140,7 @@ class _Tally:
 
     def add(self, exact: Array, quantized: Array, alone: Array) -> None:
         exact, quantized, alone = (array.astype(np.float32, copy=False) for array in (exact, quantized, alone))
+        quantized = quantized.clip(self.lowest)
         black, white = self.picture or _PICTURE_RANGE
         if self.picture is not None:
             exact, quantized, alone = (array.clip(black, white) for array in (exact, quantized, alone))
@@ -185,7 +188,7 @@ def _tallies(graph: ir.Graph, stored: Mapping[str, StoredTensor], layers: Collec
         tensor = str(end.name)
         if tensor in wanted or name in layers:
             parameters = stored[tensor].parameters if tensor in stored else None
-            rows.setdefault(tensor, _Tally(name, op, tensor, tensor, parameters, pictures.get(tensor)))
+            rows.setdefault(tensor, _Tally(name, op, tensor, tensor, parameters, pictures.get(tensor), _clipped_at(end)))
     return list(rows.values())
 
 
@@ -198,6 +201,11 @@ def _picture_ranges(graph: ir.Graph, target: Target) -> dict[str, tuple[float, f
         (value,) = activations(node)
         ranges[str(value.name)] = low, high
     return ranges | {str(moved.name): (low, high) for moved in moved_chain(value, target)}
+
+
+def _clipped_at(value: ir.Value) -> float:
+    clip = value.producer()
+    return float(constant(clip, 1).item()) if clip is not None and clip.op_type == "Clip" and len(clip.inputs) == 2 else -math.inf
 
 
 def _constant_number(node: ir.Node) -> float | None:

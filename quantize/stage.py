@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 import calibration
 from calibration.calibrate import OnStep, ignore_step
-from calibration.ranges import CalibrationTable, Method, write_table
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
-from quantize.int8 import Int8Options, quantize_int8, some_of
+from quantize.int8 import quantize_int8, some_of
 from quantize.int8_only import check_int8_only
 from quantize.opset import opset_of
+from quantize.options import Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
 from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
@@ -193,6 +194,23 @@ def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str,
         "calibration_sha256": sha256_bytes(write_table(table)),
         **({"lifted": ", ".join(sorted(options.lifted))} if options.lifted else {}),
     }
+
+
+def options_of(variant: Variant, target: Target) -> Int8Options:
+    """How an int8 graph was made, by what the manifest says of it."""
+    recorded = variant.options
+    return Int8Options(
+        target=target,
+        method=Method(recorded["method"]),
+        percentile=DEFAULT_PERCENTILE if recorded["percentile"] is None else float(str(recorded["percentile"])),
+        effort=Effort(recorded["effort"]),
+        without=find_steps(_split(recorded["without"])),
+        lifted=frozenset(_split(recorded.get("lifted", ""))),
+    )
+
+
+def _split(listed: Option) -> list[str]:
+    return [name for name in str(listed).split(", ") if name]
 
 
 def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) -> float | None:

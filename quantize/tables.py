@@ -26,8 +26,8 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
 from quantize.equalize import choose_scales, equalize
-from quantize.int8 import observed_tensors
 from quantize.stage import current_tools, load_fp32
+from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 

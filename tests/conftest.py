@@ -18,7 +18,7 @@ from export.models.srcnn import SRCNN
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.cli import main as quantize
-from quantize.int8 import Int8Options
+from quantize.options import Int8Options
 from quantize.stage import quantize_bundle
 from runtime.bundle import Bundle
 from runtime.images import Picture, write_picture

@@ -12,8 +12,10 @@ import onnxruntime as ort
 
 from calibration.calibrate import measure_activations
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, CalibrationTable, Method
-from quantize.int8 import Int8Options, observed_tensors, quantize_int8
-from quantize.reference import reference_graph
+from quantize.int8 import quantize_int8
+from quantize.options import Int8Options
+from quantize.prepare import prepare
+from quantize.tensor_ranges import observed_tensors
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Array, Graph
 
@@ -44,8 +46,9 @@ def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str
     model, crops, table = small_network(brightness=brightness)
     cut = {name: table.tensors[name].model_copy(update={"maximum": largest}) for name, largest in (narrowed or {}).items()}
     table = table.model_copy(update={"tensors": {**table.tensors, **cut}})
-    int8 = quantize_int8(model, table, Int8Options(target=target, method=Method.MINMAX), value_range=(0.0, 1.0)).model
-    return SmallInt8(reference_graph(model, target=target, equalization=None, pixel_grid=True), int8, crops, target)
+    options = Int8Options(target=target, method=Method.MINMAX)
+    int8 = quantize_int8(model, table, options, value_range=(0.0, 1.0)).model
+    return SmallInt8(ir.to_proto(prepare(model, table, options, value_range=(0.0, 1.0)).model), int8, crops, target)
 
 
 def small_network(*, brightness: float = 0.5) -> tuple[onnx.ModelProto, list[Array], CalibrationTable]:

@@ -19,7 +19,7 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.observers import BINS
 from calibration.pairs import ImageSet, Pair, picture_sha256
 from calibration.ranges import CalibrationTable, write_table
-from quantize.int8 import observed_tensors
+from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle, Contract
 from runtime.errors import ImageError, PipelineError
 from runtime.images import Picture, read_picture, write_picture

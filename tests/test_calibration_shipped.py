@@ -17,9 +17,10 @@ from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
 from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.int8 import Int8Options, observed_tensors
+from quantize.options import Int8Options
 from quantize.shipped_rounding import find_shipped_rounding
 from quantize.stage import made_of, recorded_options
+from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle, Contract
 from runtime.targets import find_target
 

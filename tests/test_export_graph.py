@@ -28,7 +28,9 @@ from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes, select_passes
 from export.passes.depth_to_space import with_shuffles
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
-from quantize.int8 import Int8Options, observed_tensors, quantize_int8
+from quantize.int8 import quantize_int8
+from quantize.options import Int8Options
+from quantize.tensor_ranges import observed_tensors
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import MANIFEST, Bundle, Contract, sha256_file
 from runtime.errors import PipelineError, UserError

@@ -18,7 +18,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.int8 import Int8Options
+from quantize.options import Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import TableRequest, find_table
 from runtime.bundle import Bundle, Contract

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from calibration.calibrate import measure_activations
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
 from quantize import stage
-from quantize.int8 import Effort, Int8Options, observed_tensors, quantize_int8
+from quantize.int8 import quantize_int8
+from quantize.options import Effort, Int8Options
 from quantize.placement import place_quantizers
 from quantize.qdq import (
     QuantizationParameters,
@@ -30,6 +31,7 @@ from quantize.qdq import (
 from quantize.reconstruct.distil import distil
 from quantize.reconstruct.simulate import SimulatedNetwork
 from quantize.stage import load_fp32, quantize_bundle
+from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target

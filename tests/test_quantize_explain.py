@@ -15,7 +15,7 @@ from calibration.datasets import find_images
 from calibration.pairs import load_pair
 from quantize.explain.pictures import compare_outputs
 from quantize.explain.result import Explanation
-from quantize.int8 import STEPS
+from quantize.options import STEPS
 from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, pack_bundle, write_bundle
 from runtime.images import Picture

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from calibration.ranges import Method, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
-from quantize.int8 import STEPS, Int8Options, quantize_int8
+from quantize.int8 import quantize_int8
+from quantize.options import STEPS, Int8Options
 from quantize.stage import load_fp32
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle, Contract

@@ -16,8 +16,8 @@ from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.cli import main
-from quantize.int8 import Int8Options
 from quantize.int8_only import ask_backend, check_int8_only
+from quantize.options import Int8Options
 from quantize.pixel_shuffle import PixelShuffle, write_out
 from quantize.stage import halves_of, quantize_bundle, quantized_already
 from runtime.backends import BACKENDS, open_backend

@@ -20,8 +20,10 @@ from calibration.pairs import ImageSet, Pair
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, TensorStatistics, read_table
 from calibration.shipped_tables import SHIPPED_TABLES
 from export.onnx_export import OPSET_RANGE, convert_opset
-from quantize.int8 import Int8Options, Step, observed_tensors, quantize_int8
+from quantize.int8 import quantize_int8
+from quantize.options import Int8Options, Step
 from quantize.stage import load_fp32, quantize_bundle, quantized_already
+from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Contract, sha256_bytes, sha256_file, write_bundle
 from runtime.errors import UserError
 from runtime.images import Picture, to_network, write_picture

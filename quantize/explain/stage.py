@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import CROP_SIZE, crops_of, describe_source
@@ -14,11 +15,9 @@ from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
-from quantize.int8 import STEPS
-from quantize.pixel_grid import aligns_ends
-from quantize.reference import reference_graph
+from quantize.prepare import prepare
 from quantize.sensitivity import PICTURE, layer_sensitivity, measure_layers
-from quantize.stage import load_fp32
+from quantize.stage import load_fp32, options_of
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Bundle, Variant
 from runtime.errors import BundleError
@@ -124,9 +123,9 @@ def _explain_layers(
     on_step: OnStep,
 ) -> tuple[ExplainedLayer, ...]:
     target = find_target(variant.target or "")
-    steps = set(STEPS).difference(str(variant.options.get("without", "")).split(", "))
-    pixel_grid = aligns_ends(steps, bundle.manifest.contract.value_range)
-    reference = reference_graph(load_fp32(bundle), target=target, equalization=table.equalization, pixel_grid=pixel_grid)
+    options = options_of(variant, target)
+    prepared = prepare(load_fp32(bundle), table, options, value_range=bundle.manifest.contract.value_range)
+    reference, target = ir.to_proto(prepared.model), prepared.target
     int8 = onnx.load_model_from_string(bundle.read(variant))
     macs = {layer.name: layer.macs for layer in bundle.manifest.layers if layer.name not in variant.merged_layers}
     found = measure_layers(

@@ -123,6 +123,7 @@ _OPERATORS: Mapping[str, Callable[[ir.Node, Given], torch.Tensor]] = {
     "Pad": _pad,
     "Relu": lambda _, given: F.relu(given[0]),
     "PRelu": lambda _, given: torch.where(given[0] < 0, given[0] * given[1], given[0]),
+    "Clip": lambda _, given: torch.clamp(given[0], min=given[1]),
     "Sigmoid": lambda _, given: torch.sigmoid(given[0]),
     "Tanh": lambda _, given: torch.tanh(given[0]),
     "Add": lambda _, given: given[0] + given[1],

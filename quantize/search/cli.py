@@ -8,7 +8,7 @@ from collections.abc import Collection
 from rich.table import Table
 
 from calibration.datasets import find_images
-from quantize.int8 import Int8Options
+from quantize.options import Int8Options
 from quantize.reports import write_report
 from quantize.search.choose import Budget
 from quantize.search.result import SearchState, Trial, pareto_front

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationTable
-from quantize.int8 import Int8Options
+from quantize.options import Int8Options
 from quantize.qdq import RoundedWeight
 from quantize.reports import write_report
 from quantize.search.choose import Budget, Lifted, choose_lifted

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import OnStep
 from calibration.ranges import CalibrationTable
-from quantize.int8 import Int8Graph, Int8Options, quantize_int8
-from quantize.pixel_grid import aligns_ends
+from quantize.int8 import Int8Graph, quantize_int8
+from quantize.options import Int8Options
 from quantize.placement import lifted_operators, place_quantizers
+from quantize.prepare import Prepared, prepare
 from quantize.qdq import RoundedWeight
-from quantize.reference import reference_graph
 from quantize.search.choose import Lifted
 from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
@@ -78,7 +78,7 @@ class Trials:
         """Of the network's multiply-accumulates, by layer that is in int8 where nothing is lifted, in the order they run."""
         macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
         total = max(self._subject.manifest.macs, 1)
-        layers = place_quantizers(self._reference.graph, self._subject.options.target).int8_layers
+        layers = place_quantizers(self._prepared.model.graph, self._prepared.target).int8_layers
         return {layer: macs.get(layer, 0) / total for layer in layers}
 
     @cached_property
@@ -112,7 +112,7 @@ class Trials:
 
     def noise(self, lifted: Lifted) -> float:
         """Mean square of the output's error against fp32 with those layers lifted, integers simulated."""
-        in_float = lifted_operators(self._reference.graph, self._subject.options.target, lifted)
+        in_float = lifted_operators(self._prepared.model.graph, self._prepared.target, lifted)
         psnr_db = self._switched.psnr_db(self._switched.operators - in_float)
         return 0.0 if psnr_db is None else float(10 ** (-psnr_db / 10))
 
@@ -129,17 +129,16 @@ class Trials:
         )
 
     @cached_property
-    def _reference(self) -> ir.Model:
+    def _prepared(self) -> Prepared:
         subject = self._subject
-        pixel_grid = aligns_ends(subject.options.steps, subject.manifest.contract.value_range)
-        target, equalization = subject.options.target, subject.table.equalization
-        return ir.from_proto(reference_graph(subject.model, target=target, equalization=equalization, pixel_grid=pixel_grid))
+        value_range = subject.manifest.contract.value_range
+        return prepare(subject.model, subject.table, subject.options, value_range=value_range)
 
     @cached_property
     def _switched(self) -> SwitchedGraph:
         crops, step = self._subject.crops, max(1, len(self._subject.crops) // _PROBED)
-        reference = ir.to_proto(self._reference)
-        return SwitchedGraph(reference, self.plain.model, crops[::step], target=self._subject.options.target)
+        reference = ir.to_proto(self._prepared.model)
+        return SwitchedGraph(reference, self.plain.model, crops[::step], target=self._prepared.target)
 
     @cached_property
     def _fp32(self) -> Backend:

@@ -1,0 +1,62 @@
+"""How a network is quantized: the steps there are against the loss, and which of them an effort takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, get_args
+
+from calibration.ranges import DEFAULT_PERCENTILE, Method
+from runtime.errors import UnknownNameError
+from runtime.targets import Target
+
+Step = Literal["pixel-grid", "centre", "correct-biases", "round-layers", "distil"]
+STEPS: tuple[Step, ...] = get_args(Step)
+
+
+class Effort(Enum):
+    """How much is done against the loss: nothing that takes time, layer by layer, or all that is known."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    BEST = "best"
+
+
+_LEFT_OUT: Mapping[Effort, frozenset[Step]] = {
+    Effort.FAST: frozenset({"round-layers", "distil"}),
+    Effort.BALANCED: frozenset({"distil"}),
+    Effort.BEST: frozenset(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """How a network is quantized.
+
+    Attributes:
+        target: what its constraints are.
+        method, percentile: how ranges follow from statistics.
+        effort: which steps are taken.
+        without: steps that are left out of those.
+        lifted: layers that are left in float.
+    """
+
+    target: Target
+    method: Method
+    percentile: float = DEFAULT_PERCENTILE
+    effort: Effort = Effort.BALANCED
+    without: frozenset[Step] = frozenset()
+    lifted: frozenset[str] = frozenset()
+
+    @property
+    def steps(self) -> frozenset[Step]:
+        return frozenset(STEPS) - _LEFT_OUT[self.effort] - self.without
+
+
+def find_steps(names: Collection[str]) -> frozenset[Step]:
+    """`names` as steps; UnknownNameError lists the valid ones."""
+    for name in names:
+        if name not in STEPS:
+            raise UnknownNameError("step", name, valid=STEPS)
+    return frozenset(step for step in STEPS if step in names)

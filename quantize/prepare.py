@@ -1,0 +1,68 @@
+"""What a network goes through before anything is rounded, all of it exact: equalized, its ends on the pixel grid, centred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.ranges import CalibrationTable
+from quantize.centre import Centred, centre
+from quantize.equalize import equalize
+from quantize.opset import raise_opset
+from quantize.options import Int8Options
+from quantize.pixel_grid import PixelGrid, align_ends, aligns_ends
+from quantize.qdq import ActivationRange
+from quantize.tensor_ranges import known_ranges, largest_values
+from runtime.targets import Target
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The fp32 graph that an int8 graph can be held against: of the same tensors and layers, by name, and of the same output.
+
+    Attributes:
+        known: ranges that need no measuring.
+        grid, centred: what became of the graph.
+        target: the one asked for, with what centring left of a ReLU among the activations that cost nothing.
+    """
+
+    model: ir.Model
+    known: Mapping[str, ActivationRange]
+    grid: PixelGrid
+    centred: Centred
+    target: Target
+
+
+def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, *, value_range: ActivationRange) -> Prepared:
+    """`model`, at the lowest opset that the target takes or its own, and what is known of it."""
+    target, prepared = options.target, ir.from_proto(raise_opset(model, options.target.opset_range[0]))
+    graph = prepared.graph
+    if table.equalization is not None:
+        equalize(graph, table.equalization)
+    known = known_ranges(graph, value_range, target)
+    grid, centred = PixelGrid(), Centred()
+    if aligns_ends(options.steps, value_range):
+        grid = align_ends(prepared, target)
+    if "centre" in options.steps and target.activation_symmetric:
+        centred = centre(graph, target, largest_values(graph, table, options))
+        target = replace(target, fused_activations=(*target.fused_activations, "Clip"))
+    for constant in [value for value in graph.initializers.values() if not value.uses()]:
+        del graph.initializers[str(constant.name)]  # what others have taken the place of
+    return Prepared(prepared, {**known, **grid.ranges, **centred.ranges}, grid, centred, target)
+
+
+def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
+    """(C,) for each tensor measured, and for those that were made of them."""
+    means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
+    for name, (source, gain, offset, last) in prepared.grid.made_of.items():
+        if source in means:
+            means[name] = np.append(means[source] * gain + offset, last)
+    for name, (source, offset) in prepared.centred.shifts.items():
+        if source in means:
+            means[name] = means[source] - offset
+    return means

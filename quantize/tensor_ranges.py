@@ -1,0 +1,80 @@
+"""The range of each tensor that is quantized: known beforehand, or chosen from what calibration measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.options import Int8Options
+from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
+from quantize.qdq import ActivationRange, constant
+from runtime.targets import TARGETS, Target
+
+
+def observed_tensors(graph: ir.Graph) -> Collection[str]:
+    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
+    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(graph, target).quantizers.values()]
+    return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
+
+
+def known_ranges(graph: ir.Graph, value_range: ActivationRange, target: Target) -> dict[str, ActivationRange]:
+    """Ranges that need no measuring, because a picture's values lie in `value_range` whatever pictures were calibrated on.
+
+    They are the input's and the output's, and that of a 1×1 convolution from the input's colours to as many (a mean shift):
+    interval arithmetic, Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges
+    would clip a white that the calibration pictures did not happen to have.
+    """
+    ends = [value for end in graph.outputs for value in moved_chain(end, target)]
+    known = {str(value.name): value_range for value in (*graph.inputs, *ends)}
+    for node in graph:
+        source = node.inputs[0] if node.op_type == "Conv" else None
+        if source is None or source.name not in known:
+            continue
+        weight = constant(node, 1)
+        if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):
+            low, high = known[source.name]
+            products = np.stack([weight[:, :, 0, 0] * low, weight[:, :, 0, 0] * high])
+            bias = constant(node, 2) if len(node.inputs) > 2 else np.zeros(weight.shape[0], np.float32)
+            lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
+            known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
+    return known
+
+
+def choose_ranges(
+    placement: Placement,
+    table: CalibrationTable,
+    options: Int8Options,
+    *,
+    known: Mapping[str, ActivationRange],
+) -> Mapping[str, ActivationRange]:
+    """A range for each tensor that a quantizer takes its range from.
+
+    What is `known` is taken; else the method asked for, but for global skips, which take min-max where it is one that clips
+    whatever the error: what is missing there is missing from the picture.
+    """
+    ranges = {}
+    for quantizer in placement.quantizers.values():
+        source = quantizer.range_of
+        ranges[source] = known[source] if source in known else _measured(source, quantizer.role, table, options)
+    return ranges
+
+
+def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, float]:
+    """The high end of the range of every tensor measured, where all codes there are may be used between it and the low end."""
+    roles = tensor_roles(graph, options.target)
+    free = replace(options, target=replace(options.target, activation_symmetric=False))
+    return {name: _measured(name, role, table, free)[1] for name, role in roles.items() if name in table.tensors}
+
+
+def _measured(name: str, role: Role, table: CalibrationTable, options: Int8Options) -> ActivationRange:
+    clips = role is Role.SKIP and options.method is not Method.MSE
+    return activation_range(
+        table.tensors[name],
+        method=Method.MINMAX if clips else options.method,
+        symmetric=options.target.activation_symmetric,
+        percentile=options.percentile,
+    )
