@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,10 @@ from export.stage import export_network
 from export.weights import find_weights
 from quantize.int8 import some_of
 from quantize.options import Effort, Int8Options
-from quantize.stage import quantize_bundle, quantized_already
+from quantize.search.choose import lifting_order
+from quantize.search.result import Timing
+from quantize.search.trials import Subject, Trials
+from quantize.stage import load_fp32, quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime import console
 from runtime.backends import open_backend
@@ -40,22 +43,27 @@ from runtime.bundle import BUILD, Bundle
 from runtime.errors import DatasetError, UnknownNameError
 from runtime.files import write_whole
 from runtime.images import Picture, from_network, to_network
-from runtime.targets import find_target
+from runtime.targets import Target, find_target
 
 _SETS = ("set5", "set14")
 _PROTOCOL = find_protocol("paper-y")
+_MIXED_SHARE = 0.98
 _THEIRS = "onnxruntime quantize_static"
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A network, the file of its authors' weights, and the loss that is aimed at, of the average over the sets."""
+    """A network, the file of its authors' weights, and the losses that are aimed at, of the average over the sets.
+
+    The second is with as many layers in float as leave `_MIXED_SHARE` of multiply-accumulates in int8.
+    """
 
     network: str
     scale: int
     weights: str
     loss_db: float
+    mixed_loss_db: float
 
     @property
     def name(self) -> str:
@@ -63,12 +71,12 @@ class Goal:
 
 
 GOALS = (
-    Goal("lesrcnn", 2, "lesrcnn_x2.pth", 0.05),
-    Goal("lesrcnn", 3, "lesrcnn_x3.pth", 0.03),
-    Goal("lesrcnn", 4, "lesrcnn_x4.pth", 0.03),
-    Goal("espcn", 3, "super_resolution_x3.onnx", 0.05),
-    Goal("srcnn", 2, "srcnn_isr_best.pth", 0.05),
-    Goal("srgan", 4, "srgan_x4.pth", 0.05),
+    Goal("lesrcnn", 2, "lesrcnn_x2.pth", 0.05, 0.02),
+    Goal("lesrcnn", 3, "lesrcnn_x3.pth", 0.03, 0.015),
+    Goal("lesrcnn", 4, "lesrcnn_x4.pth", 0.03, 0.015),
+    Goal("espcn", 3, "super_resolution_x3.onnx", 0.05, 0.02),
+    Goal("srcnn", 2, "srcnn_isr_best.pth", 0.05, 0.02),
+    Goal("srgan", 4, "srgan_x4.pth", 0.05, 0.02),
 )
 
 
@@ -118,6 +126,9 @@ def int8_loss(
     backend: Annotated[list[str] | None, typer.Option(help="repeat for several [default: those of the target]")] = None,
     effort: Annotated[list[Effort] | None, typer.Option(help="repeat for several [default: all]")] = None,
     calib: Annotated[str, typer.Option(help="what is calibrated on")] = "div2k",
+    mixed: Annotated[
+        bool, typer.Option("--mixed/--no-mixed", help=f"also with layers in float, {_MIXED_SHARE:.0%} of MACs or more in int8")
+    ] = True,
     theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="quantize_static beside it")] = True,
     out: Annotated[Path, typer.Option(help="folder of bundles and of the result")] = BUILD / "int8-loss",
 ) -> None:
@@ -143,6 +154,8 @@ def int8_loss(
             evaluated = list(_evaluated(bundle, data, tell))
             for options in _options(target, effort):
                 losses += _ours(goal, bundle, options, backend, evaluated, found=found, calibrated_s=calibrated_s, tell=tell)
+                if mixed and not options.target.everything_int8:
+                    losses += _mixed(goal, bundle, options, backend, evaluated, found=found, tell=tell)
             if theirs:
                 losses.append(_their_loss(goal, bundle, evaluated, some_of(found.crops), tell=tell))
     body = {"machine": describe_machine().model_dump(), "protocol": str(_PROTOCOL), "losses": [asdict(loss) for loss in losses]}
@@ -207,10 +220,42 @@ def _ours(
         quantized = quantize_bundle(quantized, found.table, options, crops=found.crops, on_step=steps)
         seconds = calibrated_s + time.perf_counter() - began
     graph = quantized.read(quantized.variant("int8", target=options.target.name))
-    usual = ("openvino", "onnxruntime") if options.target.name == "cpu" else (options.target.default_backend,)
-    for backend in backends or usual:
+    for backend in backends or _usual_backends(options.target):
         tell(f"{how} for {options.target.name} on {backend}")
         yield _loss(goal, bundle, graph, evaluated, how=how, target=options.target.name, backend=backend, seconds=seconds)
+
+
+def _mixed(
+    goal: Goal,
+    bundle: Bundle,
+    options: Int8Options,
+    backends: Sequence[str] | None,
+    evaluated: Sequence[_Evaluated],
+    *,
+    found: FoundTable,
+    tell: Tell,
+) -> Iterator[Loss]:
+    """With the layers in float that gain most for their multiply-accumulates, as many as there is room for."""
+    target = options.target.name
+    timing = Timing(shape=(1,), warm_up=0, n=0)  # nothing is timed
+    subject = Subject(bundle.manifest, load_fp32(bundle), found.table, options, found.crops, (), "", timing)
+    tell(f"sredge {options.effort.value} for {target}: layers to lift")
+    with Trials(subject, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}")) as trials:
+        # what another layer does the work of is in int8 with it
+        merged = sum(layer.macs for layer in bundle.manifest.layers if layer.name in trials.plain.merged_layers)
+        room = sum(trials.shares.values()) + merged / max(bundle.manifest.macs, 1) - _MIXED_SHARE
+        lifted = frozenset(lifting_order(trials.shares, trials.noise, spare=room))
+        graph = trials.graph(lifted).model.SerializeToString(deterministic=True)
+        share = 1 - sum(trials.shares[layer] for layer in lifted)
+    how = f"sredge {options.effort.value}, {share:.1%} int8"
+    for backend in backends or _usual_backends(options.target):
+        tell(f"{how} for {target} on {backend}")
+        mixed = replace(goal, loss_db=goal.mixed_loss_db)
+        yield _loss(mixed, bundle, graph, evaluated, how=how, target=target, backend=backend, seconds=None)
+
+
+def _usual_backends(target: Target) -> tuple[str, ...]:
+    return ("openvino", "onnxruntime") if target.name == "cpu" else (target.default_backend,)
 
 
 def _their_loss(
@@ -297,7 +342,7 @@ def _print_losses(losses: Sequence[Loss]) -> None:
             loss.backend,
             *(f"{loss.loss_db[name]:.3f}" for name in _SETS),
             f"{loss.average_db:.3f}",
-            f"{loss.goal_db:.2f}{'' if loss.average_db <= loss.goal_db else ' (!)'}",
+            f"{loss.goal_db:.3g}{'' if loss.average_db <= loss.goal_db else ' (!)'}",
             f"{loss.ssim_loss:.4f}",
             f"{loss.worst_db:.3f} {loss.worst}",
             f"{loss.psnr_vs_fp32_db:.1f}",

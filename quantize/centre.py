@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.qdq import ActivationRange, activations, constant, new_constant, storable_scale
+from quantize.qdq import ActivationRange, activations, constant, has_own_pads, new_constant, storable_scale
 from runtime.targets import Target
 
 _SUFFIX = ".centred"
@@ -91,7 +91,7 @@ def _is_absorbed(value: ir.Value) -> bool:
 
 def _absorbs(node: ir.Node, value: ir.Value) -> bool:
     if node.op_type == "Conv":
-        return node.inputs[0] is value and _has_constants(node) and "auto_pad" not in node.attributes
+        return node.inputs[0] is value and _has_constants(node) and has_own_pads(node)
     if node.op_type == "Add" and len(activations(node)) == 2 and _branch(node) is not None:
         return True
     return node.op_type in ("Add", "DepthToSpace") and len(activations(node)) == len(node.inputs) and _is_absorbed(node.outputs[0])

@@ -261,3 +261,8 @@ def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
 def activations(node: ir.Node) -> list[ir.Value]:
     """What a node reads that is no constant."""
     return [value for value in node.inputs if value is not None and value.const_value is None]
+
+
+def has_own_pads(convolution: ir.Node) -> bool:
+    """Whether what it pads with is in `pads`, and not named by `auto_pad`."""
+    return "auto_pad" not in convolution.attributes or convolution.attributes["auto_pad"].as_string() == "NOTSET"

@@ -22,7 +22,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantize.placement import Placement
-from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, fake_quantize, smallest_scale, storable_scale
+from quantize.qdq import (
+    QuantizationParameters,
+    RoundedWeight,
+    activations,
+    constant,
+    fake_quantize,
+    has_own_pads,
+    smallest_scale,
+    storable_scale,
+)
 from quantize.walk import Array, run_node
 from runtime.targets import Target
 
@@ -144,7 +153,7 @@ def _is_plain(node: ir.Node) -> bool:
     """Whether there is a window of neighbouring pixels of all channels around or beside every pixel."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     ones = all(value == 1 for name in ("strides", "dilations") for value in attributes.get(name, [1]))
-    return ones and attributes.get("group", 1) == 1 and "auto_pad" not in attributes
+    return ones and attributes.get("group", 1) == 1 and has_own_pads(node)
 
 
 def _pads(node: ir.Node) -> Sequence[int]:

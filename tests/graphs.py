@@ -43,7 +43,7 @@ class Graph:
         weight = weight or self.constant(self.random(outputs, self.channels[source], kernel, kernel))
         given = (self.constant(self.random(outputs)),) if bias else ()
         pads = [kernel // 2 if pad is None else pad] * 4
-        return self.add("Conv", source, weight, *given, channels=outputs, pads=pads)
+        return self.add("Conv", source, weight, *given, channels=outputs, pads=pads, auto_pad="NOTSET")
 
     def shuffle(self, source: str, factor: int = 2, mode: str = "CRD") -> str:
         channels = self.channels[source] // factor**2

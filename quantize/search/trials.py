@@ -91,9 +91,13 @@ class Trials:
         """Weights as they were rounded, if they were."""
         return self.plain.rounded if "plain" in self.__dict__ else None
 
+    def graph(self, lifted: Lifted) -> Int8Graph:
+        """With those layers lifted, the weights of the others as they are with nothing lifted."""
+        return self._quantize(replace(self._subject.options, lifted=lifted), self.plain.rounded) if lifted else self.plain
+
     def measure(self, lifted: Lifted) -> Trial:
-        """The graph with those layers lifted."""
-        graph = self._quantize(replace(self._subject.options, lifted=lifted), self.plain.rounded) if lifted else self.plain
+        """What the graph with those layers lifted loses, and how long it takes."""
+        graph = self.graph(lifted)
         data = graph.model.SerializeToString(deterministic=True)
         with open_backend(self._subject.backend, data, precision="int8") as tried:
             drop_db = float(np.mean(np.subtract(self._exact_psnr_db, self._psnr_db(tried))))
