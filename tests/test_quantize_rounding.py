@@ -310,10 +310,20 @@ def test_progress_is_told_once_an_operator() -> None:
     assert steps == [(index, len(prepared.model.graph)) for index in range(len(prepared.model.graph))]
 
 
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [2, 0, 1, 3]], ids=["no padding", "another on each side"])
+def test_a_layer_is_rounded_however_it_pads(pads: list[int]) -> None:
+    graph = Graph(0, channels=COLOURS)
+    first = graph.add("Relu", graph.conv("input", 8, 3))
+    middle = graph.add("Conv", first, graph.constant(graph.random(8, 8, 3, 3)), channels=8, pads=pads)
+    last = graph.conv(middle, COLOURS, 3)
+
+    assert list(_rounded(_prepare(graph.model(last)))) == ["conv0", middle, last]
+
+
 @pytest.mark.parametrize(
     "attributes",
-    [{"group": 2}, {"strides": [2, 2]}, {"dilations": [2, 2], "pads": [2, 2, 2, 2]}, {"pads": [0, 0, 0, 0]}],
-    ids=["groups", "strides", "dilations", "no padding"],
+    [{"group": 2}, {"strides": [2, 2]}, {"dilations": [2, 2], "pads": [2, 2, 2, 2]}],
+    ids=["groups", "strides", "dilations"],
 )
 def test_a_layer_whose_windows_are_not_neighbouring_pixels_is_left_to_others(attributes: dict[str, int | list[int]]) -> None:
     graph = Graph(0, channels=COLOURS)
