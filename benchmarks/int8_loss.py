@@ -112,6 +112,14 @@ class _Evaluated:
     fp32_score: Score
 
 
+@dataclass(frozen=True)
+class _Calibrated:
+    """A table, and what it took to measure it."""
+
+    found: FoundTable
+    seconds: float
+
+
 app = console.application("Measure what int8 loses, network by network.")
 
 
@@ -147,17 +155,21 @@ def int8_loss(
 
             tell("exporting")
             bundle = _exported(goal, weights, out / goal.name)
-            began = time.perf_counter()
-            found = _found(bundle, calib, data, tell)
-            calibrated_s = time.perf_counter() - began
-            _check_apart(bundle, found.table.source, calib, data, tell)
-            evaluated = list(_evaluated(bundle, data, tell))
+            evaluated: list[_Evaluated] = []
+            tables: dict[bool, _Calibrated] = {}  # by whether it is that of effort best
             for options in _options(target, effort):
-                losses += _ours(goal, bundle, options, backend, evaluated, found=found, calibrated_s=calibrated_s, tell=tell)
+                is_best = options.effort is Effort.BEST
+                if is_best not in tables:
+                    tables[is_best] = _calibrated(bundle, calib, data, tell, is_best=is_best)
+                calibrated = tables[is_best]
+                if not evaluated:
+                    _check_apart(bundle, calibrated.found.table.source, calib, data, tell)
+                    evaluated = list(_evaluated(bundle, data, tell))
+                losses += _ours(goal, bundle, options, backend, evaluated, calibrated=calibrated, tell=tell)
                 if mixed and not options.target.everything_int8:
-                    losses += _mixed(goal, bundle, options, backend, evaluated, found=found, tell=tell)
+                    losses += _mixed(goal, bundle, options, backend, evaluated, found=calibrated.found, tell=tell)
             if theirs:
-                losses.append(_their_loss(goal, bundle, evaluated, some_of(found.crops), tell=tell))
+                losses.append(_their_loss(goal, bundle, evaluated, some_of(calibrated.found.crops), tell=tell))
     body = {"machine": describe_machine().model_dump(), "protocol": str(_PROTOCOL), "losses": [asdict(loss) for loss in losses]}
     write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
     _print_losses(losses)
@@ -178,7 +190,14 @@ def _check_apart(bundle: Bundle, source: CalibrationSource, calib: str, data: Pa
 def _options(targets: Sequence[str] | None, efforts: Sequence[Effort] | None) -> Iterator[Int8Options]:
     for name in targets or ("cpu", "openvino"):
         for effort in efforts or Effort:
-            yield Int8Options(target=find_target(name), method=Method.PERCENTILE, effort=effort)
+            yield Int8Options(target=_runs_here(find_target(name)), method=Method.PERCENTILE, effort=effort)
+
+
+def _runs_here(target: Target) -> Target:
+    """With float32 around the integers where it has float16: of that with integers CPU backends compute something else."""
+    if target.float_dtype == "float32":
+        return target
+    return replace(target, name=f"{target.name}-float32", float_dtype="float32", default_backend="onnxruntime")
 
 
 def _exported(goal: Goal, weights: Path, directory: Path) -> Bundle:
@@ -207,18 +226,17 @@ def _ours(
     backends: Sequence[str] | None,
     evaluated: Sequence[_Evaluated],
     *,
-    found: FoundTable,
-    calibrated_s: float,
+    calibrated: _Calibrated,
     tell: Tell,
 ) -> Iterator[Loss]:
     how = f"sredge {options.effort.value}"
     began = time.perf_counter()
     seconds = None
     quantized = Bundle.open(bundle.directory)
-    if not quantized_already(quantized, found.table, options, compared=True):
+    if not quantized_already(quantized, calibrated.found.table, options, compared=True):
         steps = lambda phase, done, total: tell(f"{how} for {options.target.name}, {phase} {done} of {total}")  # noqa: E731
-        quantized = quantize_bundle(quantized, found.table, options, crops=found.crops, on_step=steps)
-        seconds = calibrated_s + time.perf_counter() - began
+        quantized = quantize_bundle(quantized, calibrated.found.table, options, crops=calibrated.found.crops, on_step=steps)
+        seconds = calibrated.seconds + time.perf_counter() - began
     graph = quantized.read(quantized.variant("int8", target=options.target.name))
     for backend in backends or _usual_backends(options.target):
         tell(f"{how} for {options.target.name} on {backend}")
@@ -271,9 +289,13 @@ def _their_loss(
     return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)
 
 
-def _found(bundle: Bundle, calib: str, data: Path, tell: Tell) -> FoundTable:
-    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE)
-    return find_table(Bundle.open(bundle.directory), request, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}"))
+def _calibrated(bundle: Bundle, calib: str, data: Path, tell: Tell, *, is_best: bool) -> _Calibrated:
+    """As `python -m quantize` does it: equalized at effort best, on pictures enough."""
+    began = time.perf_counter()
+    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, equalize=None if is_best else False)
+    steps = lambda phase, done, total: tell(f"{phase} {done} of {total}")  # noqa: E731
+    found = find_table(Bundle.open(bundle.directory), request, on_step=steps)
+    return _Calibrated(found, time.perf_counter() - began)
 
 
 def _loss(

@@ -19,7 +19,7 @@ from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, halves_of, quantize_bundle, quantized_already
-from quantize.tables import TableRequest, find_table
+from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, resolve_bundle
@@ -59,7 +59,14 @@ def quantize(
     without: Annotated[
         list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
-    equalize: Annotated[bool, typer.Option("--equalize", help="scale channels to ranges that are more alike, exactly")] = False,
+    equalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize/--no-equalize",
+            help="scale channels to ranges that are more alike, exactly "
+            f"[default: with --effort best, on {EQUALIZED_FROM} pictures or more]",
+        ),
+    ] = None,
     io: Annotated[
         str, typer.Option(help="uint8 also writes an int8 graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
     ] = "float32",
@@ -112,7 +119,7 @@ def quantize(
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
-        equalize=equalize,
+        equalize=False if equalize is None and effort is not Effort.BEST else equalize,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:

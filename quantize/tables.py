@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,12 +31,17 @@ from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 
+EQUALIZED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
 
 
 @dataclass(frozen=True)
 class TableRequest:
-    """What calibration was asked for; the fields are the command line's options, None where one was not given."""
+    """What calibration was asked for; the fields are the command line's options, None where one was not given.
+
+    With `equalize` None a table that was measured before is taken as it is, and one that is measured now is measured equalized if
+    there are enough pictures for it: what few do not show of a channel is clipped.
+    """
 
     calib: str
     root: Path | None
@@ -45,7 +50,7 @@ class TableRequest:
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
-    equalize: bool = False
+    equalize: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,10 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         seed=request.seed or 0,
         on_step=on_step,
     )
+    if request.equalize is None:
+        request = replace(request, equalize=len(source.images) >= EQUALIZED_FROM)
     table = None if request.measure_again else _reusable(bundle, model.graph, source, request)
-    origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops"
+    origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
     if table is None:
         crops = partial(crops_of, images, source, scale=scale, contract=contract)
         table = _measure(model, crops, source, request, on_step=on_step)
@@ -156,7 +163,7 @@ def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: Mis
 
 
 def _check_equalized(table: CalibrationTable, request: TableRequest, what: str) -> None:
-    if (table.equalization is not None) != request.equalize:
+    if request.equalize is not None and (table.equalization is not None) != request.equalize:
         was, hint = ("not ", "drop") if request.equalize else ("", "add")
         raise UserError(f"{what} was measured on a graph that was {was}equalized", hint=f"{hint} --equalize")
 
