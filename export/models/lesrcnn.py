@@ -161,7 +161,7 @@ NETWORK = Network(
     shipped={
         2: "74fa2ae7c7faa43a2b78832862db6cb4ac32e578d45aec42773b5f97ef4b00d6",
         3: "db503e212dd33d1bb49aa686a0002dc1e2d9c574f5983f6e577c756ed2a510c0",
-        4: "d8ba36ae30dcd4d4624ea366dd2bc9f216fa4310db2a177eea81847dde06c5d9",
+        4: "62aa29c85cd45477ac06efe5390765476e7b624f71464d1f6cd6d2673db2b4c5",
     },
 )
 

@@ -26,6 +26,7 @@ from runtime.errors import UserError, WeightsError
 from runtime.files import write_whole
 
 _HALF_COSTS_AT_MOST_DB = 0.001  # what storing the weights as float16 may cost
+_LARGE = 4096  # values; smaller tensors are a hundredth of the file, and the last layer, one of them, is most of the cost
 _DEFAULT = Recipe(model="", scale=1)
 _SIZES = ",".join(f"{size:g}" for size in _DEFAULT.sizes)
 
@@ -173,11 +174,11 @@ def _interrupt_noted() -> Iterator[list[int]]:
 
 
 def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path) -> tuple[str, float]:
-    """Writes the averaged weights, as float16 where that costs next to nothing; says which, and the PSNR they reach."""
+    """Writes the averaged weights, large tensors as float16 where that costs next to nothing; says which, and their PSNR."""
     module, scale = training.averaged, training.recipe.scale
     whole = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     before = measure_psnr_db(module, held_out, scale=scale)
-    half = {key: value.half() if value.is_floating_point() else value for key, value in whole.items()}
+    half = {key: value.half() if value.is_floating_point() and value.numel() >= _LARGE else value for key, value in whole.items()}
     module.load_state_dict(half)
     cost = before - measure_psnr_db(module, held_out, scale=scale)
     module.load_state_dict(whole)
