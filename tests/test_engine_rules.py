@@ -15,7 +15,8 @@ from export.engine.qdq_rules import RULES, broken_rules, check_graph
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
 from runtime.images import Picture, to_network
-from runtime.targets import find_target
+from runtime.pixel_io import with_pixel_io
+from runtime.targets import Precision, find_target
 from tests.small_int8 import small_int8
 
 CHANNELS = 4
@@ -133,6 +134,32 @@ def _as_it_is(model: onnx.ModelProto) -> None:
     pass
 
 
+def _bytes_transposed(model: onnx.ModelProto) -> None:
+    """As graphs of raw pixels were before: the bytes to planes first, then the cast."""
+    wrapped = with_pixel_io(model)
+    cast, transposition = wrapped.graph.node[:2]
+    cast.input[0], cast.output[0] = "moved_bytes", transposition.output[0]
+    transposition.input[0], transposition.output[0] = "pixels_in", "moved_bytes"
+    del wrapped.graph.node[:2]
+    for node in (cast, transposition):
+        wrapped.graph.node.insert(0, node)
+    model.CopyFrom(wrapped)
+
+
+def _bytes_clipped(model: onnx.ModelProto) -> None:
+    model.CopyFrom(with_pixel_io(model))
+    _node(model, "pixels_out.cast").output[0] = "bytes"
+    model.graph.node.append(helper.make_node("Identity", ["bytes"], ["pixels_out"], name="identity"))
+
+
+def _bytes_from_integers(model: onnx.ModelProto) -> None:
+    model.CopyFrom(with_pixel_io(model))
+    last = _node(model, "pixels_out.cast")
+    integers = helper.make_node("Cast", [last.input[0]], ["integers"], name="to_integers", to=TensorProto.INT32)
+    model.graph.node.insert(len(model.graph.node) - 1, integers)
+    _node(model, "pixels_out.cast").input[0] = "integers"
+
+
 BROKEN: tuple[tuple[str, Edit, int], ...] = (
     ("constant-scales", _computed_scale, 18),
     ("positive-scales", _negative_scale, 18),
@@ -150,6 +177,9 @@ BROKEN: tuple[tuple[str, Edit, int], ...] = (
     ("same-types", _half_bias, 18),
     ("both-operands", _float_weight, 18),
     ("int8-is-moved-alone", _relu_on_int8, 18),
+    ("pixels-are-cast", _bytes_transposed, 18),
+    ("pixels-are-cast", _bytes_clipped, 18),
+    ("pixels-are-cast", _bytes_from_integers, 18),
 )
 
 
@@ -198,6 +228,21 @@ def test_the_graph_for_tensorrt_gives_the_fp32_picture_with_the_tables_that_ship
 
 def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:
     assert broken_rules(small_int8(find_target("tensorrt")).int8) == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_graph_of_raw_pixels_breaks_none(for_tensorrt: Bundle, precision: Precision) -> None:
+    variant = for_tensorrt.variant(precision, target="tensorrt")
+    model = with_pixel_io(onnx.load_model_from_string(for_tensorrt.read(variant)))
+    check_graph(model.SerializeToString(), what=variant.file)
+
+
+def test_bytes_that_are_not_cast_first_say_how_to_write_that_graph_anew() -> None:
+    model = _model()
+    _bytes_transposed(model)
+    with pytest.raises(PipelineError, match=r"pixels-are-cast: .*Transpose reads pixels_in") as caught:
+        check_graph(model.SerializeToString(), what="a graph")
+    assert "--io uint8" in caught.value.hint
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

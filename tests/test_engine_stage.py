@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks.gpu import read_gpu_state
@@ -24,6 +25,8 @@ from runtime.bundle import Bundle
 from runtime.engines import EngineRecord
 from runtime.errors import BackendError
 from runtime.images import write_picture
+from runtime.pixel_io import add_pixel_io
+from runtime.targets import Precision
 from tests.stand_ins.libraries import BINDINGS, ROOT, bindings, joined, pycuda
 
 NEWEST = "11.4.0.106"
@@ -67,6 +70,36 @@ from runtime import Upscaler
 with Upscaler.open(sys.argv[1], precision="int8", backend="tensorrt") as upscaler:
     upscaler(np.zeros((20, 30, 3), np.uint8))
     print(upscaler.variant.file, upscaler.backend_name, upscaler.precision_report.verified)
+"""
+
+RAW = """
+import ctypes, json, sys
+import numpy as np
+from runtime import Upscaler
+from runtime.errors import BackendError
+
+bundle, precision = sys.argv[1:3]
+rng = np.random.default_rng(0)
+reference = Upscaler.open(bundle, precision=precision, io="uint8", backend="onnxruntime")
+with Upscaler.open(bundle, precision=precision, io="uint8", backend="tensorrt", parallel=2) as upscaler:
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((64, 80), (33, 47), (100, 130))]
+    frames = rng.integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+    times = upscaler.time_on_device(frames, 2)
+    refused = []
+    for wrong in (frames.astype(np.float32), frames.transpose(0, 3, 1, 2), frames[0], np.zeros((2, 48, 64, 3), np.uint8)):
+        try:
+            upscaler.time_on_device(wrong, 1)
+        except BackendError as error:
+            refused.append(str(error))
+    print(json.dumps({
+        "file": upscaler.variant.file,
+        "windows": [upscaler.plan(picture).count for picture in pictures],
+        "same": [bool((upscaler(picture) == reference(picture)).all()) for picture in pictures],
+        "verified": upscaler.precision_report.verified,
+        "times": all(0 < a <= b for a, b in zip(times.network_ms, times.with_copies_ms)),
+        "refused": refused,
+    }))
+print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
 """
 
 
@@ -143,6 +176,68 @@ def test_int8_is_built_from_the_graph_for_tensorrt_and_verified_layer_by_layer(f
         [sys.executable, "-c", RAN, str(bundle)], env=_environment(NEWEST), capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.split() == [int8.file, "tensorrt", "True"]  # not the CPU's int8 graph, which the bundle has too
+
+
+@pytest.mark.parametrize(
+    ("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16"), (NEWEST, "int8")]
+)
+def test_an_engine_of_raw_pixels_gives_the_pixels(for_tensorrt: Bundle, tmp_path: Path, version: str, precision: Precision) -> None:
+    copy = Bundle.open(Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle")))
+    floats = copy.variant(precision, target="tensorrt")
+    raw = add_pixel_io(copy, floats, parse=onnx.load_model_from_string)
+    shapes = ("--min", "16x24", "--max", "64x80")
+    printed = _built(raw.directory, "--precision", precision, "--io", "uint8", *shapes, version=version)
+    assert f"{precision} engine of raw pixels for Stand-In GPU" in printed
+    variant = raw.variant(precision, target="tensorrt", io="uint8")
+    record = _record(raw.directory, Path(variant.file).stem)
+    assert (record.key.io, record.key.graph_sha256, record.key.profile.min) == ("uint8", variant.sha256, (16, 24))
+    done = subprocess.run(
+        [sys.executable, "-c", RAW, str(raw.directory), precision],
+        env=_environment(version),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    ran, end = map(json.loads, done.stdout.splitlines())
+    assert (ran["file"], ran["same"], ran["verified"], ran["times"]) == (variant.file, [True] * 3, True, True)
+    assert [count > 1 for count in ran["windows"]] == [False, False, True]
+    kind, order, rank, batch = ran["refused"]
+    assert "takes uint8 of batch, height, width, channels; got (1, 48, 64, 3) float32" in kind
+    assert "got (1, 3, 48, 64) (batch, height, width, channels)" in order
+    assert "got (48, 64, 3) uint8" in rank
+    assert "batch 1 to 1" in batch
+    assert end["left"] == 0
+
+
+def test_engines_of_floats_and_of_raw_pixels_lie_side_by_side(bundle: Path) -> None:
+    add_pixel_io(Bundle.open(bundle), Bundle.open(bundle).variant("fp32"), parse=onnx.load_model_from_string)
+    missing = _upscale_raw(bundle)
+    assert "holds no fp32 engine of this graph" in missing
+    assert f"python -m export.engine {bundle} --precision fp32 --io uint8" in missing
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    assert "holds no fp32 engine of this graph" in _upscale_raw(bundle)
+    _built(bundle, "--precision", "fp32", "--max", "64x64", "--io", "uint8")
+    assert _upscale_raw(bundle) == ""
+    assert "up to date" in _built(bundle, "--precision", "fp32", "--max", "64x64")
+    assert "up to date" in _built(bundle, "--precision", "fp32", "--max", "64x64", "--io", "uint8")
+
+
+def _upscale_raw(bundle: Path) -> str:
+    """What `python -m runtime upscale --io uint8` says on stderr."""
+    write_picture(bundle / "in.png", np.zeros((20, 30, 3), np.uint8))
+    command = ["upscale", "in.png", "-o", "out.png", "--bundle", str(bundle), "--precision", "fp32", "--overwrite"]
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", *command, "--backend", "tensorrt", "--io", "uint8"],
+        env=_environment(NEWEST),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=bundle,
+    )
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize("captured", [True, False])
@@ -259,11 +354,13 @@ def test_ctrl_c_ends_a_build_and_leaves_the_engine_there_was(bundle: Path) -> No
         (("--precision", "fp32"), {"SREDGE_NO_GPU": "1"}, 2, "no NVIDIA GPU can be used here"),
         (("--precision", "fp32", "--device", "cuda:3"), {}, 2, "no GPU cuda:3; this machine has: cuda:0 (Stand-In GPU)"),
         (("--precision", "int8"), {}, 2, "has no int8 graph for target 'tensorrt'"),
+        (("--precision", "fp32", "--io", "uint8"), {}, 2, "has no fp32 graph of raw pixels for target 'tensorrt'; it has: fp32, "),
+        (("--precision", "fp32", "--io", "int4"), {}, 2, "unknown --io 'int4'; known: float32, uint8"),
         (("--precision", "bf16"), {}, 2, "unknown precision of engines 'bf16'; known: fp32, fp16, int8"),
         (("--precision", "fp32", "--hardware-compatible", "all"), {}, 2, "known: none, same-compute-capability, ampere-plus"),
         (("--precision", "fp32", "--max", "8"), {}, 2, "--max 8: expected HEIGHTxWIDTH"),
     ],
-    ids=["no GPU", "another GPU", "no int8", "bf16", "no such level", "no size"],
+    ids=["no GPU", "another GPU", "no int8", "no raw pixels", "no such ends", "bf16", "no such level", "no size"],
 )
 def test_what_cannot_be_built_says_why(
     bundle: Path, options: tuple[str, ...], environment: dict[str, str], code: int, says: str

@@ -15,6 +15,7 @@ from runtime.backends import choose_backend, load_backend
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.engines import HardwareCompatibility
 from runtime.errors import BackendError, UnknownNameError
+from runtime.pixel_io import find_io
 from runtime.targets import find_precision
 
 _BACKEND = "tensorrt"
@@ -27,6 +28,7 @@ app = console.application("Build a TensorRT engine of a bundle's graph, for the 
 def engine(
     precision: Annotated[str, typer.Option(help="the graph: fp32, fp16 or int8")],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    io: Annotated[str, typer.Option(help="float32, uint8: of the graph of floats or of raw pixels")] = "float32",
     least: Annotated[str | None, typer.Option("--min", metavar="HxW", help="the smallest picture [default: 16x16]")] = None,
     best: Annotated[str | None, typer.Option("--opt", metavar="HxW", help="the size to be fastest at [default: --max]")] = None,
     most: Annotated[
@@ -58,7 +60,7 @@ def engine(
     chosen = find_precision(precision)
     if chosen not in entry.precisions:
         raise UnknownNameError("precision of engines", precision, valid=entry.precisions)
-    level = _find_level(hardware_compatible)
+    ends, level = find_io(io), _find_level(hardware_compatible)
     opened = Bundle.open(resolve_bundle(bundle))
     sizes = [
         None if text is None else console.parse_size(text, option=option)
@@ -72,6 +74,7 @@ def engine(
         raise BackendError(f"python -m export.engine needs {error.name}", hint=entry.install) from error
     options = EngineOptions(
         profile=profile,
+        io=ends,
         workspace_mib=workspace,
         tf32=tf32,
         version_compatible=version_compatible,
@@ -90,6 +93,7 @@ def engine(
 
         outcome = build_engine(opened, chosen, options, on_step=on_step)
     key, record = outcome.record.key, outcome.record
+    pixels = " of raw pixels" if ends == "uint8" else ""
     if outcome.reused:
         console.show(f"{outcome.path}: up to date")
         return
@@ -97,7 +101,9 @@ def engine(
         console.show(f"built anew: {line}")
     if not outcome.cache_fitted:
         typer.echo("the timing cache was of another TensorRT or GPU and was begun anew", err=True)
-    console.show(f"{outcome.path}: {chosen} engine for {key.gpu}, TensorRT {key.tensorrt}, in {time.perf_counter() - began:.0f} s")
+    console.show(
+        f"{outcome.path}: {chosen} engine{pixels} for {key.gpu}, TensorRT {key.tensorrt}, in {time.perf_counter() - began:.0f} s"
+    )
     console.show(f"  takes   {key.profile}")
     console.show(f"  plan    {outcome.path.parent / record.plan.file}, sha256 {record.plan.sha256}")
     for layer in record.other_precision:

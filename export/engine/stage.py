@@ -12,7 +12,7 @@ from export.engine.build import BuiltPlan, OnStep, build_plan, run_cancellable
 from export.engine.qdq_rules import check_graph
 from runtime.backends.cuda import Gpu
 from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import ENGINES, Bundle, Variant
+from runtime.bundle import ENGINES, Bundle, Io, Variant
 from runtime.engines import (
     EngineKey,
     EngineRecord,
@@ -35,12 +35,14 @@ class EngineOptions:
     """How an engine is built; most of it is part of its key.
 
     Attributes:
+        io: what the graph takes and gives.
         timing_cache: a file; None keeps one beside the engines for each TensorRT and GPU.
         allow_fallback: accept layers that run in another precision than the graph has them in.
         device: as runtime/backends/cuda.py takes it.
     """
 
     profile: ShapeProfile
+    io: Io = "float32"
     workspace_mib: int | None = None
     tf32: bool = False
     version_compatible: bool = False
@@ -77,7 +79,7 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
         BackendError: no GPU, or a TensorRT that cannot build this.
         PipelineError: TensorRT refuses the graph; or layers run in another precision than it has them in.
     """
-    variant = bundle.variant(precision, target=TARGET)
+    variant = bundle.variant(precision, target=TARGET, io=options.io)
     path = bundle.path(variant).parent / ENGINES / f"{Path(variant.file).stem}.json"
     graph = bundle.read(variant)
     check_graph(graph, what=variant.file)
@@ -111,6 +113,7 @@ def engine_key(variant: Variant, options: EngineOptions, *, gpu: Gpu) -> EngineK
     return EngineKey(
         graph_sha256=variant.sha256,
         precision=variant.precision,
+        io=variant.io,
         tensorrt=trt.__version__,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,

@@ -127,6 +127,7 @@ class _Parser:
 
     def parse(self, model: bytes) -> bool:
         try:
+            _refuse_bytes_that_are_not_cast(onnx.load_model_from_string(model).graph)
             ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 # its own have no base but this
             self._error = str(error).splitlines()[0]
@@ -166,7 +167,11 @@ class _Engine:
     def __init__(self, graph: bytes, profile: list[list[int]]) -> None:
         self.graph = onnx.load_model_from_string(graph).graph
         self.least, _, self.most = profile
-        self.session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(self.graph.input[0].type.tensor_type.elem_type)
+        # As our own backend opens it.
+        self.session = ort.InferenceSession(
+            graph, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+        )
 
     def _tensor(self, name: str) -> onnx.ValueInfoProto:
         found: onnx.ValueInfoProto = next(value for value in (*self.graph.input, *self.graph.output) if value.name == name)
@@ -179,7 +184,9 @@ class _Engine:
         return trt.TensorIOMode.INPUT if name == self.graph.input[0].name else trt.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> trt.DataType:
-        return trt.float32 if self._tensor(name).type.tensor_type.elem_type == onnx.TensorProto.FLOAT else trt.float16
+        return {"FLOAT": trt.float32, "FLOAT16": trt.float16, "UINT8": trt.uint8}[
+            onnx.TensorProto.DataType.Name(self._tensor(name).type.tensor_type.elem_type)
+        ]
 
     def get_tensor_shape(self, name: str) -> trt.Dims:
         return _dims(self._tensor(name))
@@ -221,12 +228,12 @@ class _Context:
 
     def _run(self) -> None:
         source, result = (self._addresses[value.name] for value in (self._engine.graph.input[0], self._engine.graph.output[0]))
-        memory = (ctypes.c_float * int(np.prod(self.shape))).from_address(source)
+        memory = (np.ctypeslib.as_ctypes_type(self._engine.dtype) * int(np.prod(self.shape))).from_address(source)
         output = self._output(np.ctypeslib.as_array(memory).reshape(self.shape))
         ctypes.memmove(result, np.ascontiguousarray(output).ctypes.data, output.nbytes)
 
     def _output(self, array: Any = None) -> Any:  # noqa: ANN401
-        given = np.zeros(self.shape, np.float32) if array is None else array
+        given = np.zeros(self.shape, self._engine.dtype) if array is None else array
         return self._engine.session.run(None, {self._engine.graph.input[0].name: given})[0]
 
 
@@ -263,6 +270,15 @@ class _Inspector:
         known = (*self._graph.value_info, *self._graph.input)
         kind = next((value.type.tensor_type.elem_type for value in known if value.name == tensor), 0)
         return "FP32" if kind == onnx.TensorProto.FLOAT else "FP16" if kind == onnx.TensorProto.FLOAT16 else "?"
+
+
+def _refuse_bytes_that_are_not_cast(graph: onnx.GraphProto) -> None:
+    """As TensorRT's documentation has it for UINT8."""
+    inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    outputs = {value.name for value in graph.output if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for node in graph.node:
+        if node.op_type != "Cast" and (inputs & set(node.input) or outputs & set(node.output)):
+            raise ValueError(f"{node.name}: UINT8 is not supported by {node.op_type}")
 
 
 def _dims(value: onnx.ValueInfoProto) -> trt.Dims:
