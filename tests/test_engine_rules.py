@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,9 +22,19 @@ from runtime.images import Picture, to_network
 from runtime.pixel_io import with_pixel_io
 from runtime.targets import Precision, find_target
 from tests.small_int8 import small_int8
+from tests.stand_ins.libraries import ROOT, modelopt
 
 CHANNELS = 4
 Edit = Callable[[onnx.ModelProto], None]
+MODELOPT = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+
+calibration = np.random.default_rng(0).random((2, 3, 24, 24), np.float32)
+given = dict(calibration_data={"input": calibration}, calibration_method="max", calibration_eps=["cpu"])
+quantize(sys.argv[1], quantize_mode="int8", high_precision_dtype=sys.argv[3], output_path=sys.argv[2], **given)
+"""
 
 
 def _model(opset: int = 18) -> onnx.ModelProto:
@@ -187,6 +201,19 @@ def test_a_graph_as_it_should_be_breaks_no_rule() -> None:
     assert broken_rules(_model()) == ()
 
 
+def test_weights_that_are_quantized_in_the_graph_break_none() -> None:
+    model = _model()
+    _replace(model, "weight", np.random.default_rng(1).standard_normal((CHANNELS, 3, 3, 3)).astype(np.float32))
+    quantizer = helper.make_node(
+        "QuantizeLinear", ["weight", "weight_scale", "weight_zero"], ["wq"], name="quantize_weights", axis=0
+    )
+    model.graph.node.insert(0, quantizer)
+    _node(model, "weights").input[0] = "wq"
+    assert broken_rules(model) == ()
+    _node(model, "quantize_weights").attribute[0].i = 1
+    assert [line.partition(":")[0] for line in broken_rules(model)] == ["scale-count"]
+
+
 @pytest.mark.parametrize(("rule", "edit", "opset"), BROKEN, ids=[f"{rule}{edit.__name__}" for rule, edit, _ in BROKEN])
 def test_a_rule_finds_what_breaks_it(rule: str, edit: Edit, opset: int) -> None:
     model = _model(opset)
@@ -224,6 +251,23 @@ def test_the_graph_for_tensorrt_gives_the_fp32_picture_with_the_tables_that_ship
         for variant in variants
     )
     assert -10 * np.log10(np.square(int8 - fp32).mean()) > 35  # with another target's biases it is 13
+
+
+@pytest.mark.parametrize("outside", ["fp32", "fp16"])
+def test_what_modelopt_writes_for_tensorrt_breaks_none(exported: Bundle, tmp_path: Path, outside: str) -> None:
+    written = tmp_path / "modelopt.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", MODELOPT, str(exported.path(exported.variant("fp32"))), str(written), outside],
+        env={**os.environ, **modelopt()},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    model = onnx.load(written)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > len(exported.manifest.layers)
+    assert broken_rules(model) == ()
 
 
 def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:

@@ -81,6 +81,12 @@ class Graph:
     def zero_point(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
         return self.constants.get(node.input[2]) if len(node.input) > 2 else None
 
+    def constant(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
+        """The constant that a Q or DQ reads, or that the Q before a DQ does; None where it is an activation."""
+        producer = self.producers.get(node.input[0])
+        name = producer.input[0] if producer is not None and (node.op_type, producer.op_type) == (_DQ, _Q) else node.input[0]
+        return self.constants.get(name)
+
     def pairs(self) -> Iterator[onnx.NodeProto]:
         return self.nodes(_Q, _DQ)
 
@@ -130,7 +136,7 @@ def _zero_points_of_another_size(graph: Graph) -> Iterator[tuple[onnx.NodeProto,
 
 def _scales_not_one_a_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in graph.pairs():
-        data, scale = graph.constants.get(node.input[0]), graph.scale(node)
+        data, scale = graph.constant(node), graph.scale(node)
         if data is None or scale.size == 1:
             continue
         axis = _axis(node)
@@ -140,7 +146,7 @@ def _scales_not_one_a_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, st
 
 def _activations_per_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in graph.pairs():
-        if node.input[0] not in graph.constants and graph.scale(node).size > 1:
+        if graph.constant(node) is None and graph.scale(node).size > 1:
             yield node, f"{graph.scale(node).size} scales"
 
 
