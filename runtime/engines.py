@@ -74,6 +74,8 @@ class EngineKey(Noun):
     version_compatible: bool = False
     hardware_compatible: HardwareCompatibility = "none"
     refit: bool = False
+    structure_sha256: Sha256 | None = None
+    """Of the graph without its weights, where those can be exchanged."""
 
     @property
     def channel_axis(self) -> int:
@@ -92,6 +94,10 @@ class EngineKey(Noun):
         """Each part in which `other` is not this one, as "part: this one's, not the other's"."""
         mine, theirs = dict(self), dict(other)
         return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+    def refits(self, other: EngineKey) -> bool:
+        """Whether `other` is this one with other weights, which an engine of this one's was built to take."""
+        return self.refit and self.model_copy(update={"graph_sha256": other.graph_sha256}) == other
 
     def why_unfit(self, *, tensorrt: str, gpu: str, compute_capability: ComputeCapability) -> str | None:
         """What keeps the plan from running there; None where nothing does."""

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 
 from benchmarks.gpu import read_gpu_state
 from runtime.backends import BACKENDS, choose_backend
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, sha256_bytes, write_bundle
 from runtime.engines import EngineRecord
 from runtime.errors import BackendError
 from runtime.images import write_picture
@@ -63,6 +64,19 @@ with Upscaler.open(bundle, precision=precision, backend="tensorrt", parallel=2) 
         "refused": refused,
     }))
 print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
+"""
+SAME = """
+import sys
+import numpy as np
+from runtime import Bundle, Upscaler
+from runtime.backends import open_backend
+
+bundle, precision = sys.argv[1:3]
+array = np.random.default_rng(0).random((1, 3, 48, 64), np.float32)
+with Upscaler.open(bundle, precision=precision, backend="tensorrt") as upscaler:
+    graph = upscaler.bundle.read(upscaler.variant)
+    with open_backend("onnxruntime", graph, precision=precision) as reference:
+        print(np.array_equal(upscaler.run(array), reference.run(array)))
 """
 RAN = """
 import sys, numpy as np
@@ -272,6 +286,119 @@ def test_the_timing_cache_is_kept_and_one_of_another_version_is_begun_anew(bundl
     assert cache.read_bytes() == f"timings of {NEWEST}".encode()
     _built(bundle, "--precision", "fp32", "--tf32", SREDGE_TF32="1")
     assert (bundle / "engines" / f"timing-{NEWEST}-sm87.cache").is_file()
+
+
+@pytest.mark.parametrize(
+    ("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16"), (NEWEST, "int8")]
+)
+def test_other_weights_go_into_the_engine_there_is(
+    for_tensorrt: Bundle, tmp_path: Path, version: str, precision: Precision
+) -> None:
+    bundle = Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle"))
+    options = ("--precision", precision, "--max", "64x80", "--refit")
+    _built(bundle, *options, version=version)
+    name = Path(Bundle.open(bundle).variant(precision, target="tensorrt").file).stem
+    for factor in (0.5, 0.25):  # a refitted engine takes others again
+        _reweigh(bundle, precision, factor)
+        before, cache = _record(bundle, name), (bundle / "engines" / f"timing-{version}-sm87.cache").stat().st_mtime_ns
+        printed = _built(bundle, *options, version=version, SREDGE_NO_BUILD="1")
+        record = _record(bundle, name)
+        variant = Bundle.open(bundle).variant(precision, target="tensorrt")
+        assert f"refitted: graph_sha256: {before.key.graph_sha256}, not {variant.sha256}" in printed
+        assert "built anew" not in printed
+        assert record.key == before.key.model_copy(update={"graph_sha256": variant.sha256})
+        assert record.plan != before.plan
+        assert [path.name for path in (bundle / "engines").glob("*.plan")] == [record.plan.file]
+        assert (bundle / "engines" / f"timing-{version}-sm87.cache").stat().st_mtime_ns == cache
+        assert "up to date" in _built(bundle, *options, version=version)
+        assert _runs_as_onnxruntime_does(bundle, precision, version=version)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SREDGE_FIXED": "conv2.0.weight"}, "cannot exchange conv2.0.weight"),
+        ({"SREDGE_REFIT_FAILS": "1"}, "cannot read the weights: Failed to refit weights"),
+    ],
+    ids=["a weight that is fixed", "a refit that fails"],
+)
+def test_an_engine_that_cannot_be_refitted_is_built_anew(bundle: Path, environment: dict[str, str], says: str) -> None:
+    options = ("--precision", "fp32", "--max", "64x80", "--refit")
+    _built(bundle, *options)
+    _reweigh(bundle, "fp32", 0.5)
+    printed = _built(bundle, *options, **environment)
+    assert f"not refitted: TensorRT {NEWEST} {says}" in printed
+    assert "built anew: graph_sha256" in printed
+    assert _runs_as_onnxruntime_does(bundle, "fp32")
+
+
+def test_an_engine_is_refitted_for_weights_alone(bundle: Path) -> None:
+    options = ("--precision", "fp32", "--max", "64x80")
+    _built(bundle, *options)
+    _reweigh(bundle, "fp32", 0.5)
+    assert "refitted:" not in _built(bundle, *options)  # it was not built for it
+    printed = _built(bundle, *options, "--refit")
+    assert "built anew: refit: False, not True" in printed
+    _reweigh(bundle, "fp32", 0.5)
+    printed = _built(bundle, "--precision", "fp32", "--max", "64x96", "--refit")
+    assert "built anew: profile" in printed
+    assert "refitted:" not in printed
+    _rewrite(bundle, "fp32", _without_rectifying)
+    printed = _built(bundle, "--precision", "fp32", "--max", "64x96", "--refit")
+    assert "built anew: structure_sha256" in printed
+    assert "refitted:" not in printed
+
+
+def test_layers_in_another_precision_fail_a_refit_too(bundle: Path) -> None:
+    options, name = ("--precision", "fp16", "--max", "64x80", "--refit"), Bundle.open(bundle).manifest.layers[3].name
+    _built(bundle, *options)
+    before = {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()}
+    _reweigh(bundle, "fp16", 0.5)
+    done = _build(bundle, *options, SREDGE_FALLBACK=name)
+    assert (done.returncode, f"{name}: fp32" in done.stderr) == (1, True), done.stderr
+    assert {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()} == before
+
+
+def _without_rectifying(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Identity"
+
+
+def _rewrite(bundle: Path, precision: Precision, edit: Callable[[onnx.ModelProto], object]) -> None:
+    """The bundle's graph, edited, as if it had been exported or quantized so."""
+    opened = Bundle.open(bundle)
+    variant = opened.variant(precision, target="tensorrt")
+    model = onnx.load_model_from_string(opened.read(variant))
+    edit(model)
+    data = model.SerializeToString(deterministic=True)
+    changed = variant.model_copy(update={"sha256": sha256_bytes(data)})
+    write_bundle(bundle, opened.manifest.with_variant(changed), files={variant.file: data})
+
+
+def _reweigh(bundle: Path, precision: Precision, factor: float) -> None:
+    """Other weights and scales: the last layer's, by `factor`."""
+
+    def scale(model: onnx.ModelProto) -> None:
+        last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+        quantizer = next((node for node in model.graph.node if last.input[1] in node.output), None)
+        name = last.input[1] if quantizer is None else quantizer.input[1]
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array((array * factor).astype(array.dtype), name))
+
+    _rewrite(bundle, precision, scale)
+
+
+def _runs_as_onnxruntime_does(bundle: Path, precision: Precision, *, version: str = NEWEST) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-c", SAME, str(bundle), precision],
+        env=_environment(version),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout == "True\n"
 
 
 def test_a_damaged_plan_is_built_anew(bundle: Path) -> None:

@@ -32,11 +32,11 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan, and the timing cache after its build."""
+    """A plan, and the timing cache after its build; None where nothing was timed for it."""
 
     plan: bytes
-    timing_cache: bytes
-    cache_fitted: bool
+    timing_cache: bytes | None = None
+    cache_fitted: bool = True
     """The timing cache given was of this TensorRT and GPU; else the build began with an empty one."""
 
 

@@ -49,7 +49,9 @@ def engine(
     hardware_compatible: Annotated[
         str, typer.Option(metavar="LEVEL", help=f"also for other GPUs: {', '.join(_LEVELS)}; slower")
     ] = "none",
-    refit: Annotated[bool, typer.Option("--refit", help="an engine whose weights can be exchanged")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="an engine that takes other weights of the same graph, in seconds")
+    ] = False,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="accept layers that run in another precision than asked for")
     ] = False,
@@ -97,8 +99,10 @@ def engine(
     if outcome.reused:
         console.show(f"{outcome.path}: up to date")
         return
+    if outcome.why_not_refitted:
+        console.show(f"not refitted: {outcome.why_not_refitted}")
     for line in outcome.differences:
-        console.show(f"built anew: {line}")
+        console.show(f"{'refitted' if outcome.refitted else 'built anew'}: {line}")
     if not outcome.cache_fitted:
         typer.echo("the timing cache was of another TensorRT or GPU and was begun anew", err=True)
     console.show(

@@ -63,12 +63,7 @@ class TensorRtBackend:
         self._gpu = gpu
         self._logger = shared_logger()
         with gpu.current():
-            self._runtime = create(trt.Runtime, self._logger)
-            # Such a plan brings the runtime of its own version along, and that is code of the host.
-            self._runtime.engine_host_code_allowed = key.version_compatible
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
-            if self._engine is None:
-                raise BackendError(f"TensorRT {trt.__version__} cannot read this engine: {self._logger.reasons}")
+            self._runtime, self._engine = deserialize(plan, key)
             # They share the one profile, as TensorRT 10 and newer allow.
             self._lanes = [_Lane(self._engine, key, self._logger) for _ in range(parallel)]
         self._free: SimpleQueue[_Lane] = SimpleQueue()
@@ -159,6 +154,22 @@ def create(kind: Any, *arguments: object) -> Any:  # noqa: ANN401 # tensorrt has
         raise BackendError(
             f"TensorRT {trt.__version__} gives no {kind.__name__}: {error}", hint="nvidia-smi: is there a GPU?"
         ) from error
+
+
+def deserialize(plan: bytes, key: EngineKey) -> tuple[Any, Any]:
+    """TensorRT's runtime and the engine, which needs it as long as it is used; in the current GPU's context.
+
+    Raises:
+        BackendError: TensorRT cannot read it.
+    """
+    logger = shared_logger()
+    runtime = create(trt.Runtime, logger)
+    # Such a plan brings the runtime of its own version along, and that is code of the host.
+    runtime.engine_host_code_allowed = key.version_compatible
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendError(f"TensorRT {trt.__version__} cannot read this engine: {logger.reasons}")
+    return runtime, engine
 
 
 class _Lane:
