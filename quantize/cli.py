@@ -25,7 +25,7 @@ from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, resolve_bundle
 from runtime.errors import UserError
 from runtime.pixel_io import add_pixel_io, find_io
-from runtime.targets import TARGETS, Target, find_target
+from runtime.targets import TARGETS, Precision, Target, find_target
 
 _EXPLAIN = "explain"
 
@@ -68,7 +68,7 @@ def quantize(
         ),
     ] = None,
     io: Annotated[
-        str, typer.Option(help="uint8 also writes an int8 graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
+        str, typer.Option(help="uint8 also writes each of those graphs for raw pixels: NHWC uint8 in and out, clipped and rounded")
     ] = "float32",
     pixel_shuffle: Annotated[
         PixelShuffle | None,
@@ -142,7 +142,7 @@ def quantize(
         searched = search(opened, request, found, options, budget=budget, backend=backend or "auto")
         options, rounded = replace(options, lifted=frozenset(searched.chosen.lifted)), searched.rounded
     if not force and quantized_already(opened, found.table, options, compared=bool(found.crops), pixel_shuffle=shuffle):
-        ended = _with_ends(opened, target, ends)
+        ended = _with_ends(opened, chosen_target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
     with console.progress() as bar:
@@ -156,14 +156,15 @@ def quantize(
             rounded=rounded,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
-    _print_result(_with_ends(done, target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
+    _print_result(_with_ends(done, chosen_target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
 
 
-def _with_ends(bundle: Bundle, target: str, io: Io) -> Bundle:
-    """`bundle`, with the int8 graph of raw pixels where those are asked for."""
-    if io == "float32":
-        return bundle
-    return add_pixel_io(bundle, bundle.variant("int8", target=target), parse=onnx.load_model_from_string)
+def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:
+    """`bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
+    precisions: tuple[Precision, ...] = ("int8", *halves_of(target)) if io == "uint8" else ()
+    for precision in precisions:
+        bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name), parse=onnx.load_model_from_string)
+    return bundle
 
 
 def _is_here(request: TableRequest, *, scale: float) -> bool:
@@ -176,7 +177,7 @@ def _is_here(request: TableRequest, *, scale: float) -> bool:
 
 def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     int8 = bundle.variant("int8", target=target.name)
-    pixels = bundle.manifest.find_variant("int8", target=target.name, io="uint8")
+    pixels = [variant.file for variant in bundle.manifest.variants if variant.io == "uint8" and variant.precision != "fp32"]
     layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
@@ -185,7 +186,7 @@ def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
         "int8": str(bundle.path(int8)),
         "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
         "opset": opset,
-        **({"pixels": str(bundle.path(pixels))} if pixels is not None else {}),
+        **({"pixels": ", ".join(pixels)} if pixels else {}),
         **{half: str(bundle.path(bundle.variant(half, target=target.name))) for half in halves_of(target)},
     }
     if int8.psnr_vs_fp32_db is not None:

@@ -47,7 +47,8 @@ def _describe_engine(bundle: Bundle, path: Path) -> str:
     key = record.key
     current = any(variant.sha256 == key.graph_sha256 for variant in bundle.manifest.variants)
     stale = "" if current else ", of a graph that this bundle no longer has"
-    return f"{key.precision} for {key.gpu}, TensorRT {key.tensorrt}, {key.profile}{stale}"
+    pixels = ", raw pixels," if key.io == "uint8" else ""
+    return f"{key.precision}{pixels} for {key.gpu}, TensorRT {key.tensorrt}, {key.profile}{stale}"
 
 
 def _shape(contract: Contract, *, factor: float) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from runtime.bundle import Noun, Part, Sha256, Side, sha256_bytes
+from runtime.bundle import Io, Noun, Part, Sha256, Side, sha256_bytes
 from runtime.errors import BackendError
 from runtime.files import write_whole
 from runtime.targets import Precision
@@ -63,6 +63,7 @@ class EngineKey(Noun):
 
     graph_sha256: Sha256
     precision: Precision
+    io: Io = "float32"
     tensorrt: Annotated[str, Field(pattern=r"^\d+\.\d+[0-9A-Za-z.+-]*$", max_length=64)]
     gpu: Annotated[str, Field(min_length=1, max_length=256)]
     compute_capability: ComputeCapability
@@ -73,11 +74,30 @@ class EngineKey(Noun):
     version_compatible: bool = False
     hardware_compatible: HardwareCompatibility = "none"
     refit: bool = False
+    structure_sha256: Sha256 | None = None
+    """Of the graph without its weights, where those can be exchanged."""
+
+    @property
+    def channel_axis(self) -> int:
+        """Of the input: floats are (N, C, H, W), raw pixels (N, H, W, C)."""
+        return 3 if self.io == "uint8" else 1
+
+    def input_shape(self, batch: int, size: tuple[int, int], *, channels: int) -> tuple[int, ...]:
+        return (batch, *size, channels) if self.io == "uint8" else (batch, channels, *size)
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Whether the profile holds an input of that shape."""
+        batch, height, width = (side for axis, side in enumerate(shape) if axis != self.channel_axis)
+        return self.profile.holds(batch, (height, width))
 
     def differences(self, other: EngineKey) -> tuple[str, ...]:
         """Each part in which `other` is not this one, as "part: this one's, not the other's"."""
         mine, theirs = dict(self), dict(other)
         return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+    def refits(self, other: EngineKey) -> bool:
+        """Whether `other` is this one with other weights, which an engine of this one's was built to take."""
+        return self.refit and self.model_copy(update={"graph_sha256": other.graph_sha256}) == other
 
     def why_unfit(self, *, tensorrt: str, gpu: str, compute_capability: ComputeCapability) -> str | None:
         """What keeps the plan from running there; None where nothing does."""
@@ -129,7 +149,7 @@ def read_engine(path: Path) -> EngineRecord | None:
         raise BackendError(f"{path} is not the record of an engine: {where}: {first['msg']}", hint=again) from error
 
 
-def find_engine(folder: Path, *, graph_sha256: str, precision: Precision) -> EngineRecord:
+def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io = "float32") -> EngineRecord:
     """The record in `folder` of the engine that was built from that graph.
 
     Raises:
@@ -139,11 +159,10 @@ def find_engine(folder: Path, *, graph_sha256: str, precision: Precision) -> Eng
     for record in records:
         if (record.key.graph_sha256, record.key.precision) == (graph_sha256, precision):
             return record
-    older = any(record.key.precision == precision for record in records)
+    older = any((record.key.precision, record.key.io) == (precision, io) for record in records)
     reason = "; the one there is was built from another graph" if older else ""
-    raise BackendError(
-        f"{folder} holds no {precision} engine of this graph{reason}", hint=build_command(folder.parent, precision=precision)
-    )
+    again = build_command(folder.parent, precision=precision, io=io)
+    raise BackendError(f"{folder} holds no {precision} engine of this graph{reason}", hint=again)
 
 
 def read_plan(folder: Path, record: EngineRecord) -> bytes:
@@ -153,7 +172,7 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
         BackendError: it is not there, or another file than the record describes.
     """
     path = folder / record.plan.file
-    again = build_command(folder.parent, precision=record.key.precision)
+    again = build_command(folder.parent, precision=record.key.precision, io=record.key.io)
     try:
         plan = path.read_bytes()
     except OSError as error:
@@ -182,9 +201,10 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     return record
 
 
-def build_command(bundle: Path, *, precision: str = "") -> str:
+def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
     """What to type for an engine."""
-    return f"python -m export.engine {bundle}" + (f" --precision {precision}" if precision else "")
+    ends = "" if io == "float32" else f" --io {io}"
+    return f"python -m export.engine {bundle}" + (f" --precision {precision}" if precision else "") + ends
 
 
 def _major_minor(version: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ the division, which is an ulp off for 126 of the 256 codes. Since 255 · 257 = 2
 whose first product is exact in float32; the sum is x / 255 to the nearest for every code, with or without a fused multiply-add.
 At the end the transposition comes first: what stood next to the network's last operator would be merged with it, 255 with a
 convolution's weights, or the clipping with a quantizer, where openvino then makes 254 of white.
+Bytes are cast before anything else and at the very end, since that is all that TensorRT does with them.
 
 Export and quantize both write such graphs, so it is here, and works on the onnx.ModelProto it is given by that object's own
 methods: the runtime imports no onnx.
@@ -92,10 +93,10 @@ def with_pixel_io(model: Model) -> Model:
         graph.initializer.add(name=name, data_type=_FLOAT, float_data=[value])
     network = [copy.deepcopy(node) for node in graph.node]
     del graph.node[:]
-    _add(graph, "Transpose", ["pixels_in"], "pixels_nchw", permutation=_TO_PLANES)
-    _add(graph, "Cast", ["pixels_nchw"], "pixels_float", to=_FLOAT)
-    _add(graph, "Mul", ["pixels_float", "pixels_257/2^16"], "pixels_exact")
-    _add(graph, "Mul", ["pixels_float", "pixels_1/(255*2^16)"], "pixels_rest")
+    _add(graph, "Cast", ["pixels_in"], "pixels_float", to=_FLOAT)
+    _add(graph, "Transpose", ["pixels_float"], "pixels_nchw", permutation=_TO_PLANES)
+    _add(graph, "Mul", ["pixels_nchw", "pixels_257/2^16"], "pixels_exact")
+    _add(graph, "Mul", ["pixels_nchw", "pixels_1/(255*2^16)"], "pixels_rest")
     _add(graph, "Add", ["pixels_exact", "pixels_rest"], source.name)
     graph.node.extend(network)
     _add(graph, "Transpose", [result.name], "pixels_nhwc", permutation=_TO_PIXELS)

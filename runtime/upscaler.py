@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend, DeviceTimer, DeviceTimes, choose_backend, open_backend
+from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, choose_backend, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
 from runtime.bundle import ENGINES, IOS, Bundle, Io, Variant
@@ -112,6 +112,7 @@ class Upscaler:
             device=device,
             cache=folder,
             engines=None if opened.packed is not None else opened.directory / ENGINES,
+            io=variant.io,
         )
         return cls(opened, variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
 
@@ -205,8 +206,11 @@ class Upscaler:
             )
         return self._opened().run(array)
 
-    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes | None:
-        """Times so many runs of `array` by the accelerator's own clock; None where the backend has none."""
+    def time_on_device(self, array: NDArray[Values], count: int) -> DeviceTimes | None:
+        """Times so many runs of `array` by the accelerator's own clock; None where the backend has none.
+
+        `array` is what the graph takes: floats as `run` does, or of raw pixels (N, H, W, C) uint8.
+        """
         backend = self._opened()
         return backend.time_on_device(array, count) if isinstance(backend, DeviceTimer) else None
 

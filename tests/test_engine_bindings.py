@@ -35,6 +35,7 @@ pycuda = sys.modules["pycuda"] = types.ModuleType("pycuda")  # which this does n
 pycuda.driver = sys.modules["pycuda.driver"] = types.ModuleType("pycuda.driver")
 import tensorrt as trt
 from export.engine.build import _LEVELS, _Monitor, build_plan
+from export.engine.refit import refit_plan
 from runtime.backends.tensorrt import Logger, create
 from runtime.errors import BackendError
 
@@ -58,6 +59,7 @@ for call in (
         call()
     except BackendError as error:
         print(error)
+print(refit_plan(b"", b"", None).why_not)
 print(*(level for level, name in _LEVELS.items() if name in trt.HardwareCompatibilityLevel.__members__))
 """
 # What the stand-ins of tests/test_engine_stage.py are to refuse, and what they are to take.
@@ -126,7 +128,7 @@ def _run(version: str, code: str, given: str = "") -> str:
 
 @versions
 def test_every_name_that_is_used_exists(version: str) -> None:
-    names = sorted({name.replace(".__members__", "") for path in USERS for name in _names(path)})
+    names = sorted({name.partition(".__members__")[0] for path in USERS for name in _names(path)})
     assert len(names) > 15, "they are looked for as trt.NAME"
     found = json.loads(_run(version, LOOK_UP, json.dumps(names)))
     assert found["version"] == version
@@ -135,9 +137,10 @@ def test_every_name_that_is_used_exists(version: str) -> None:
 
 @versions
 def test_what_derives_from_their_classes_works_and_the_rest_ends_at_the_missing_device(version: str) -> None:
-    builder, runtime, levels = _run(version, WITHOUT_A_DEVICE).splitlines()
+    builder, runtime, refit, levels = _run(version, WITHOUT_A_DEVICE).splitlines()
     assert builder.startswith(f"TensorRT {version} gives no Builder")
     assert runtime.startswith(f"TensorRT {version} gives no Runtime")
+    assert refit == runtime
     expected: tuple[HardwareCompatibility, ...] = ("none", "same-compute-capability", "ampere-plus")
     assert levels.split() == [level for level in expected if version != "10.3.0" or level != "same-compute-capability"]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,11 +19,22 @@ from export.engine.qdq_rules import RULES, broken_rules, check_graph
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
 from runtime.images import Picture, to_network
-from runtime.targets import find_target
+from runtime.pixel_io import with_pixel_io
+from runtime.targets import Precision, find_target
 from tests.small_int8 import small_int8
+from tests.stand_ins.libraries import ROOT, modelopt
 
 CHANNELS = 4
 Edit = Callable[[onnx.ModelProto], None]
+MODELOPT = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+
+calibration = np.random.default_rng(0).random((2, 3, 24, 24), np.float32)
+given = dict(calibration_data={"input": calibration}, calibration_method="max", calibration_eps=["cpu"])
+quantize(sys.argv[1], quantize_mode="int8", high_precision_dtype=sys.argv[3], output_path=sys.argv[2], **given)
+"""
 
 
 def _model(opset: int = 18) -> onnx.ModelProto:
@@ -133,6 +148,32 @@ def _as_it_is(model: onnx.ModelProto) -> None:
     pass
 
 
+def _bytes_transposed(model: onnx.ModelProto) -> None:
+    """As graphs of raw pixels were before: the bytes to planes first, then the cast."""
+    wrapped = with_pixel_io(model)
+    cast, transposition = wrapped.graph.node[:2]
+    cast.input[0], cast.output[0] = "moved_bytes", transposition.output[0]
+    transposition.input[0], transposition.output[0] = "pixels_in", "moved_bytes"
+    del wrapped.graph.node[:2]
+    for node in (cast, transposition):
+        wrapped.graph.node.insert(0, node)
+    model.CopyFrom(wrapped)
+
+
+def _bytes_clipped(model: onnx.ModelProto) -> None:
+    model.CopyFrom(with_pixel_io(model))
+    _node(model, "pixels_out.cast").output[0] = "bytes"
+    model.graph.node.append(helper.make_node("Identity", ["bytes"], ["pixels_out"], name="identity"))
+
+
+def _bytes_from_integers(model: onnx.ModelProto) -> None:
+    model.CopyFrom(with_pixel_io(model))
+    last = _node(model, "pixels_out.cast")
+    integers = helper.make_node("Cast", [last.input[0]], ["integers"], name="to_integers", to=TensorProto.INT32)
+    model.graph.node.insert(len(model.graph.node) - 1, integers)
+    _node(model, "pixels_out.cast").input[0] = "integers"
+
+
 BROKEN: tuple[tuple[str, Edit, int], ...] = (
     ("constant-scales", _computed_scale, 18),
     ("positive-scales", _negative_scale, 18),
@@ -150,11 +191,27 @@ BROKEN: tuple[tuple[str, Edit, int], ...] = (
     ("same-types", _half_bias, 18),
     ("both-operands", _float_weight, 18),
     ("int8-is-moved-alone", _relu_on_int8, 18),
+    ("pixels-are-cast", _bytes_transposed, 18),
+    ("pixels-are-cast", _bytes_clipped, 18),
+    ("pixels-are-cast", _bytes_from_integers, 18),
 )
 
 
 def test_a_graph_as_it_should_be_breaks_no_rule() -> None:
     assert broken_rules(_model()) == ()
+
+
+def test_weights_that_are_quantized_in_the_graph_break_none() -> None:
+    model = _model()
+    _replace(model, "weight", np.random.default_rng(1).standard_normal((CHANNELS, 3, 3, 3)).astype(np.float32))
+    quantizer = helper.make_node(
+        "QuantizeLinear", ["weight", "weight_scale", "weight_zero"], ["wq"], name="quantize_weights", axis=0
+    )
+    model.graph.node.insert(0, quantizer)
+    _node(model, "weights").input[0] = "wq"
+    assert broken_rules(model) == ()
+    _node(model, "quantize_weights").attribute[0].i = 1
+    assert [line.partition(":")[0] for line in broken_rules(model)] == ["scale-count"]
 
 
 @pytest.mark.parametrize(("rule", "edit", "opset"), BROKEN, ids=[f"{rule}{edit.__name__}" for rule, edit, _ in BROKEN])
@@ -196,8 +253,40 @@ def test_the_graph_for_tensorrt_gives_the_fp32_picture_with_the_tables_that_ship
     assert -10 * np.log10(np.square(int8 - fp32).mean()) > 35  # with another target's biases it is 13
 
 
+@pytest.mark.parametrize("outside", ["fp32", "fp16"])
+def test_what_modelopt_writes_for_tensorrt_breaks_none(exported: Bundle, tmp_path: Path, outside: str) -> None:
+    written = tmp_path / "modelopt.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", MODELOPT, str(exported.path(exported.variant("fp32"))), str(written), outside],
+        env={**os.environ, **modelopt()},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    model = onnx.load(written)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > len(exported.manifest.layers)
+    assert broken_rules(model) == ()
+
+
 def test_a_small_graph_of_everything_for_tensorrt_breaks_none() -> None:
     assert broken_rules(small_int8(find_target("tensorrt")).int8) == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_graph_of_raw_pixels_breaks_none(for_tensorrt: Bundle, precision: Precision) -> None:
+    variant = for_tensorrt.variant(precision, target="tensorrt")
+    model = with_pixel_io(onnx.load_model_from_string(for_tensorrt.read(variant)))
+    check_graph(model.SerializeToString(), what=variant.file)
+
+
+def test_bytes_that_are_not_cast_first_say_how_to_write_that_graph_anew() -> None:
+    model = _model()
+    _bytes_transposed(model)
+    with pytest.raises(PipelineError, match=r"pixels-are-cast: .*Transpose reads pixels_in") as caught:
+        check_graph(model.SerializeToString(), what="a graph")
+    assert "--io uint8" in caught.value.hint
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

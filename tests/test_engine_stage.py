@@ -13,17 +13,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks.gpu import read_gpu_state
 from runtime.backends import BACKENDS, choose_backend
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, sha256_bytes, write_bundle
 from runtime.engines import EngineRecord
 from runtime.errors import BackendError
 from runtime.images import write_picture
+from runtime.pixel_io import add_pixel_io
+from runtime.targets import Precision
 from tests.stand_ins.libraries import BINDINGS, ROOT, bindings, joined, pycuda
 
 NEWEST = "11.4.0.106"
@@ -61,12 +65,55 @@ with Upscaler.open(bundle, precision=precision, backend="tensorrt", parallel=2) 
     }))
 print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
 """
+SAME = """
+import sys
+import numpy as np
+from runtime import Bundle, Upscaler
+from runtime.backends import open_backend
+
+bundle, precision = sys.argv[1:3]
+array = np.random.default_rng(0).random((1, 3, 48, 64), np.float32)
+with Upscaler.open(bundle, precision=precision, backend="tensorrt") as upscaler:
+    graph = upscaler.bundle.read(upscaler.variant)
+    with open_backend("onnxruntime", graph, precision=precision) as reference:
+        print(np.array_equal(upscaler.run(array), reference.run(array)))
+"""
 RAN = """
 import sys, numpy as np
 from runtime import Upscaler
 with Upscaler.open(sys.argv[1], precision="int8", backend="tensorrt") as upscaler:
     upscaler(np.zeros((20, 30, 3), np.uint8))
     print(upscaler.variant.file, upscaler.backend_name, upscaler.precision_report.verified)
+"""
+
+RAW = """
+import ctypes, json, sys
+import numpy as np
+from runtime import Upscaler
+from runtime.errors import BackendError
+
+bundle, precision = sys.argv[1:3]
+rng = np.random.default_rng(0)
+reference = Upscaler.open(bundle, precision=precision, io="uint8", backend="onnxruntime")
+with Upscaler.open(bundle, precision=precision, io="uint8", backend="tensorrt", parallel=2) as upscaler:
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((64, 80), (33, 47), (100, 130))]
+    frames = rng.integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+    times = upscaler.time_on_device(frames, 2)
+    refused = []
+    for wrong in (frames.astype(np.float32), frames.transpose(0, 3, 1, 2), frames[0], np.zeros((2, 48, 64, 3), np.uint8)):
+        try:
+            upscaler.time_on_device(wrong, 1)
+        except BackendError as error:
+            refused.append(str(error))
+    print(json.dumps({
+        "file": upscaler.variant.file,
+        "windows": [upscaler.plan(picture).count for picture in pictures],
+        "same": [bool((upscaler(picture) == reference(picture)).all()) for picture in pictures],
+        "verified": upscaler.precision_report.verified,
+        "times": all(0 < a <= b for a, b in zip(times.network_ms, times.with_copies_ms)),
+        "refused": refused,
+    }))
+print(json.dumps({"left": ctypes.CDLL("libcuda.so.1").standin_left_over()}))
 """
 
 
@@ -145,6 +192,68 @@ def test_int8_is_built_from_the_graph_for_tensorrt_and_verified_layer_by_layer(f
     assert done.stdout.split() == [int8.file, "tensorrt", "True"]  # not the CPU's int8 graph, which the bundle has too
 
 
+@pytest.mark.parametrize(
+    ("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16"), (NEWEST, "int8")]
+)
+def test_an_engine_of_raw_pixels_gives_the_pixels(for_tensorrt: Bundle, tmp_path: Path, version: str, precision: Precision) -> None:
+    copy = Bundle.open(Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle")))
+    floats = copy.variant(precision, target="tensorrt")
+    raw = add_pixel_io(copy, floats, parse=onnx.load_model_from_string)
+    shapes = ("--min", "16x24", "--max", "64x80")
+    printed = _built(raw.directory, "--precision", precision, "--io", "uint8", *shapes, version=version)
+    assert f"{precision} engine of raw pixels for Stand-In GPU" in printed
+    variant = raw.variant(precision, target="tensorrt", io="uint8")
+    record = _record(raw.directory, Path(variant.file).stem)
+    assert (record.key.io, record.key.graph_sha256, record.key.profile.min) == ("uint8", variant.sha256, (16, 24))
+    done = subprocess.run(
+        [sys.executable, "-c", RAW, str(raw.directory), precision],
+        env=_environment(version),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    ran, end = map(json.loads, done.stdout.splitlines())
+    assert (ran["file"], ran["same"], ran["verified"], ran["times"]) == (variant.file, [True] * 3, True, True)
+    assert [count > 1 for count in ran["windows"]] == [False, False, True]
+    kind, order, rank, batch = ran["refused"]
+    assert "takes uint8 of batch, height, width, channels; got (1, 48, 64, 3) float32" in kind
+    assert "got (1, 3, 48, 64) (batch, height, width, channels)" in order
+    assert "got (48, 64, 3) uint8" in rank
+    assert "batch 1 to 1" in batch
+    assert end["left"] == 0
+
+
+def test_engines_of_floats_and_of_raw_pixels_lie_side_by_side(bundle: Path) -> None:
+    add_pixel_io(Bundle.open(bundle), Bundle.open(bundle).variant("fp32"), parse=onnx.load_model_from_string)
+    missing = _upscale_raw(bundle)
+    assert "holds no fp32 engine of this graph" in missing
+    assert f"python -m export.engine {bundle} --precision fp32 --io uint8" in missing
+    _built(bundle, "--precision", "fp32", "--max", "64x64")
+    assert "holds no fp32 engine of this graph" in _upscale_raw(bundle)
+    _built(bundle, "--precision", "fp32", "--max", "64x64", "--io", "uint8")
+    assert _upscale_raw(bundle) == ""
+    assert "up to date" in _built(bundle, "--precision", "fp32", "--max", "64x64")
+    assert "up to date" in _built(bundle, "--precision", "fp32", "--max", "64x64", "--io", "uint8")
+
+
+def _upscale_raw(bundle: Path) -> str:
+    """What `python -m runtime upscale --io uint8` says on stderr."""
+    write_picture(bundle / "in.png", np.zeros((20, 30, 3), np.uint8))
+    command = ["upscale", "in.png", "-o", "out.png", "--bundle", str(bundle), "--precision", "fp32", "--overwrite"]
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", *command, "--backend", "tensorrt", "--io", "uint8"],
+        env=_environment(NEWEST),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=bundle,
+    )
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
+
+
 @pytest.mark.parametrize("captured", [True, False])
 def test_an_engine_of_one_shape_is_captured_where_it_can_be(bundle: Path, captured: bool) -> None:
     _built(bundle, "--precision", "fp32", "--min", "48x64", "--opt", "48x64", "--max", "48x64")
@@ -177,6 +286,119 @@ def test_the_timing_cache_is_kept_and_one_of_another_version_is_begun_anew(bundl
     assert cache.read_bytes() == f"timings of {NEWEST}".encode()
     _built(bundle, "--precision", "fp32", "--tf32", SREDGE_TF32="1")
     assert (bundle / "engines" / f"timing-{NEWEST}-sm87.cache").is_file()
+
+
+@pytest.mark.parametrize(
+    ("version", "precision"), [*((version, "fp32") for version in BINDINGS), (NEWEST, "fp16"), (NEWEST, "int8")]
+)
+def test_other_weights_go_into_the_engine_there_is(
+    for_tensorrt: Bundle, tmp_path: Path, version: str, precision: Precision
+) -> None:
+    bundle = Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle"))
+    options = ("--precision", precision, "--max", "64x80", "--refit")
+    _built(bundle, *options, version=version)
+    name = Path(Bundle.open(bundle).variant(precision, target="tensorrt").file).stem
+    for factor in (0.5, 0.25):  # a refitted engine takes others again
+        _reweigh(bundle, precision, factor)
+        before, cache = _record(bundle, name), (bundle / "engines" / f"timing-{version}-sm87.cache").stat().st_mtime_ns
+        printed = _built(bundle, *options, version=version, SREDGE_NO_BUILD="1")
+        record = _record(bundle, name)
+        variant = Bundle.open(bundle).variant(precision, target="tensorrt")
+        assert f"refitted: graph_sha256: {before.key.graph_sha256}, not {variant.sha256}" in printed
+        assert "built anew" not in printed
+        assert record.key == before.key.model_copy(update={"graph_sha256": variant.sha256})
+        assert record.plan != before.plan
+        assert [path.name for path in (bundle / "engines").glob("*.plan")] == [record.plan.file]
+        assert (bundle / "engines" / f"timing-{version}-sm87.cache").stat().st_mtime_ns == cache
+        assert "up to date" in _built(bundle, *options, version=version)
+        assert _runs_as_onnxruntime_does(bundle, precision, version=version)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SREDGE_FIXED": "conv2.0.weight"}, "cannot exchange conv2.0.weight"),
+        ({"SREDGE_REFIT_FAILS": "1"}, "cannot read the weights: Failed to refit weights"),
+    ],
+    ids=["a weight that is fixed", "a refit that fails"],
+)
+def test_an_engine_that_cannot_be_refitted_is_built_anew(bundle: Path, environment: dict[str, str], says: str) -> None:
+    options = ("--precision", "fp32", "--max", "64x80", "--refit")
+    _built(bundle, *options)
+    _reweigh(bundle, "fp32", 0.5)
+    printed = _built(bundle, *options, **environment)
+    assert f"not refitted: TensorRT {NEWEST} {says}" in printed
+    assert "built anew: graph_sha256" in printed
+    assert _runs_as_onnxruntime_does(bundle, "fp32")
+
+
+def test_an_engine_is_refitted_for_weights_alone(bundle: Path) -> None:
+    options = ("--precision", "fp32", "--max", "64x80")
+    _built(bundle, *options)
+    _reweigh(bundle, "fp32", 0.5)
+    assert "refitted:" not in _built(bundle, *options)  # it was not built for it
+    printed = _built(bundle, *options, "--refit")
+    assert "built anew: refit: False, not True" in printed
+    _reweigh(bundle, "fp32", 0.5)
+    printed = _built(bundle, "--precision", "fp32", "--max", "64x96", "--refit")
+    assert "built anew: profile" in printed
+    assert "refitted:" not in printed
+    _rewrite(bundle, "fp32", _without_rectifying)
+    printed = _built(bundle, "--precision", "fp32", "--max", "64x96", "--refit")
+    assert "built anew: structure_sha256" in printed
+    assert "refitted:" not in printed
+
+
+def test_layers_in_another_precision_fail_a_refit_too(bundle: Path) -> None:
+    options, name = ("--precision", "fp16", "--max", "64x80", "--refit"), Bundle.open(bundle).manifest.layers[3].name
+    _built(bundle, *options)
+    before = {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()}
+    _reweigh(bundle, "fp16", 0.5)
+    done = _build(bundle, *options, SREDGE_FALLBACK=name)
+    assert (done.returncode, f"{name}: fp32" in done.stderr) == (1, True), done.stderr
+    assert {path.name: path.read_bytes() for path in (bundle / "engines").iterdir()} == before
+
+
+def _without_rectifying(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Identity"
+
+
+def _rewrite(bundle: Path, precision: Precision, edit: Callable[[onnx.ModelProto], object]) -> None:
+    """The bundle's graph, edited, as if it had been exported or quantized so."""
+    opened = Bundle.open(bundle)
+    variant = opened.variant(precision, target="tensorrt")
+    model = onnx.load_model_from_string(opened.read(variant))
+    edit(model)
+    data = model.SerializeToString(deterministic=True)
+    changed = variant.model_copy(update={"sha256": sha256_bytes(data)})
+    write_bundle(bundle, opened.manifest.with_variant(changed), files={variant.file: data})
+
+
+def _reweigh(bundle: Path, precision: Precision, factor: float) -> None:
+    """Other weights and scales: the last layer's, by `factor`."""
+
+    def scale(model: onnx.ModelProto) -> None:
+        last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+        quantizer = next((node for node in model.graph.node if last.input[1] in node.output), None)
+        name = last.input[1] if quantizer is None else quantizer.input[1]
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        array = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array((array * factor).astype(array.dtype), name))
+
+    _rewrite(bundle, precision, scale)
+
+
+def _runs_as_onnxruntime_does(bundle: Path, precision: Precision, *, version: str = NEWEST) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-c", SAME, str(bundle), precision],
+        env=_environment(version),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout == "True\n"
 
 
 def test_a_damaged_plan_is_built_anew(bundle: Path) -> None:
@@ -259,11 +481,13 @@ def test_ctrl_c_ends_a_build_and_leaves_the_engine_there_was(bundle: Path) -> No
         (("--precision", "fp32"), {"SREDGE_NO_GPU": "1"}, 2, "no NVIDIA GPU can be used here"),
         (("--precision", "fp32", "--device", "cuda:3"), {}, 2, "no GPU cuda:3; this machine has: cuda:0 (Stand-In GPU)"),
         (("--precision", "int8"), {}, 2, "has no int8 graph for target 'tensorrt'"),
+        (("--precision", "fp32", "--io", "uint8"), {}, 2, "has no fp32 graph of raw pixels for target 'tensorrt'; it has: fp32, "),
+        (("--precision", "fp32", "--io", "int4"), {}, 2, "unknown --io 'int4'; known: float32, uint8"),
         (("--precision", "bf16"), {}, 2, "unknown precision of engines 'bf16'; known: fp32, fp16, int8"),
         (("--precision", "fp32", "--hardware-compatible", "all"), {}, 2, "known: none, same-compute-capability, ampere-plus"),
         (("--precision", "fp32", "--max", "8"), {}, 2, "--max 8: expected HEIGHTxWIDTH"),
     ],
-    ids=["no GPU", "another GPU", "no int8", "bf16", "no such level", "no size"],
+    ids=["no GPU", "another GPU", "no int8", "no raw pixels", "no such ends", "bf16", "no such level", "no size"],
 )
 def test_what_cannot_be_built_says_why(
     bundle: Path, options: tuple[str, ...], environment: dict[str, str], code: int, says: str

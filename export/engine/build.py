@@ -32,11 +32,11 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan, and the timing cache after its build."""
+    """A plan, and the timing cache after its build; None where nothing was timed for it."""
 
     plan: bytes
-    timing_cache: bytes
-    cache_fitted: bool
+    timing_cache: bytes | None = None
+    cache_fitted: bool = True
     """The timing cache given was of this TensorRT and GPU; else the build began with an empty one."""
 
 
@@ -58,10 +58,11 @@ def build_plan(graph: bytes, key: EngineKey, *, timing_cache: bytes, on_step: On
     _configure(config, key)
     profile = builder.create_optimization_profile()
     source = network.get_input(0)
-    channels = source.shape[1]
+    channels = source.shape[key.channel_axis]
     sizes = (key.profile.min, key.profile.opt, key.profile.max)
     batches = (1, key.profile.batch, key.profile.batch)
-    profile.set_shape(source.name, *((batch, channels, *size) for batch, size in zip(batches, sizes, strict=True)))
+    shapes = (key.input_shape(batch, size, channels=channels) for batch, size in zip(batches, sizes, strict=True))
+    profile.set_shape(source.name, *shapes)
     if config.add_optimization_profile(profile) < 0:
         raise PipelineError(f"TensorRT refuses the shapes {key.profile}: {logger.reasons}")
     cache_fitted = _set_timing_cache(config, timing_cache)

@@ -15,6 +15,7 @@ from runtime.backends import choose_backend, load_backend
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.engines import HardwareCompatibility
 from runtime.errors import BackendError, UnknownNameError
+from runtime.pixel_io import find_io
 from runtime.targets import find_precision
 
 _BACKEND = "tensorrt"
@@ -27,6 +28,7 @@ app = console.application("Build a TensorRT engine of a bundle's graph, for the 
 def engine(
     precision: Annotated[str, typer.Option(help="the graph: fp32, fp16 or int8")],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    io: Annotated[str, typer.Option(help="float32, uint8: of the graph of floats or of raw pixels")] = "float32",
     least: Annotated[str | None, typer.Option("--min", metavar="HxW", help="the smallest picture [default: 16x16]")] = None,
     best: Annotated[str | None, typer.Option("--opt", metavar="HxW", help="the size to be fastest at [default: --max]")] = None,
     most: Annotated[
@@ -47,7 +49,9 @@ def engine(
     hardware_compatible: Annotated[
         str, typer.Option(metavar="LEVEL", help=f"also for other GPUs: {', '.join(_LEVELS)}; slower")
     ] = "none",
-    refit: Annotated[bool, typer.Option("--refit", help="an engine whose weights can be exchanged")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="an engine that takes other weights of the same graph, in seconds")
+    ] = False,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="accept layers that run in another precision than asked for")
     ] = False,
@@ -58,7 +62,7 @@ def engine(
     chosen = find_precision(precision)
     if chosen not in entry.precisions:
         raise UnknownNameError("precision of engines", precision, valid=entry.precisions)
-    level = _find_level(hardware_compatible)
+    ends, level = find_io(io), _find_level(hardware_compatible)
     opened = Bundle.open(resolve_bundle(bundle))
     sizes = [
         None if text is None else console.parse_size(text, option=option)
@@ -72,6 +76,7 @@ def engine(
         raise BackendError(f"python -m export.engine needs {error.name}", hint=entry.install) from error
     options = EngineOptions(
         profile=profile,
+        io=ends,
         workspace_mib=workspace,
         tf32=tf32,
         version_compatible=version_compatible,
@@ -90,14 +95,19 @@ def engine(
 
         outcome = build_engine(opened, chosen, options, on_step=on_step)
     key, record = outcome.record.key, outcome.record
+    pixels = " of raw pixels" if ends == "uint8" else ""
     if outcome.reused:
         console.show(f"{outcome.path}: up to date")
         return
+    if outcome.why_not_refitted:
+        console.show(f"not refitted: {outcome.why_not_refitted}")
     for line in outcome.differences:
-        console.show(f"built anew: {line}")
+        console.show(f"{'refitted' if outcome.refitted else 'built anew'}: {line}")
     if not outcome.cache_fitted:
         typer.echo("the timing cache was of another TensorRT or GPU and was begun anew", err=True)
-    console.show(f"{outcome.path}: {chosen} engine for {key.gpu}, TensorRT {key.tensorrt}, in {time.perf_counter() - began:.0f} s")
+    console.show(
+        f"{outcome.path}: {chosen} engine{pixels} for {key.gpu}, TensorRT {key.tensorrt}, in {time.perf_counter() - began:.0f} s"
+    )
     console.show(f"  takes   {key.profile}")
     console.show(f"  plan    {outcome.path.parent / record.plan.file}, sha256 {record.plan.sha256}")
     for layer in record.other_precision:

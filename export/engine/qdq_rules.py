@@ -1,9 +1,12 @@
-"""What TensorRT asks of QuantizeLinear and DequantizeLinear in a graph that it builds int8 engines from.
+"""What TensorRT asks of QuantizeLinear and DequantizeLinear in a graph that it builds int8 engines from, and of raw pixels.
 
 Most are conditions of its ONNX parser, which refuses the graph in other words, or takes it for something else: where a zero point
 is uint8 it quantizes to int8 and says so in a warning. The rest are what a strongly typed network needs to run a layer in int8.
 https://github.com/onnx/onnx-tensorrt, onnxOpImporters.cpp, QuantDequantLinearHelper
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html
+It casts uint8 to floats and floats to uint8, at the network's own input and output, and does nothing else with it.
+https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/FoundationalTypes/DataType.html
+https://github.com/NVIDIA/TensorRT/issues/3985
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ _OUTPUT_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 _MOVES_INT8 = (_DQ, "DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Slice", "Concat", "Pad", "Identity")
 _PER_CHANNEL_OPSET = 13  # the first at which DequantizeLinear has an axis
 _HALF_SCALE_OPSET = 19  # the first at which scales may be fp16
+_QUANTIZE_AGAIN = "python -m quantize BUNDLE --target tensorrt --calib div2k makes one that it can"
+_WRAP_AGAIN = "python -m export or python -m quantize, as before with --io uint8, makes one that it can"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One condition, and the nodes of a graph that break it, each with what it has instead."""
+    """One condition, the nodes of a graph that break it, each with what it has instead, and what to type then."""
 
     name: str
     says: str
     broken_by: Callable[[Graph], Iterator[tuple[onnx.NodeProto, str]]]
+    mended_by: str = _QUANTIZE_AGAIN
 
 
 class Graph:
@@ -75,6 +81,12 @@ class Graph:
 
     def zero_point(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
         return self.constants.get(node.input[2]) if len(node.input) > 2 else None
+
+    def constant(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
+        """The constant that a Q or DQ reads, or that the Q before a DQ does; None where it is an activation."""
+        producer = self.producers.get(node.input[0])
+        name = producer.input[0] if producer is not None and (node.op_type, producer.op_type) == (_DQ, _Q) else node.input[0]
+        return self.constants.get(name)
 
     def pairs(self) -> Iterator[onnx.NodeProto]:
         return self.nodes(_Q, _DQ)
@@ -125,7 +137,7 @@ def _zero_points_of_another_size(graph: Graph) -> Iterator[tuple[onnx.NodeProto,
 
 def _scales_not_one_a_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in graph.pairs():
-        data, scale = graph.constants.get(node.input[0]), graph.scale(node)
+        data, scale = graph.constant(node), graph.scale(node)
         if data is None or scale.size == 1:
             continue
         axis = _axis(node)
@@ -135,7 +147,7 @@ def _scales_not_one_a_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, st
 
 def _activations_per_channel(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in graph.pairs():
-        if node.input[0] not in graph.constants and graph.scale(node).size > 1:
+        if graph.constant(node) is None and graph.scale(node).size > 1:
             yield node, f"{graph.scale(node).size} scales"
 
 
@@ -183,6 +195,16 @@ def _int8_read_by_others(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
             yield producer, f"{name} is an output of the graph"
 
 
+def _bytes_not_cast(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
+    for name in (name for name, kind in graph.types.items() if kind == TensorProto.UINT8 and name not in graph.constants):
+        for node in graph.readers(name):
+            if node.op_type not in ("Cast", _DQ) or graph.types.get(node.output[0]) not in _FLOATS:
+                yield node, f"{node.op_type} reads {name}"
+        producer = graph.producers.get(name)
+        if producer is not None and (producer.op_type not in ("Cast", _Q) or graph.types.get(producer.input[0]) not in _FLOATS):
+            yield producer, f"{producer.op_type} gives {name}"
+
+
 RULES: tuple[Rule, ...] = (
     Rule("constant-scales", "scales and zero points are constants of the graph", _scales_not_constant),
     Rule("positive-scales", "scales are finite and above 0", _scales_not_positive),
@@ -197,30 +219,32 @@ RULES: tuple[Rule, ...] = (
     Rule("same-types", "an operator reads one type, and QuantizeLinear that of its scale", _types_that_do_not_match),
     Rule("both-operands", "a convolution has both its input and its weight in int8, or neither", _half_quantized_layers),
     Rule("int8-is-moved-alone", "int8 is dequantized before anything but data movement", _int8_read_by_others),
+    Rule("pixels-are-cast", "uint8 is cast from and to floats, and nothing else", _bytes_not_cast, _WRAP_AGAIN),
 )
 
 
 def broken_rules(model: onnx.ModelProto) -> tuple[str, ...]:
     """A line for each rule that `model` breaks: which, what it says, and the first node that breaks it."""
+    return tuple(line for _, line in _broken(model))
+
+
+def check_graph(graph: bytes, *, what: str) -> None:
+    """PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says."""
+    broken = list(_broken(onnx.load_model_from_string(graph)))
+    if broken:
+        raise PipelineError(
+            f"TensorRT cannot run {what} as it is:\n  " + "\n  ".join(line for _, line in broken), hint=broken[0][0].mended_by
+        )
+
+
+def _broken(model: onnx.ModelProto) -> Iterator[tuple[Rule, str]]:
     graph = Graph(model)
-    lines = []
     for rule in RULES:
         found = list(rule.broken_by(graph))
         if found:
             node, instead = found[0]
             further = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            lines.append(f"{rule.name}: {rule.says}; {node.name or node.op_type}: {instead}{further}")
-    return tuple(lines)
-
-
-def check_graph(graph: bytes, *, what: str) -> None:
-    """PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says."""
-    lines = broken_rules(onnx.load_model_from_string(graph))
-    if lines:
-        raise PipelineError(
-            f"TensorRT cannot run {what} as it is:\n  " + "\n  ".join(lines),
-            hint="python -m quantize BUNDLE --target tensorrt --calib div2k makes one that it can",
-        )
+            yield rule, f"{rule.name}: {rule.says}; {node.name or node.op_type}: {instead}{further}"
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -6,13 +6,16 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import tensorrt as trt
 
 from export.engine.build import BuiltPlan, OnStep, build_plan, run_cancellable
 from export.engine.qdq_rules import check_graph
+from export.engine.refit import Refit, refit_plan
+from export.engine.structure import structure_digest
 from runtime.backends.cuda import Gpu
 from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import ENGINES, Bundle, Variant
+from runtime.bundle import ENGINES, Bundle, Io, Variant
 from runtime.engines import (
     EngineKey,
     EngineRecord,
@@ -35,12 +38,14 @@ class EngineOptions:
     """How an engine is built; most of it is part of its key.
 
     Attributes:
+        io: what the graph takes and gives.
         timing_cache: a file; None keeps one beside the engines for each TensorRT and GPU.
         allow_fallback: accept layers that run in another precision than the graph has them in.
         device: as runtime/backends/cuda.py takes it.
     """
 
     profile: ShapeProfile
+    io: Io = "float32"
     workspace_mib: int | None = None
     tf32: bool = False
     version_compatible: bool = False
@@ -59,6 +64,8 @@ class Outcome:
         path: the engine's record.
         differences: parts of the key in which the engine that was there before is another; empty where none was.
         reused: the one there is was left as it is.
+        refitted: it was given the graph's weights, which are all that had changed.
+        why_not_refitted: where it could not be, though they are; empty elsewhere.
         cache_fitted: the timing cache given was of this TensorRT and GPU.
     """
 
@@ -66,23 +73,25 @@ class Outcome:
     path: Path
     differences: tuple[str, ...] = ()
     reused: bool = False
+    refitted: bool = False
+    why_not_refitted: str = ""
     cache_fitted: bool = True
 
 
 def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *, on_step: OnStep) -> Outcome:
-    """Builds the engine of `bundle`'s graph of `precision`, unless the one there is has the same key.
+    """Builds the engine of `bundle`'s graph of `precision`, unless the one there is has the same key, or takes its weights.
 
     Raises:
         BundleError: it has no such graph, or is packed.
         BackendError: no GPU, or a TensorRT that cannot build this.
         PipelineError: TensorRT refuses the graph; or layers run in another precision than it has them in.
     """
-    variant = bundle.variant(precision, target=TARGET)
+    variant = bundle.variant(precision, target=TARGET, io=options.io)
     path = bundle.path(variant).parent / ENGINES / f"{Path(variant.file).stem}.json"
     graph = bundle.read(variant)
     check_graph(graph, what=variant.file)
     gpu = Gpu(options.device)
-    key = engine_key(variant, options, gpu=gpu)
+    key = engine_key(variant, options, graph=graph, gpu=gpu)
     existing = _existing(path)
     differences = existing.key.differences(key) if existing is not None else ()
     if existing is not None and not differences:
@@ -93,24 +102,30 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
         options.timing_cache
         or path.parent / f"timing-{key.tensorrt}-sm{key.compute_capability[0]}{key.compute_capability[1]}.cache"
     )
-    built = _build(graph, key, gpu=gpu, timing_cache=_read_cache(cache), on_step=on_step)
+    refit = Refit(None)
+    if existing is not None and existing.key.refits(key):
+        refit = _refit(read_plan(path.parent, existing), graph, key, gpu=gpu, on_step=on_step)
+    built = BuiltPlan(refit.plan) if refit.plan is not None else _build(graph, key, gpu=gpu, cache=cache, on_step=on_step)
     with TensorRtBackend(built.plan, key, gpu=gpu) as backend:
         report = verify_precision(bundle.manifest, variant, backend.precisions())
     try:
         path.parent.mkdir(exist_ok=True)
-        write_whole(cache, built.timing_cache)
+        if built.timing_cache is not None:
+            write_whole(cache, built.timing_cache)
         _check_precision(report.not_as_asked, precision, options)
         record = write_engine(path, built.plan, key, other_precision=report.not_as_asked)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path.parent}: {error.strerror or error}") from error
-    return Outcome(record, path, differences, cache_fitted=built.cache_fitted)
+    refitted = refit.plan is not None
+    return Outcome(record, path, differences, refitted=refitted, why_not_refitted=refit.why_not, cache_fitted=built.cache_fitted)
 
 
-def engine_key(variant: Variant, options: EngineOptions, *, gpu: Gpu) -> EngineKey:
+def engine_key(variant: Variant, options: EngineOptions, *, graph: bytes, gpu: Gpu) -> EngineKey:
     """What an engine built now would follow from."""
     return EngineKey(
         graph_sha256=variant.sha256,
         precision=variant.precision,
+        io=variant.io,
         tensorrt=trt.__version__,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
@@ -121,11 +136,21 @@ def engine_key(variant: Variant, options: EngineOptions, *, gpu: Gpu) -> EngineK
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         refit=options.refit,
+        structure_sha256=structure_digest(onnx.load_model_from_string(graph)) if options.refit else None,
     )
 
 
-def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, timing_cache: bytes, on_step: OnStep) -> BuiltPlan:
-    cancelled = threading.Event()
+def _refit(plan: bytes, graph: bytes, key: EngineKey, *, gpu: Gpu, on_step: OnStep) -> Refit:
+    def refit() -> Refit:
+        with gpu.current():
+            return refit_plan(plan, graph, key)
+
+    on_step("refitting", 0, 0)
+    return run_cancellable(refit, threading.Event(), on_step)
+
+
+def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, cache: Path, on_step: OnStep) -> BuiltPlan:
+    cancelled, timing_cache = threading.Event(), _read_cache(cache)
 
     def build() -> BuiltPlan:
         with gpu.current():

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import cast
 
 from runtime.backends.backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
+from runtime.bundle import Io
 from runtime.errors import BackendError, UnknownNameError
 from runtime.targets import PRECISIONS, Precision
 
@@ -113,6 +114,7 @@ def open_backend(
     device: str | None = None,
     cache: Path | None = None,
     engines: Path | None = None,
+    io: Io = "float32",
 ) -> Backend:
     """Compiles `graph`, a serialized ONNX model.
 
@@ -123,6 +125,7 @@ def open_backend(
         device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
         cache: a folder where compiled graphs are kept for the next start; None keeps none.
         engines: the folder of the bundle's engines, for a backend that runs those.
+        io: what the graph takes and gives.
 
     Raises:
         UnknownNameError, BackendError: no such backend or device, not installed, or unable to run the graph so.
@@ -134,7 +137,7 @@ def open_backend(
     if precision not in entry.precisions:
         able = ", ".join(other.name for other in BACKENDS if precision in other.precisions)
         raise BackendError(f"{name} has no {precision} arithmetic; it runs {', '.join(entry.precisions)}", hint=f"--backend {able}")
-    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache, engines=engines)
+    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache, engines=engines, io=io)
     module = load_backend(entry)
     return cast(Backend, module.open_graph(graph, precision=precision, options=options))
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle import Io
 from runtime.tiling import SizeLimits
 
 Values = TypeVar("Values", np.float32, np.uint8)
@@ -36,6 +37,7 @@ class BackendOptions:
     device: str | None = None
     cache: Path | None = None
     engines: Path | None = None
+    io: Io = "float32"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,6 @@ class Backend(Protocol):
 class DeviceTimer(Protocol):
     """A backend whose accelerator has a clock of its own."""
 
-    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes:
+    def time_on_device(self, array: NDArray[Values], count: int) -> DeviceTimes:
         """Runs `array` so many times, one after the other."""
         ...

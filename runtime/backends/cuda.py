@@ -85,14 +85,16 @@ class Gpu:
 class Buffers:
     """Pinned memory of the host and memory of the device, for one input and one output."""
 
-    host_input: NDArray[np.float32]
-    host_output: NDArray[np.float32]
+    host_input: NDArray[np.float32 | np.uint8]
+    host_output: NDArray[np.float32 | np.uint8]
     device_input: Any
     device_output: Any
 
     @classmethod
-    def allocate(cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Buffers:
-        host = [cuda.pagelocked_empty(shape, np.float32) for shape in (input_shape, output_shape)]
+    def allocate(
+        cls, input_shape: tuple[int, ...], output_shape: tuple[int, ...], dtype: type[np.float32] | type[np.uint8]
+    ) -> Buffers:
+        host = [cuda.pagelocked_empty(shape, dtype) for shape in (input_shape, output_shape)]
         return cls(*host, *(cuda.mem_alloc(array.nbytes) for array in host))
 
     def copy_in(self, stream: Any) -> None:  # noqa: ANN401 # pycuda has no types

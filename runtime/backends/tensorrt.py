@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision, Values
 from runtime.backends.cuda import Buffers, CapturedWork, Gpu
 from runtime.backends.tensorrt_layers import parse_layers
-from runtime.bundle import sha256_bytes
+from runtime.bundle import Io, sha256_bytes
 from runtime.engines import EngineKey, build_command, find_engine, read_plan
 from runtime.errors import BackendError
 from runtime.targets import Precision
@@ -40,12 +40,12 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
             "tensorrt runs engines, which a packed bundle has not",
             hint="python -m zipfile -e FILE FOLDER, then python -m export.engine FOLDER on this machine",
         )
-    record = find_engine(options.engines, graph_sha256=sha256_bytes(graph), precision=precision)
+    record = find_engine(options.engines, graph_sha256=sha256_bytes(graph), precision=precision, io=options.io)
     gpu = Gpu(options.device)
     reason = record.key.why_unfit(tensorrt=trt.__version__, gpu=gpu.name, compute_capability=gpu.compute_capability)
     if reason is not None:
         gpu.close()
-        again = build_command(options.engines.parent, precision=precision)
+        again = build_command(options.engines.parent, precision=precision, io=options.io)
         raise BackendError(
             f"the {precision} engine in {options.engines} cannot run here: {reason}", hint=f"{again}, on this machine"
         )
@@ -59,16 +59,11 @@ class TensorRtBackend:
 
     def __init__(self, plan: bytes, key: EngineKey, *, gpu: Gpu, parallel: int = 1) -> None:
         self.limits = key.profile.limits
-        self._profile = key.profile
+        self._key = key
         self._gpu = gpu
         self._logger = shared_logger()
         with gpu.current():
-            self._runtime = create(trt.Runtime, self._logger)
-            # Such a plan brings the runtime of its own version along, and that is code of the host.
-            self._runtime.engine_host_code_allowed = key.version_compatible
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
-            if self._engine is None:
-                raise BackendError(f"TensorRT {trt.__version__} cannot read this engine: {self._logger.reasons}")
+            self._runtime, self._engine = deserialize(plan, key)
             # They share the one profile, as TensorRT 10 and newer allow.
             self._lanes = [_Lane(self._engine, key, self._logger) for _ in range(parallel)]
         self._free: SimpleQueue[_Lane] = SimpleQueue()
@@ -92,7 +87,7 @@ class TensorRtBackend:
         with self._lane() as lane:
             return lane.run(array)
 
-    def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes:
+    def time_on_device(self, array: NDArray[Values], count: int) -> DeviceTimes:
         self._check(array)
         with self._lane() as lane:
             times = [lane.time(array) for _ in range(count)]
@@ -103,11 +98,13 @@ class TensorRtBackend:
             return parse_layers(lane.inspect())
 
     def _check(self, array: NDArray[Values]) -> None:
-        if array.dtype != np.float32:
-            raise BackendError(f"engines take float32, got {array.dtype}", hint='io="float32"')
-        if not self._profile.holds(array.shape[0], array.shape[2:]):
+        axes = ["batch", "height", "width"]
+        axes.insert(self._key.channel_axis, "channels")
+        if array.dtype != self._key.io or array.ndim != len(axes):
+            raise BackendError(f"this engine takes {self._key.io} of {', '.join(axes)}; got {array.shape} {array.dtype}")
+        if not self._key.holds(array.shape):
             raise BackendError(
-                f"this engine takes {self._profile}; got {array.shape} (batch, channels, height, width)",
+                f"this engine takes {self._key.profile}; got {array.shape} ({', '.join(axes)})",
                 hint="python -m export.engine with --min, --max or --batch that hold it, or leave tiling to the Upscaler",
             )
 
@@ -159,14 +156,30 @@ def create(kind: Any, *arguments: object) -> Any:  # noqa: ANN401 # tensorrt has
         ) from error
 
 
+def deserialize(plan: bytes, key: EngineKey) -> tuple[Any, Any]:
+    """TensorRT's runtime and the engine, which needs it as long as it is used; in the current GPU's context.
+
+    Raises:
+        BackendError: TensorRT cannot read it.
+    """
+    logger = shared_logger()
+    runtime = create(trt.Runtime, logger)
+    # Such a plan brings the runtime of its own version along, and that is code of the host.
+    runtime.engine_host_code_allowed = key.version_compatible
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendError(f"TensorRT {trt.__version__} cannot read this engine: {logger.reasons}")
+    return runtime, engine
+
+
 class _Lane:
     """One execution context with its stream and buffers; one thread at a time."""
 
     def __init__(self, engine: Any, key: EngineKey, logger: Logger) -> None:  # noqa: ANN401
         self._engine = engine
-        self._profile = key.profile
+        self._key = key
         self._logger = logger
-        self._input, self._output = _input_and_output(engine)
+        self._input, self._output = _input_and_output(engine, key.io)
         self._context = engine.create_execution_context()
         if self._context is None:
             hint = "build it for smaller windows (--max), or run fewer at a time (--parallel)"
@@ -185,7 +198,7 @@ class _Lane:
         self._stream.synchronize()
         return buffers.host_output.astype(array.dtype)  # a copy, of the same type
 
-    def time(self, array: NDArray[np.float32]) -> tuple[float, float]:
+    def time(self, array: NDArray[Values]) -> tuple[float, float]:
         """Milliseconds between CUDA events: around the network, and around the copies and the network."""
         buffers = self._prepare(array)
         before, copied, computed, after = (cuda.Event() for _ in range(4))
@@ -201,8 +214,8 @@ class _Lane:
 
     def inspect(self) -> str:
         """The inspector's JSON, for the shape that the engine is fastest at: without one it tells no types."""
-        channels = self._engine.get_tensor_shape(self._input)[1]
-        self._set_shape((1, channels, *self._profile.opt))
+        channels = self._engine.get_tensor_shape(self._input)[self._key.channel_axis]
+        self._set_shape(self._key.input_shape(1, self._key.profile.opt, channels=channels))
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -219,7 +232,8 @@ class _Lane:
         if array.shape not in self._buffers:
             if len(self._buffers) == _SHAPES_KEPT:
                 self._buffers.pop(next(iter(self._buffers)))
-            self._buffers[array.shape] = Buffers.allocate(array.shape, tuple(self._context.get_tensor_shape(self._output)))
+            output_shape = tuple(self._context.get_tensor_shape(self._output))
+            self._buffers[array.shape] = Buffers.allocate(array.shape, output_shape, array.dtype.type)
         buffers = self._buffers[array.shape]
         self._context.set_tensor_address(self._input, int(buffers.device_input))
         self._context.set_tensor_address(self._output, int(buffers.device_output))
@@ -250,11 +264,12 @@ class _Lane:
             _log.warning("this engine cannot be captured as a CUDA graph: its layers are started one by one")
 
 
-def _input_and_output(engine: Any) -> tuple[str, str]:  # noqa: ANN401
-    """The names of the one input and the one output; BackendError where there are others, or other types than float32."""
+def _input_and_output(engine: Any, io: Io) -> tuple[str, str]:  # noqa: ANN401
+    """The names of the one input and the one output; BackendError where there are others, or other types than `io`."""
+    wanted = trt.uint8 if io == "uint8" else trt.float32
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-    if len(inputs) != 1 or len(outputs) != 1 or any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
-        raise BackendError(f"this engine has inputs {inputs} and outputs {outputs}; expected one of each, float32")
+    if len(inputs) != 1 or len(outputs) != 1 or any(engine.get_tensor_dtype(name) != wanted for name in names):
+        raise BackendError(f"this engine has inputs {inputs} and outputs {outputs}; expected one of each, {io}")
     return inputs[0], outputs[0]

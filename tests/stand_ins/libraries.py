@@ -1,4 +1,4 @@
-"""Fetches NVIDIA's bindings and pycuda, once, and builds what they load; skips where one of them cannot be had."""
+"""Fetches NVIDIA's bindings, pycuda and ModelOpt, once, and builds what they load; skips where one of them cannot be had."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ if "SREDGE_STAND_IN" in os.environ:
     tensorrt_api.install()
 """
 _PYCUDA = "pycuda==2026.1"
+# With what its ONNX part imports beyond the packages of this project, whose versions of onnx and onnxruntime it runs on.
+_MODELOPT = ("nvidia-modelopt==0.47.0", "onnx-graphsurgeon==0.6.1", "onnxslim==0.1.98", "lief==1.0.0", "nvidia-ml-py", "tqdm")
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _CUDA = Path("/usr/local/cuda/include")
 _DECLARED = re.compile(r"CUresult\s+CUDAAPI\s+(cu\w+)\s*\(|#define\s+(cu\w+)\s+(cu\w+)")
@@ -48,6 +50,12 @@ def pycuda() -> dict[str, str]:
     """The environment of a process that imports pycuda over the stand-in driver; the first time it takes a minute or two."""
     site = _once("pycuda", _make_pycuda)
     return {"LD_LIBRARY_PATH": str(_driver()), "PYTHONPATH": os.pathsep.join((str(ROOT), str(site)))}
+
+
+def modelopt() -> dict[str, str]:
+    """The environment of a process that imports NVIDIA's ModelOpt; 40 MB, which take seconds."""
+    site = _once("modelopt-0.47.0", lambda made: _pip("install", "--no-deps", "--target", made, *_MODELOPT))
+    return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(site)))}
 
 
 def joined(*environments: Mapping[str, str]) -> dict[str, str]:

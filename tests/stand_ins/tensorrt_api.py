@@ -4,7 +4,8 @@ It takes the place of `tensorrt` in a process that has SREDGE_STAND_IN in its en
 runtime, engine and context are stand-ins, every call of which is held against the real class; enumerations, data types, and the
 classes that ours derive from are the real ones. Further in the environment: SREDGE_FALLBACK, the name of a layer that the inspector
 says ran in fp32; SREDGE_SLOW, a file that a build makes when it begins, and then takes a minute; SREDGE_TF32, a build that may use
-TF32.
+TF32; SREDGE_NO_BUILD, nothing may be built; SREDGE_FIXED, the name of a weight that cannot be exchanged; SREDGE_REFIT_FAILS, none
+can.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class _Builder:
         return Checked(trt.IOptimizationProfile, _Profile())
 
     def build_serialized_network(self, network: Checked, config: Checked) -> bytes | None:
+        assert "SREDGE_NO_BUILD" not in os.environ
         monitor, steps = config.does.progress_monitor, 600 if "SREDGE_SLOW" in os.environ else 3
         monitor.phase_start("Building Engine", None, steps)
         if "SREDGE_SLOW" in os.environ:
@@ -61,8 +63,9 @@ class _Builder:
         assert not config.does.flags[trt.BuilderFlag.TF32] or "SREDGE_TF32" in os.environ
         assert config.does.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
         graph = base64.b64encode(network.does.graph).decode()
-        host_code = trt.BuilderFlag.VERSION_COMPATIBLE in config.does.flags
-        return json.dumps({"graph": graph, "profile": config.does.profile.shapes, "host_code": host_code}).encode()
+        flags, shapes = config.does.flags, config.does.profile.shapes
+        host_code, refit = trt.BuilderFlag.VERSION_COMPATIBLE in flags, trt.BuilderFlag.REFIT in flags
+        return json.dumps({"graph": graph, "profile": shapes, "host_code": host_code, "refit": refit}).encode()
 
 
 class _Network:
@@ -127,6 +130,7 @@ class _Parser:
 
     def parse(self, model: bytes) -> bool:
         try:
+            _refuse_bytes_that_are_not_cast(onnx.load_model_from_string(model).graph)
             ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 # its own have no base but this
             self._error = str(error).splitlines()[0]
@@ -139,7 +143,7 @@ class _Parser:
         return int(bool(self._error))
 
     def get_error(self, index: int) -> Checked:
-        return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: self._error})())
+        return _error(self._error)
 
 
 class _Runtime:
@@ -157,16 +161,27 @@ class _Runtime:
         if parts["host_code"] and not self.engine_host_code_allowed:
             self._logger.log(trt.ILogger.Severity.ERROR, "the engine has host code, which is not allowed")
             return None
-        return Checked(trt.ICudaEngine, _Engine(base64.b64decode(parts["graph"]), parts["profile"]))
+        return Checked(trt.ICudaEngine, _Engine(parts))
 
 
 class _Engine:
     num_io_tensors = 2
 
-    def __init__(self, graph: bytes, profile: list[list[int]]) -> None:
-        self.graph = onnx.load_model_from_string(graph).graph
-        self.least, _, self.most = profile
-        self.session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self._parts = parts
+        self.refittable = parts["refit"]
+        self.least, _, self.most = parts["profile"]
+        self.load(base64.b64decode(parts["graph"]))
+
+    def load(self, graph: bytes) -> None:
+        self._parts["graph"] = base64.b64encode(graph).decode()
+        self.model = onnx.load_model_from_string(graph)
+        self.graph = self.model.graph
+        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(self.graph.input[0].type.tensor_type.elem_type)
+        # As our own backend opens it.
+        self.session = ort.InferenceSession(
+            graph, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+        )
 
     def _tensor(self, name: str) -> onnx.ValueInfoProto:
         found: onnx.ValueInfoProto = next(value for value in (*self.graph.input, *self.graph.output) if value.name == name)
@@ -179,10 +194,20 @@ class _Engine:
         return trt.TensorIOMode.INPUT if name == self.graph.input[0].name else trt.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> trt.DataType:
-        return trt.float32 if self._tensor(name).type.tensor_type.elem_type == onnx.TensorProto.FLOAT else trt.float16
+        return {"FLOAT": trt.float32, "FLOAT16": trt.float16, "UINT8": trt.uint8}[
+            onnx.TensorProto.DataType.Name(self._tensor(name).type.tensor_type.elem_type)
+        ]
 
     def get_tensor_shape(self, name: str) -> trt.Dims:
         return _dims(self._tensor(name))
+
+    def create_serialization_config(self) -> Checked:
+        return Checked(trt.ISerializationConfig, _SerializationConfig())
+
+    def serialize_with_config(self, config: Checked) -> bytes:
+        """Newer versions write a plan that is not refittable unless they are told to."""
+        kept = trt.SerializationFlag.__members__.get("INCLUDE_REFIT")
+        return json.dumps({**self._parts, "refit": self.refittable and (kept is None or kept in config.does.flags)}).encode()
 
     def create_execution_context(self) -> Checked:
         return Checked(trt.IExecutionContext, _Context(self))
@@ -221,13 +246,65 @@ class _Context:
 
     def _run(self) -> None:
         source, result = (self._addresses[value.name] for value in (self._engine.graph.input[0], self._engine.graph.output[0]))
-        memory = (ctypes.c_float * int(np.prod(self.shape))).from_address(source)
+        memory = (np.ctypeslib.as_ctypes_type(self._engine.dtype) * int(np.prod(self.shape))).from_address(source)
         output = self._output(np.ctypeslib.as_array(memory).reshape(self.shape))
         ctypes.memmove(result, np.ascontiguousarray(output).ctypes.data, output.nbytes)
 
     def _output(self, array: Any = None) -> Any:  # noqa: ANN401
-        given = np.zeros(self.shape, np.float32) if array is None else array
+        given = np.zeros(self.shape, self._engine.dtype) if array is None else array
         return self._engine.session.run(None, {self._engine.graph.input[0].name: given})[0]
+
+
+class _SerializationConfig:
+    def __init__(self) -> None:
+        self.flags: list[trt.SerializationFlag] = []
+
+    def set_flag(self, flag: trt.SerializationFlag) -> bool:
+        self.flags.append(flag)
+        return True
+
+
+class _Refitter:
+    def __init__(self, engine: Checked, logger: trt.ILogger) -> None:
+        assert engine.does.refittable
+        assert _DRIVER.standin_has_context()
+        self.engine = engine.does
+        self.model: onnx.ModelProto = self.engine.model
+
+    def get_all_weights(self) -> list[str]:
+        fixed = os.environ.get("SREDGE_FIXED")
+        return [tensor.name for tensor in self.engine.graph.initializer if tensor.name != fixed]
+
+    def get_missing_weights(self) -> list[str]:
+        return []
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.load(self.model.SerializeToString())
+        return True
+
+
+class _ParserRefitter:
+    def __init__(self, refitter: Checked, logger: trt.ILogger) -> None:
+        self._refitter, self._error = refitter.does, ""
+
+    def refit_from_bytes(self, model: bytes) -> bool:
+        """What the engine cannot exchange is passed over without a word."""
+        if "SREDGE_REFIT_FAILS" in os.environ:
+            self._error = "Failed to refit weights"
+            return False
+        weights = {tensor.name: tensor for tensor in onnx.load_model_from_string(model).graph.initializer}
+        refittable = self._refitter.get_all_weights()
+        for tensor in self._refitter.model.graph.initializer:
+            if tensor.name in refittable:
+                tensor.CopyFrom(weights[tensor.name])
+        return True
+
+    @property
+    def num_errors(self) -> int:
+        return int(bool(self._error))
+
+    def get_error(self, index: int) -> Checked:
+        return _error(self._error)
 
 
 class _Inspector:
@@ -265,6 +342,19 @@ class _Inspector:
         return "FP32" if kind == onnx.TensorProto.FLOAT else "FP16" if kind == onnx.TensorProto.FLOAT16 else "?"
 
 
+def _error(text: str) -> Checked:
+    return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: text})())
+
+
+def _refuse_bytes_that_are_not_cast(graph: onnx.GraphProto) -> None:
+    """As TensorRT's documentation has it for UINT8."""
+    inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    outputs = {value.name for value in graph.output if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for node in graph.node:
+        if node.op_type != "Cast" and (inputs & set(node.input) or outputs & set(node.output)):
+            raise ValueError(f"{node.name}: UINT8 is not supported by {node.op_type}")
+
+
 def _dims(value: onnx.ValueInfoProto) -> trt.Dims:
     return trt.Dims([dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim])
 
@@ -285,7 +375,13 @@ def install() -> None:
     replaced = ModuleType("tensorrt")
     replaced.__dict__.update({name: value for name, value in vars(trt).items() if not name.startswith("__")})
     replaced.__version__, replaced.__spec__ = trt.__version__, sys.modules["tensorrt"].__spec__  # type: ignore[attr-defined]
-    classes: dict[str, Callable[..., object]] = {"Builder": lambda _: _Builder(), "OnnxParser": _Parser, "Runtime": _Runtime}
+    classes: dict[str, Callable[..., object]] = {
+        "Builder": lambda _: _Builder(),
+        "OnnxParser": _Parser,
+        "Runtime": _Runtime,
+        "Refitter": _Refitter,
+        "OnnxParserRefitter": _ParserRefitter,
+    }
     for name, does in classes.items():
         setattr(replaced, name, _made_by(name, does))
     sys.modules["tensorrt"] = replaced
