@@ -255,7 +255,7 @@ def _mixed(
 ) -> Iterator[Loss]:
     """With the layers in float that gain most for their multiply-accumulates, as many as there is room for."""
     target = options.target.name
-    timing = Timing(shape=(1,), warm_up=0, n=0)  # nothing is timed
+    timing = Timing(shape=(1, 1, 1, 1), warm_up=0, n=0)  # nothing is timed
     subject = Subject(bundle.manifest, load_fp32(bundle), found.table, options, found.crops, (), "", timing)
     tell(f"sredge {options.effort.value} for {target}: layers to lift")
     with Trials(subject, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}")) as trials:
