@@ -159,6 +159,8 @@ def mixed_losses(
         merged = sum(layer.macs for layer in bundle.manifest.layers if layer.name in trials.plain.merged_layers)
         room = sum(trials.shares.values()) + merged / max(bundle.manifest.macs, 1) - MIXED_SHARE
         lifted = frozenset(lifting_order(trials.shares, trials.noise, spare=room))
+        if not lifted:
+            return  # every layer is more than there is room for
         graph = trials.graph(lifted).model.SerializeToString(deterministic=True)
         share = 1 - sum(trials.shares[layer] for layer in lifted)
     how = f"sredge {options.effort.value}, {share:.1%} int8"
