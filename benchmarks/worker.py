@@ -13,10 +13,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from benchmarks.latency import time_runs
 from runtime.backends import DeviceTimes

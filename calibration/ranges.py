@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from typing_extensions import Self
 
 from calibration.observers import ChannelObserver, HistogramObserver
 from calibration.optimal_ranges import Codes, entropy_range, mse_range

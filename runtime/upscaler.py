@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, choose_backend, open_backend
 from runtime.bands import run_bands

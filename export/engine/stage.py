@@ -62,7 +62,8 @@ class Outcome:
 
     Attributes:
         path: the engine's record.
-        differences: parts of the key in which the engine that was there before is another; empty where none was.
+        differences: parts of the key in which the engine that was there before is another, or what is wrong with it; empty where
+            none was.
         reused: the one there is was left as it is.
         refitted: it was given the graph's weights, which are all that had changed.
         why_not_refitted: where it could not be, though they are; empty elsewhere.
@@ -92,8 +93,8 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
     check_graph(graph, what=variant.file)
     gpu = Gpu(options.device)
     key = engine_key(variant, options, graph=graph, gpu=gpu)
-    existing = _existing(path)
-    differences = existing.key.differences(key) if existing is not None else ()
+    existing, damage = _existing(path)
+    differences = existing.key.differences(key) if existing is not None else damage
     if existing is not None and not differences:
         gpu.close()
         _check_precision(existing.other_precision, precision, options)
@@ -159,15 +160,15 @@ def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, cache: Path, on_step: OnSt
     return run_cancellable(build, cancelled, on_step)
 
 
-def _existing(path: Path) -> EngineRecord | None:
-    """The engine that is there and whole; one that is damaged is built anew."""
+def _existing(path: Path) -> tuple[EngineRecord | None, tuple[str, ...]]:
+    """The engine that is there and whole; of one that is damaged, which is built anew, what is wrong."""
     try:
         record = read_engine(path)
         if record is not None:
             read_plan(path.parent, record)
-    except BackendError:
-        return None
-    return record
+    except BackendError as error:
+        return None, (str(error),)
+    return record, ()
 
 
 def _read_cache(path: Path) -> bytes:

@@ -66,8 +66,9 @@ class BackendEntry:
 
 
 _TENSORRT = (
-    "JetPack 7: sudo apt install python3-libnvinfer, and in a venv made with --system-site-packages pip install onnx pycuda; "
-    "JetPack 6: its bindings are for Python 3.10, so build those for yours first (deploy_docs/tensorrt.md), then the same; "
+    "JetPack 6: sudo apt install python3-libnvinfer cuda-toolkit-12-6, and in a venv of its own Python 3.10, made with "
+    "--system-site-packages, PATH=/usr/local/cuda/bin:$PATH pip install onnx pycuda; "
+    "JetPack 7: the same with its own Python 3.12, and the package cuda-toolkit; "
     "workstation: pip install onnx tensorrt --extra-index-url https://pypi.nvidia.com, and with nvcc on the PATH pip install pycuda"
 )
 

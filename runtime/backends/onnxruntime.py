@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError

@@ -8,11 +8,11 @@ from __future__ import annotations
 from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
 from runtime.errors import BackendError

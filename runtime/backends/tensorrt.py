@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pycuda.driver as cuda
 import tensorrt as trt
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision, Values
 from runtime.backends.cuda import Buffers, CapturedWork, Gpu

@@ -7,14 +7,19 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+_PIECE_BYTES = 1 << 20
+
 
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def tool_versions(packages: Iterable[str], *, sources: Iterable[Path]) -> dict[str, str]:

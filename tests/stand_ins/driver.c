@@ -1,6 +1,6 @@
 /* A CUDA driver with one GPU whose memory is the host's and whose streams run at once. What pycuda needs beyond this is generated
-   beside it and fails. SREDGE_NO_GPU in the environment: a driver without a GPU. A copy or an allocation without a current context
-   is an error, as it is on a GPU. */
+   beside it and fails. SREDGE_NO_GPU in the environment: a driver without a GPU; SREDGE_SLOW_COPIES: each takes 20 ms. A copy or an
+   allocation without a current context is an error, as it is on a GPU, and so is a copy from or to memory that is not pinned. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +10,25 @@ enum { OK = 0, INVALID_VALUE = 1, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_FO
 #define DEPTH 16
 static __thread void *contexts[DEPTH];
 static __thread int depth, capturing; /* the number of the graph that this thread captures */
-static int graphs, allocated, streams;
+static int graphs, launches, allocations, allocated, streams;
+#define PINNED 64 /* pieces of the host's memory at a time */
+static struct { char *start; size_t size; } pinned[PINNED];
 static void (*launch)(int);
 static int primary;
 
 #define NEEDS_CONTEXT if (depth == 0) return INVALID_CONTEXT
+
+static int is_pinned(const char *from, size_t size) {
+    for (int i = 0; i < PINNED; i++)
+        if (pinned[i].start && from >= pinned[i].start && from + size <= pinned[i].start + pinned[i].size) return 1;
+    return 0;
+}
+
+static void copy(void *to, const void *from, size_t size) {
+    struct timespec pause = {0, 20000000};
+    if (getenv("SREDGE_SLOW_COPIES")) nanosleep(&pause, 0);
+    memcpy(to, from, size);
+}
 
 int cuInit(unsigned flags) { return getenv("SREDGE_NO_GPU") ? NO_DEVICE : OK; }
 int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
@@ -41,20 +55,37 @@ int cuStreamSynchronize(void *stream) { NEEDS_CONTEXT; return capturing ? CAPTUR
 int cuMemAlloc_v2(uint64_t *pointer, size_t size) {
     NEEDS_CONTEXT;
     *pointer = (uint64_t)(uintptr_t)malloc(size);
-    allocated++;
+    allocated++, allocations++;
     return OK;
 }
 int cuMemFree_v2(uint64_t pointer) { NEEDS_CONTEXT; free((void *)(uintptr_t)pointer); allocated--; return OK; }
-int cuMemHostAlloc(void **pointer, size_t size, unsigned flags) { NEEDS_CONTEXT; *pointer = malloc(size); allocated++; return OK; }
-int cuMemFreeHost(void *pointer) { NEEDS_CONTEXT; free(pointer); allocated--; return OK; }
+int cuMemHostAlloc(void **pointer, size_t size, unsigned flags) {
+    NEEDS_CONTEXT;
+    int free_place = 0;
+    while (free_place < PINNED && !__sync_bool_compare_and_swap(&pinned[free_place].size, 0, size)) free_place++;
+    if (free_place == PINNED) return INVALID_VALUE;
+    *pointer = pinned[free_place].start = malloc(size);
+    allocated++, allocations++;
+    return OK;
+}
+int cuMemFreeHost(void *pointer) {
+    NEEDS_CONTEXT;
+    for (int i = 0; i < PINNED; i++)
+        if (pinned[i].start == pointer) pinned[i].start = 0, pinned[i].size = 0;
+    free(pointer);
+    allocated--;
+    return OK;
+}
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *stream) {
     NEEDS_CONTEXT;
-    memcpy((void *)(uintptr_t)to, from, size);
+    if (!is_pinned(from, size)) return INVALID_VALUE;
+    copy((void *)(uintptr_t)to, from, size);
     return OK;
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *stream) {
     NEEDS_CONTEXT;
-    memcpy(to, (void *)(uintptr_t)from, size);
+    if (!is_pinned(to, size)) return INVALID_VALUE;
+    copy(to, (void *)(uintptr_t)from, size);
     return OK;
 }
 int cuEventCreate(void **event, unsigned flags) { NEEDS_CONTEXT; *event = calloc(1, sizeof(struct timespec)); return OK; }
@@ -84,6 +115,7 @@ int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long fla
 int cuGraphLaunch(void *exec, void *stream) {
     NEEDS_CONTEXT;
     if (!launch || !exec) return NOT_FOUND;
+    launches++;
     launch((int)(intptr_t)exec);
     return OK;
 }
@@ -93,4 +125,6 @@ int cuGraphDestroy(void *graph) { return graph ? OK : NOT_FOUND; }
 int standin_capturing(void) { return capturing; }
 void standin_set_launch(void (*function)(int)) { launch = function; }
 int standin_has_context(void) { return depth > 0; }
+int standin_launches(void) { return launches; }
+int standin_allocations(void) { return allocations; }
 int standin_left_over(void) { return allocated + streams; }

@@ -40,21 +40,21 @@ _CUDA = Path("/usr/local/cuda/include")
 _DECLARED = re.compile(r"CUresult\s+CUDAAPI\s+(cu\w+)\s*\(|#define\s+(cu\w+)\s+(cu\w+)")
 
 
-def bindings(version: str) -> dict[str, str]:
-    """The environment of a process that imports that version's `tensorrt`."""
-    folder = _once(f"tensorrt-{version}", lambda made: _make_bindings(made, version))
+def bindings(version: str, python: str = sys.executable) -> dict[str, str]:
+    """The environment of a process of `python` that imports that version's `tensorrt`."""
+    folder = _once(f"tensorrt-{version}-{_tag(python)}", lambda made: _make_bindings(made, version, python))
     return {"LD_LIBRARY_PATH": str(folder / "lib"), "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder)))}
 
 
-def pycuda() -> dict[str, str]:
-    """The environment of a process that imports pycuda over the stand-in driver; the first time it takes a minute or two."""
-    site = _once("pycuda", _make_pycuda)
+def pycuda(python: str = sys.executable) -> dict[str, str]:
+    """The environment of a process of `python` that imports pycuda over the stand-in driver; the first time it takes minutes."""
+    site = _once(f"pycuda-{_tag(python)}", lambda made: _make_pycuda(made, python))
     return {"LD_LIBRARY_PATH": str(_driver()), "PYTHONPATH": os.pathsep.join((str(ROOT), str(site)))}
 
 
 def modelopt() -> dict[str, str]:
     """The environment of a process that imports NVIDIA's ModelOpt; 40 MB, which take seconds."""
-    site = _once("modelopt-0.47.0", lambda made: _pip("install", "--no-deps", "--target", made, *_MODELOPT))
+    site = _once("modelopt-0.47.0", lambda made: _pip(sys.executable, "install", "--no-deps", "--target", made, *_MODELOPT))
     return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(site)))}
 
 
@@ -67,6 +67,11 @@ def joined(*environments: Mapping[str, str]) -> dict[str, str]:
 def _driver() -> Path:
     digest = hashlib.sha256((HERE / "driver.c").read_bytes()).hexdigest()
     return _once(f"driver-{digest[:8]}", _make_driver)
+
+
+def _tag(python: str) -> str:
+    code = "import sys; print('cp', *sys.version_info[:2], sep='')"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _once(name: str, make: Callable[[Path], None]) -> Path:
@@ -83,8 +88,8 @@ def _once(name: str, make: Callable[[Path], None]) -> Path:
     return wanted
 
 
-def _make_bindings(folder: Path, version: str) -> None:
-    _pip("download", "--no-deps", "--only-binary=:all:", "--dest", folder, f"{BINDINGS[version]}=={version}")
+def _make_bindings(folder: Path, version: str, python: str) -> None:
+    _pip(python, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, f"{BINDINGS[version]}=={version}")
     for wheel in folder.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(folder)
     (folder / "tensorrt.py").write_text(_FRONT)
@@ -104,7 +109,7 @@ def _make_driver(folder: Path) -> None:
     (folder / "libcuda.so").symlink_to("libcuda.so.1")
 
 
-def _make_pycuda(folder: Path) -> None:
+def _make_pycuda(folder: Path, python: str) -> None:
     if not (_CUDA / "cuda.h").is_file() or shutil.which("g++") is None:
         pytest.skip(f"pycuda is built against {_CUDA}/cuda.h with g++, and one of them is not on this machine")
     settings = {
@@ -120,12 +125,12 @@ def _make_pycuda(folder: Path) -> None:
     own_settings = os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config"))  # pip's stay
     needs = ("pytools", "siphash24", "platformdirs")
     options = ("--no-deps", "--no-binary=pycuda", "--target", folder)
-    _pip("install", *options, *needs, _PYCUDA, HOME=str(folder), XDG_CONFIG_HOME=own_settings, CFLAGS="-O0 -w")
+    _pip(python, "install", *options, *needs, _PYCUDA, HOME=str(folder), XDG_CONFIG_HOME=own_settings, CFLAGS="-O0 -w")
 
 
-def _pip(*arguments: str | Path, **environment: str) -> None:
+def _pip(python: str, *arguments: str | Path, **environment: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
+        [python, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

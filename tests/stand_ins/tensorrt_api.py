@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -63,9 +64,16 @@ class _Builder:
         assert not config.does.flags[trt.BuilderFlag.TF32] or "SREDGE_TF32" in os.environ
         assert config.does.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
         graph = base64.b64encode(network.does.graph).decode()
-        flags, shapes = config.does.flags, config.does.profile.shapes
-        host_code, refit = trt.BuilderFlag.VERSION_COMPATIBLE in flags, trt.BuilderFlag.REFIT in flags
-        return json.dumps({"graph": graph, "profile": shapes, "host_code": host_code, "refit": refit}).encode()
+        asked = config.does
+        plan = {
+            "graph": graph,
+            "profile": asked.profile.shapes,
+            "host_code": trt.BuilderFlag.VERSION_COMPATIBLE in asked.flags,
+            "refit": trt.BuilderFlag.REFIT in asked.flags,
+            "workspace_bytes": asked.workspace_bytes,
+            "hardware": asked.hardware_compatibility_level.name,
+        }
+        return json.dumps(plan).encode()
 
 
 class _Network:
@@ -98,6 +106,7 @@ class _Config:
     def __init__(self) -> None:
         self.flags = {trt.BuilderFlag.TF32: True}  # as TensorRT has it
         self.cache: Checked | None = None
+        self.workspace_bytes: int | None = None
 
     def clear_flag(self, flag: trt.BuilderFlag) -> None:
         self.flags[flag] = False
@@ -107,6 +116,7 @@ class _Config:
 
     def set_memory_pool_limit(self, pool: trt.MemoryPoolType, pool_size: int) -> None:
         assert pool == trt.MemoryPoolType.WORKSPACE
+        self.workspace_bytes = pool_size
 
     def add_optimization_profile(self, profile: Checked) -> int:
         self.profile = profile.does
@@ -221,6 +231,7 @@ class _Context:
         self._engine = engine
         self.shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
+        self._one_at_a_time = Lock()
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         fits = all(low <= side <= high for low, side, high in zip(self._engine.least, shape, self._engine.most, strict=True))
@@ -245,6 +256,13 @@ class _Context:
         return True
 
     def _run(self) -> None:
+        assert self._one_at_a_time.acquire(blocking=False), "two threads share an execution context"
+        try:
+            self._compute()
+        finally:
+            self._one_at_a_time.release()
+
+    def _compute(self) -> None:
         source, result = (self._addresses[value.name] for value in (self._engine.graph.input[0], self._engine.graph.output[0]))
         memory = (np.ctypeslib.as_ctypes_type(self._engine.dtype) * int(np.prod(self.shape))).from_address(source)
         output = self._output(np.ctypeslib.as_array(memory).reshape(self.shape))
