@@ -125,6 +125,20 @@ def test_what_cannot_be_built_says_why(
     assert not (bundle / "engines").exists()
 
 
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SREDGE_PARSE_FAILS": "1"}, "cannot read the fp32 graph: No importer registered for op: PRelu"),
+        ({"SREDGE_BUILD_FAILS": "1"}, "built no fp32 engine: Could not find any implementation for node conv1"),
+    ],
+    ids=["parser", "builder"],
+)
+def test_what_tensorrt_refuses_is_told_in_its_words(bundle: Path, environment: dict[str, str], says: str) -> None:
+    done = build(bundle, "--precision", "fp32", **environment)
+    assert (done.returncode, f"TensorRT {NEWEST} {says}" in done.stderr) == (1, True), done.stderr
+    assert not (bundle / "engines").exists()
+
+
 def test_a_level_that_this_version_lacks_says_which_it_has(bundle: Path) -> None:
     done = build(bundle, "--precision", "fp32", "--hardware-compatible", "same-compute-capability", version="10.3.0")
     assert done.returncode == 2

@@ -48,7 +48,7 @@ def refit_plan(plan: bytes, graph: bytes, key: EngineKey) -> Refit:
     if missing or not refitter.refit_cuda_engine():
         return Refit(None, f"{this} cannot exchange the weights: {', '.join(missing) or logger.reasons}")
     config = engine.create_serialization_config()
-    remain_refittable = trt.SerializationFlag.__members__.get("INCLUDE_REFIT")  # 10.3 has no such flag
+    remain_refittable = trt.SerializationFlag.__members__.get("INCLUDE_REFIT")  # 10.14 brought it
     if remain_refittable is not None:
         config.set_flag(remain_refittable)
     refitted = engine.serialize_with_config(config)

@@ -5,7 +5,7 @@ runtime, engine and context are stand-ins, every call of which is held against t
 classes that ours derive from are the real ones. Further in the environment: SREDGE_FALLBACK, the name of a layer that the inspector
 says ran in fp32; SREDGE_SLOW, a file that a build makes when it begins, and then takes a minute; SREDGE_TF32, a build that may use
 TF32; SREDGE_NO_BUILD, nothing may be built; SREDGE_FIXED, the name of a weight that cannot be exchanged; SREDGE_REFIT_FAILS, none
-can.
+can; SREDGE_PARSE_FAILS and SREDGE_BUILD_FAILS, a parser and a builder that refuse.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _launch = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda graph: _captured[graph]())
 
 
 class _Builder:
+    def __init__(self, logger: trt.ILogger) -> None:
+        self._logger = logger
+
     def create_network(self, flags: int = 0) -> Checked:
         assert flags == 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         return Checked(trt.INetworkDefinition, _Network())
@@ -59,6 +62,9 @@ class _Builder:
                 time.sleep(0.1)
             if not monitor.step_complete("Building Engine", step):
                 return None
+        if "SREDGE_BUILD_FAILS" in os.environ:
+            self._logger.log(trt.ILogger.Severity.ERROR, "Could not find any implementation for node conv1")
+            return None
         monitor.phase_finish("Timing")
         monitor.phase_finish("Building Engine")
         assert not config.does.flags[trt.BuilderFlag.TF32] or "SREDGE_TF32" in os.environ
@@ -134,11 +140,25 @@ class _Config:
         return self.cache
 
 
-class _Parser:
+class _ReportsErrors:
+    _error = ""
+
+    @property
+    def num_errors(self) -> int:
+        return int(bool(self._error))
+
+    def get_error(self, index: int) -> Checked:
+        return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: self._error})())
+
+
+class _Parser(_ReportsErrors):
     def __init__(self, network: Checked, logger: trt.ILogger) -> None:
-        self._network, self._error = network.does, ""
+        self._network = network.does
 
     def parse(self, model: bytes) -> bool:
+        if "SREDGE_PARSE_FAILS" in os.environ:
+            self._error = "No importer registered for op: PRelu"
+            return False
         try:
             _refuse_bytes_that_are_not_cast(onnx.load_model_from_string(model).graph)
             ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -147,13 +167,6 @@ class _Parser:
             return False
         self._network.graph = model
         return True
-
-    @property
-    def num_errors(self) -> int:
-        return int(bool(self._error))
-
-    def get_error(self, index: int) -> Checked:
-        return _error(self._error)
 
 
 class _Runtime:
@@ -301,9 +314,9 @@ class _Refitter:
         return True
 
 
-class _ParserRefitter:
+class _ParserRefitter(_ReportsErrors):
     def __init__(self, refitter: Checked, logger: trt.ILogger) -> None:
-        self._refitter, self._error = refitter.does, ""
+        self._refitter = refitter.does
 
     def refit_from_bytes(self, model: bytes) -> bool:
         """What the engine cannot exchange is passed over without a word."""
@@ -316,13 +329,6 @@ class _ParserRefitter:
             if tensor.name in refittable:
                 tensor.CopyFrom(weights[tensor.name])
         return True
-
-    @property
-    def num_errors(self) -> int:
-        return int(bool(self._error))
-
-    def get_error(self, index: int) -> Checked:
-        return _error(self._error)
 
 
 class _Inspector:
@@ -360,10 +366,6 @@ class _Inspector:
         return "FP32" if kind == onnx.TensorProto.FLOAT else "FP16" if kind == onnx.TensorProto.FLOAT16 else "?"
 
 
-def _error(text: str) -> Checked:
-    return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: text})())
-
-
 def _refuse_bytes_that_are_not_cast(graph: onnx.GraphProto) -> None:
     """As TensorRT's documentation has it for UINT8."""
     inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
@@ -394,7 +396,7 @@ def install() -> None:
     replaced.__dict__.update({name: value for name, value in vars(trt).items() if not name.startswith("__")})
     replaced.__version__, replaced.__spec__ = trt.__version__, sys.modules["tensorrt"].__spec__  # type: ignore[attr-defined]
     classes: dict[str, Callable[..., object]] = {
-        "Builder": lambda _: _Builder(),
+        "Builder": _Builder,
         "OnnxParser": _Parser,
         "Runtime": _Runtime,
         "Refitter": _Refitter,
