@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -28,9 +27,13 @@ class Reference:
     array: Array
     expected: Array
 
-    def difference(self, model: ir.Model) -> float:
+    def difference(self, graph: bytes) -> float:
         """The largest absolute difference of the graph's output, to two digits: the rest is the thread order's."""
-        return self._difference(ir.to_proto(model).SerializeToString())
+        with open_backend("onnxruntime", graph, precision="fp32") as backend:
+            got = backend.run(self.array)
+        if self.expected.shape != got.shape:
+            raise PipelineError(f"the ONNX graph gives {got.shape} for {self.array.shape}, the network gives {self.expected.shape}")
+        return float(f"{np.abs(self.expected - got).max():.1e}")
 
     def check(self, graph: bytes) -> Parity:
         """Parity of the finished graph.
@@ -39,18 +42,11 @@ class Reference:
             PipelineError: it differs by more than TOLERANCE anywhere.
             BackendError: ONNX Runtime cannot open it.
         """
-        difference = self._difference(graph)
+        difference = self.difference(graph)
         if not difference <= TOLERANCE:
             raise PipelineError(f"the ONNX graph differs from the network by {difference:.1e}, more than {TOLERANCE:.0e}")
         batch, channels, height, width = self.array.shape
         return Parity(shape=(batch, channels, height, width), max_abs_difference=difference, tolerance=TOLERANCE)
-
-    def _difference(self, graph: bytes) -> float:
-        with open_backend("onnxruntime", graph, precision="fp32") as backend:
-            got = backend.run(self.array)
-        if self.expected.shape != got.shape:
-            raise PipelineError(f"the ONNX graph gives {got.shape} for {self.array.shape}, the network gives {self.expected.shape}")
-        return float(f"{np.abs(self.expected - got).max():.1e}")
 
 
 def make_reference(network: Callable[[Array], Array], contract: Contract, *, size: tuple[int, int] = _SIDES) -> Reference:

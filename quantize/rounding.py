@@ -14,7 +14,7 @@ is not rounded, comes last and takes what is left on the average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -78,23 +78,25 @@ def round_layers(
     return rounded
 
 
-def round_weight(weight: Numbers, hessian: Numbers, scale: Numbers) -> tuple[Numbers, Numbers]:
-    """(K, O) weights, the last row the bias, and H (K, K) -> the same rounded to steps of `scale` (O,), and the error (O,) left.
+def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -> Iterator[tuple[Numbers, Numbers]]:
+    """(K, O) weights, the last row the bias, and H (K, K) -> for each of `scales` (O,), the same rounded to its steps, and the
+    error (O,) left.
 
     The last row is not rounded.
     """
     order = np.append(np.argsort(-np.diag(hessian)[:-1], kind="stable"), len(hessian) - 1)
     factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
-    working, error = weight[order].copy(), np.zeros(weight.shape[1])
-    for k in range(len(order) - 1):
-        rounded = np.clip(np.rint(working[k] / scale), -127, 127) * scale
-        missed = (working[k] - rounded) / factor[k, k]
-        working[k + 1 :] -= np.outer(factor[k, k + 1 :], missed)
-        working[k] = rounded
-        error += np.square(missed)
-    restored = np.empty_like(working)
-    restored[order] = working
-    return restored, error
+    for scale in scales:
+        working, error = weight[order].copy(), np.zeros(weight.shape[1])
+        for k in range(len(order) - 1):
+            rounded = np.clip(np.rint(working[k] / scale), -127, 127) * scale
+            missed = (working[k] - rounded) / factor[k, k]
+            working[k + 1 :] -= np.outer(factor[k, k + 1 :], missed)
+            working[k] = rounded
+            error += np.square(missed)
+        restored = np.empty_like(working)
+        restored[order] = working
+        yield restored, error
 
 
 def _round_layer(
@@ -110,10 +112,9 @@ def _round_layer(
     hessian[np.diag_indices_from(hessian)] += damping
     fitted = np.linalg.solve(hessian, windows.T @ targets + damping * before)
     largest = np.maximum(np.abs(fitted[:-1]).max(axis=0) / 127, 2 * smallest_scale(fitted[-1], input_scale))
+    scales = [storable_scale(largest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
     best, error, scale = fitted, np.full(outputs, np.inf), largest
-    for shrink in _SHRINKS:
-        steps = storable_scale(largest * shrink, target).astype(np.float64)
-        tried, missed = round_weight(fitted, hessian, steps)
+    for steps, (tried, missed) in zip(scales, round_weight(fitted, hessian, scales), strict=True):
         better = missed < error
         best, error, scale = np.where(better, tried, best), np.where(better, missed, error), np.where(better, steps, scale)
     integers = np.rint(best[:-1] / scale).T.reshape(weight.shape).astype(np.int8)

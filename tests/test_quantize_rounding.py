@@ -69,7 +69,7 @@ def _nearest(layer: Layer) -> Numbers:
 def test_every_weight_but_the_bias_is_a_multiple_of_its_scale(seed: int, weights: int, steps: float) -> None:
     layer = _layer(seed, weights=weights, steps=steps)
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     integers = rounded[:-1] / layer.scale
     np.testing.assert_allclose(integers, np.rint(integers), rtol=0, atol=127 * FLOAT64)
@@ -82,7 +82,7 @@ def test_the_bias_takes_what_is_left_on_the_average(seed: int, weights: int) -> 
     """The best bias is where the error's derivative, the Hessian's last row, is zero."""
     layer = _layer(seed, weights=weights)
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     slopes = layer.hessian[-1] @ (rounded - layer.weight)
     np.testing.assert_allclose(slopes, 0, atol=FLOAT64 * np.abs(layer.hessian[-1]).sum() * np.abs(layer.weight).max())
@@ -93,7 +93,7 @@ def test_the_bias_takes_what_is_left_on_the_average(seed: int, weights: int) -> 
 def test_the_error_that_is_told_is_the_error_that_was_made(seed: int, weights: int, steps: float) -> None:
     layer = _layer(seed, weights=weights, steps=steps)
 
-    rounded, error = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, error),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     np.testing.assert_allclose(error, _errors(layer, rounded), rtol=1e-6, atol=1e-12 * np.abs(layer.hessian).max())
 
@@ -104,7 +104,7 @@ def test_correlated_inputs_lose_less_than_by_rounding_to_nearest(seed: int, weig
     """Over all outputs: of one alone that is likely, not certain."""
     layer = _layer(seed, weights=weights, steps=steps)
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     found, nearest = _errors(layer, rounded).sum(), _errors(layer, _nearest(layer)).sum()
     assert found <= nearest, f"{found:.3g} against {nearest:.3g}"
@@ -115,7 +115,7 @@ def test_correlated_inputs_lose_less_than_by_rounding_to_nearest(seed: int, weig
 def test_errors_of_a_smooth_window_cancel_almost_wholly(seed: int, weights: int) -> None:
     layer = _layer(seed, weights=weights)
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     assert _errors(layer, rounded).sum() < 0.1 * _errors(layer, _nearest(layer)).sum()
 
@@ -126,7 +126,7 @@ def test_inputs_that_do_not_correlate_leave_rounding_to_nearest(seed: int, weigh
     layer = _layer(seed, weights=weights, correlated=False)
     alone = Layer(layer.weight, np.diag(np.diag(layer.hessian)), layer.scale)
 
-    rounded, _ = round_weight(alone.weight, alone.hessian, alone.scale)
+    ((rounded, _),) = round_weight(alone.weight, alone.hessian, [alone.scale])
 
     np.testing.assert_allclose(rounded, _nearest(alone), rtol=FLOAT64, atol=FLOAT64)
 
@@ -138,7 +138,7 @@ def test_two_weights_are_rounded_as_written_out(seed: int) -> None:
     layer = _layer(seed, weights=2)
     first, second = np.argsort(-np.diag(layer.hessian)[:-1])
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     wanted = layer.weight.copy()
     wanted[first] = np.rint(wanted[first] / layer.scale) * layer.scale
@@ -154,7 +154,7 @@ def test_two_weights_are_rounded_as_written_out(seed: int) -> None:
 def test_weights_beyond_the_scale_are_clipped_and_made_up_for() -> None:
     layer = _layer(0, weights=20, steps=160.0)
 
-    rounded, _ = round_weight(layer.weight, layer.hessian, layer.scale)
+    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     integers = np.rint(rounded[:-1] / layer.scale)
     assert np.abs(integers).max() == 127
