@@ -90,6 +90,30 @@ def enlarged_before(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_network(network, scale=1.5, weights=weights, directory=folder / "srcnn_x1.5")
 
 
+@pytest.fixture(scope="session")
+def exported_small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small SRCNN x2 that gives what it is given, nearly, exported; not to be written to."""
+    folder = tmp_path_factory.mktemp("exported_small")
+    torch.manual_seed(0)
+    weights = SRCNN((9, 1, 5), (8, 4)).state_dict()
+    for name, weight in weights.items():
+        weight *= 0.02
+        if name.endswith("weight"):
+            middle = weight.shape[2] // 2
+            for channel in range(3):
+                weight[channel, channel, middle, middle] = 1
+    torch.save(weights, folder / "weights.pth")
+    network = find_network("srcnn", scale=2)
+    found = find_weights(network, scale=2, choice=str(folder / "weights.pth"))
+    return export_network(network, scale=2, weights=found, directory=folder / "srcnn_x2")
+
+
+@pytest.fixture
+def small_copy(exported_small: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of `exported_small` to write to."""
+    return Bundle.open(Path(shutil.copytree(exported_small.directory, tmp_path / "small")))
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Types `python -m quantize …` in an empty folder; anything but an exit is a traceback, and fails the test."""

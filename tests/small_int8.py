@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -51,8 +52,9 @@ def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str
     return SmallInt8(ir.to_proto(prepare(model, table, options, value_range=(0.0, 1.0)).model), int8, crops, target)
 
 
+@cache
 def small_network(*, brightness: float = 0.5) -> tuple[onnx.ModelProto, list[Array], CalibrationTable]:
-    """A mean taken off, a residual block, an upsampling convolution; random pictures, and what was measured on them."""
+    """A mean taken off, a residual block, an upsampling convolution; random pictures; what was measured on them. Read only."""
     graph = Graph(0, channels=COLOURS)
     first = graph.add("Relu", graph.conv(graph.conv("input", COLOURS, 1), 8, 3))
     total = graph.add("Relu", graph.add("Add", first, graph.conv(first, 8, 3)))

@@ -151,8 +151,8 @@ def test_nothing_changed_is_not_measured_again(
     assert (measured / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_changed_picture_is_measured_again(quantized: Bundle, folder: Path, tmp_path: Path) -> None:
-    arguments = [str(quantized.directory), "--precision", "fp32", "--backend", "onnxruntime", "--runs", "1"]
+def test_a_changed_picture_is_measured_again(exported_small: Bundle, folder: Path, tmp_path: Path) -> None:
+    arguments = [str(exported_small.directory), "--precision", "fp32", "--backend", "onnxruntime", "--runs", "1"]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     figures = []
@@ -172,10 +172,10 @@ def test_a_machine_reads_the_same_figures_from_the_json_option(
 
 
 def test_pictures_that_were_calibrated_on_are_refused_unless_one_insists(
-    bundle_copy: Bundle, picture_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    small_copy: Bundle, picture_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = picture_folder((60, 60))
-    bundle, data = str(bundle_copy.directory), str(pictures)
+    bundle, data = str(small_copy.directory), str(pictures)
     quantize([bundle, "--calib", data, "--crops", "2"])
     arguments = [bundle, "--data", data, "--precision", "int8", "--backend", "onnxruntime", "--runs", "1"]
     with pytest.raises(SystemExit) as stopped:
@@ -188,7 +188,7 @@ def test_pictures_that_were_calibrated_on_are_refused_unless_one_insists(
 
 @pytest.mark.parametrize("size", [(60, 60), (61, 63)])
 def test_a_picture_calibrated_on_is_known_again_by_its_high_or_low_file(
-    bundle_copy: Bundle, tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
+    small_copy: Bundle, tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Calibrated through DIV2K's layout with high and low files, evaluated from a plain folder of the high ones, as BMP."""
     high = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -199,28 +199,28 @@ def test_a_picture_calibrated_on_is_known_again_by_its_high_or_low_file(
     ):
         (tmp_path / "DIV2K" / folder).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "DIV2K" / folder / name), image)
-    quantize([str(bundle_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
+    quantize([str(small_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(bundle_copy.directory), "--data", str(tmp_path / "DIV2K" / "plain")])
+        cli.main([str(small_copy.directory), "--data", str(tmp_path / "DIV2K" / "plain")])
     assert stopped.value.code == 2
     assert "calibrated on 1 of these pictures (renamed…)" in capsys.readouterr().err
 
 
 def test_a_known_sets_picture_is_known_again_by_its_name(
-    bundle_copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """DIV2K's own low-resolution files are not what antialiased bicubic makes of its high ones: no hash tells."""
     root = tmp_path / "DIV2K"
     low = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     (root / "DIV2K_train_LR_bicubic" / "X2").mkdir(parents=True)
     cv2.imwrite(str(root / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png"), low)
-    quantize([str(bundle_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
+    quantize([str(small_copy.directory), "--calib", "div2k", "--data", str(tmp_path), "--crops", "1"])
     (root / "DIV2K_train_HR").mkdir()
     (root / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png").unlink()
     cv2.imwrite(str(root / "DIV2K_train_HR" / "0001.png"), low.repeat(2, axis=0).repeat(2, axis=1))
     monkeypatch.setenv("SREDGE_DATA", str(tmp_path))
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(bundle_copy.directory), "--data", "div2k"])
+        cli.main([str(small_copy.directory), "--data", "div2k"])
     assert stopped.value.code == 2
     assert "calibrated on 1 of these pictures (0001…)" in capsys.readouterr().err
 
@@ -305,10 +305,15 @@ def test_a_report_folder_that_cannot_be_written_is_an_error(measured: Path, tmp_
         write_report(result, [], tmp_path / "file" / "report")
 
 
-def test_two_bundles_of_unlike_precisions_share_a_report(exported: Bundle, quantized: Bundle, folder: Path, tmp_path: Path) -> None:
-    bundles = [str(quantized.directory), str(exported.directory)]
-    for order in (bundles, bundles[::-1]):
-        out = tmp_path / "report"
-        cli.main([*order, "--data", str(folder), "--backend", "onnxruntime", "--runs", "1", "--out", str(out), "--force"])
-        assert [row["precision"] for row in _rows(out)].count("fp32") == 2
-        assert cv2.imread(str(out / "pictures.png")) is not None
+@pytest.mark.parametrize("fewer_first", [False, True])
+def test_two_bundles_of_unlike_precisions_share_a_report(
+    exported_small: Bundle, small_copy: Bundle, folder: Path, tmp_path: Path, fewer_first: bool
+) -> None:
+    quantize([str(small_copy.directory), "--calib", "samples", "--crops", "1", "--crop-size", "16x16"])
+    bundles = [str(small_copy.directory), str(exported_small.directory)]
+    out = tmp_path / "report"
+    order = bundles[::-1] if fewer_first else bundles
+    cli.main([*order, "--data", str(folder), "--backend", "onnxruntime", "--runs", "1", "--out", str(out)])
+    assert [row["precision"] for row in _rows(out)].count("fp32") == 2
+    assert {row["precision"] for row in _rows(out)} == {"fp32", "fp16", "int8"}
+    assert cv2.imread(str(out / "pictures.png")) is not None

@@ -111,7 +111,7 @@ def test_a_real_scale_and_a_picture_size_fix_the_shape_of_what_the_network_is_gi
         (("lesrcnn", "--scale", "2", "--weights", MANIFEST), "is not a checkpoint"),
         (("srgan", "--scale", "4"), "no weights for srgan x4 ship with sredge"),
         (("espcn", "--scale", "2", "--weights", "shipped"), "espcn has no scale 2; it has: 3"),
-        (("lesrcnn", "--scale", "2", "--out", MANIFEST, "--force"), f"cannot write the bundle {MANIFEST}"),
+        (("espcn", "--scale", "3", "--out", MANIFEST, "--force"), f"cannot write the bundle {MANIFEST}"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -151,7 +151,7 @@ def test_weights_that_give_no_numbers_fail_the_pipeline_and_not_the_user(
     bundle_copy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("export.parity.TOLERANCE", -1.0)  # no graph is that close
-    assert _exit_code("lesrcnn", "--scale", "2", "--out", str(bundle_copy.directory), "--force") == 1
+    assert _exit_code("espcn", "--scale", "3", "--out", str(bundle_copy.directory), "--force") == 1
     assert "differs from the network" in capsys.readouterr().err
     assert Bundle.open(bundle_copy.directory) == bundle_copy
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
-from calibration.ranges import Method
+from calibration.ranges import CalibrationSource, Method
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
@@ -32,7 +32,7 @@ from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
 from quantize.tensor_ranges import observed_tensors
 from runtime.backends import BACKENDS, open_backend
-from runtime.bundle import MANIFEST, Bundle, Contract, sha256_file
+from runtime.bundle import MANIFEST, Bundle, Contract, PassRecord, sha256_file
 from runtime.errors import PipelineError, UserError
 from runtime.targets import find_target
 from tests.graphs import CHANNELS, Graph
@@ -80,9 +80,24 @@ def _raw_graph(name: str, scale: int) -> onnx.ModelProto:
     return ir.to_proto(export_graph(_module(name, scale), channels=_channels(name), static_shape=None))
 
 
+@cache
+def _rewritten(name: str, scale: int, passes: tuple[Pass, ...]) -> tuple[onnx.ModelProto, tuple[PassRecord, ...]]:
+    """The graph after `passes`, each run once, on what those before it made; and what was told of each."""
+    if not passes:
+        return _raw_graph(name, scale), ()
+    before, records = _rewritten(name, scale, passes[:-1])
+    model, (_, record) = run_passes(ir.from_proto(before), passes=passes[-1:])
+    return ir.to_proto(model), (*records, record)
+
+
+@cache
+def _made(name: str, scale: int, passes: tuple[Pass, ...]) -> NDArray[np.float32]:
+    """What the graph after `passes` makes of noise."""
+    return _run(_rewritten(name, scale, passes)[0], _noise((2, _channels(name), 17, 30)))
+
+
 def _graph(name: str, scale: int, *, passes: tuple[Pass, ...] = PASSES) -> ir.Model:
-    model, _ = run_passes(ir.from_proto(_raw_graph(name, scale)), passes=passes)
-    return model
+    return ir.from_proto(_rewritten(name, scale, passes)[0])
 
 
 Export = Callable[..., Bundle]
@@ -90,7 +105,11 @@ Export = Callable[..., Bundle]
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Exports a network with random weights through the whole stage; the same export is made once."""
+    """Exports a network with random weights through the whole stage, of a trace that all tests share; each is made once."""
+
+    def traced(name: str, scale: int, _: nn.Module, *, channels: int, static_shape: None) -> ir.Model:
+        assert (channels, static_shape) == (_channels(name), None)
+        return ir.from_proto(_raw_graph(name, scale))
 
     @cache
     def exporting(name: str, scale: int, *, opset: int = NATIVE_OPSET, static_shape: tuple[int, int] | None = None) -> Bundle:
@@ -98,9 +117,12 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
         folder = tmp_path_factory.mktemp(f"{name}_x{scale}")
         torch.save(_module(name, scale).state_dict(), folder / "weights.pth")
         weights = find_weights(network, scale=scale, choice=str(folder / "weights.pth"))
-        return export_network(
-            network, scale=scale, weights=weights, directory=folder / "bundle", opset=opset, static_shape=static_shape
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            if static_shape is None:
+                patch.setattr("export.stage.export_graph", partial(traced, name, scale))
+            return export_network(
+                network, scale=scale, weights=weights, directory=folder / "bundle", opset=opset, static_shape=static_shape
+            )
 
     return exporting
 
@@ -156,14 +178,19 @@ def test_an_exported_graph_runs_on_any_batch_and_size_as_torch_does(
 
 
 @networks
-@pytest.mark.parametrize("opset", [OPSET_RANGE[0], NATIVE_OPSET, OPSET_RANGE[1]])
-def test_the_graph_has_the_opset_asked_for_and_still_runs_on_any_size(export: Export, name: str, scale: int, opset: int) -> None:
-    bundle = export(name, scale, opset=opset)
-    model = _proto(bundle)
-    assert _opset(model) == bundle.variant("fp32").opset == opset
+@pytest.mark.parametrize("opset", OPSET_RANGE)
+def test_a_graph_at_the_opset_asked_for_still_runs_on_any_size(name: str, scale: int, opset: int) -> None:
+    model = convert_opset(ir.to_proto(_graph(name, scale)), opset)
+    assert _opset(model) == opset
     onnx.checker.check_model(model, full_check=True)
     noise = _noise((2, _channels(name), 17, 30))
     assert np.abs(_run(model, noise) - _run_torch(_module(name, scale), noise)).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [OPSET_RANGE[0], NATIVE_OPSET, OPSET_RANGE[1]])
+def test_the_graph_of_a_bundle_has_the_opset_asked_for(export: Export, opset: int) -> None:
+    bundle = export("espcn", 3, opset=opset)
+    assert _opset(_proto(bundle)) == bundle.variant("fp32").opset == opset
 
 
 @pytest.mark.parametrize("opset", [OPSET_RANGE[0] - 1, OPSET_RANGE[1] + 1, 0, -1])
@@ -183,13 +210,17 @@ class _Reduced(nn.Module):
         return torch.relu(picture.amax(1, keepdim=True) - sums)
 
 
+@cache
+def _reduced_graph() -> onnx.ModelProto:
+    return ir.to_proto(run_passes(export_graph(_Reduced().eval(), channels=3, static_shape=None))[0])
+
+
 @pytest.mark.parametrize("opset", range(OPSET_RANGE[0], OPSET_RANGE[1] + 1))
 def test_reductions_have_their_axes_where_the_opset_has_them(opset: int) -> None:
-    module = _Reduced().eval()
-    model = convert_opset(ir.to_proto(run_passes(export_graph(module, channels=3, static_shape=None))[0]), opset)
+    model = convert_opset(_reduced_graph(), opset)
     onnx.checker.check_model(model, full_check=True)
     noise = _noise((2, 3, 17, 30)) * np.float32(0.001)  # sums stay below 1
-    assert np.abs(_run(model, noise) - _run_torch(module, noise)).max() < TOLERANCE
+    assert np.abs(_run(model, noise) - _run_torch(_Reduced(), noise)).max() < TOLERANCE
 
 
 @networks
@@ -347,15 +378,14 @@ def test_an_export_that_fails_leaves_the_old_bundle(bundle_copy: Bundle, tmp_pat
 @pytest.mark.parametrize("index", range(len(PASSES)), ids=[step.name for step in PASSES])
 @networks
 def test_a_pass_keeps_what_the_graph_computes(name: str, scale: int, index: int) -> None:
-    before = _run(ir.to_proto(_graph(name, scale, passes=PASSES[:index])), _noise((1, _channels(name), 17, 30)))
-    after = _run(ir.to_proto(_graph(name, scale, passes=PASSES[: index + 1])), _noise((1, _channels(name), 17, 30)))
+    before, after = (_made(name, scale, PASSES[:count]) for count in (index, index + 1))
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)  # the order of float32 sums; an 8-bit step is 4e-3
 
 
 @pytest.mark.parametrize("step", PASSES, ids=lambda step: step.name)
 @networks
 def test_a_pass_says_what_it_changed(name: str, scale: int, step: Pass) -> None:
-    _, records = run_passes(ir.from_proto(_raw_graph(name, scale)))
+    _, records = _rewritten(name, scale, PASSES)
     (changes,) = [record.changes for record in records if record.name == step.name]
     assert any(character.isdecimal() for character in changes)
 
@@ -370,8 +400,7 @@ def test_a_shuffle_written_out_changes_nothing_but_the_operators(name: str, scal
     restored = with_shuffles(lowered)
     assert receptive_halo(restored.graph) == receptive_halo(usual.graph)
     assert count_macs(ir.to_proto(restored)) == count_macs(ir.to_proto(usual))
-    noise = _noise((2, _channels(name), 17, 30))
-    expected = _run(ir.to_proto(usual), noise)
+    noise, expected = _noise((2, _channels(name), 17, 30)), _made(name, scale, PASSES)
     for opset in OPSET_RANGE:
         proto = convert_opset(ir.to_proto(lowered), opset)
         assert "DepthToSpace" not in {node.op_type for node in proto.graph.node}
@@ -520,34 +549,51 @@ def test_an_operator_of_unknown_reach_makes_the_halo_global_and_is_named() -> No
 
 @pytest.mark.parametrize(("kernel", "dilation", "halo"), [(1, 1, 0), (3, 1, 1), (9, 1, 4), (3, 2, 2), (5, 3, 6)])
 def test_the_halo_of_one_convolution_follows_its_kernel_and_dilation(kernel: int, dilation: int, halo: int) -> None:
-    module = nn.Conv2d(3, 3, kernel, dilation=dilation, padding=(kernel - 1) // 2 * dilation)
-    model, _ = run_passes(export_graph(module, channels=3, static_shape=None))
-    assert receptive_halo(model.graph) == (halo, "")
+    small = Graph(0)
+    assert receptive_halo(small.model(_conv(small, "input", kernel, dilations=[dilation] * 2)).graph) == (halo, "")
 
 
-@pytest.mark.parametrize(
-    ("layers", "expected"),
-    [
-        ([nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1)], 3),
-        ([nn.Conv2d(3, 4, 3, padding=2, dilation=2)], 2),
-        ([nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(4, 4, 5, padding=2)], 2),
-    ],
-)
-def test_the_halo_follows_strides_dilations_and_shuffles(layers: list[nn.Module], expected: int) -> None:
-    model = export_graph(nn.Sequential(*layers).eval(), channels=3, static_shape=(16, 16))
-    assert receptive_halo(run_passes(model)[0].graph) == (expected, "")
+def _conv(graph: Graph, source: str, kernel: int, outputs: int = CHANNELS, **attributes: list[int]) -> str:
+    """As large as what it reads, but for its strides."""
+    pads = [kernel // 2 * attributes.get("dilations", [1])[0]] * 4
+    weight = graph.constant(graph.random(outputs, graph.channels[source], kernel, kernel))
+    return graph.add("Conv", source, weight, channels=outputs, pads=pads, **attributes)
+
+
+def _strided(graph: Graph) -> str:
+    return _conv(graph, _conv(graph, "input", 3, strides=[2, 2]), 3)
+
+
+def _dilated(graph: Graph) -> str:
+    return _conv(graph, "input", 3, dilations=[2, 2])
+
+
+def _shuffled(graph: Graph) -> str:
+    return _conv(graph, graph.shuffle(_conv(graph, "input", 3, outputs=16)), 5)
+
+
+@pytest.mark.parametrize(("build", "expected"), [(_strided, 3), (_dilated, 2), (_shuffled, 2)])
+def test_the_halo_follows_strides_dilations_and_shuffles(build: Callable[[Graph], str], expected: int) -> None:
+    small = Graph(0, sides=(16, 16))
+    assert receptive_halo(run_passes(small.model(build(small)))[0].graph) == (expected, "")
 
 
 # What comes after it
+
+
+@cache
+def _crop(contract: Contract, scale: int) -> tuple[CalibrationSource, NDArray[np.float32]]:
+    images = find_images("samples", scale=scale, use="calibration")
+    source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
+    (crop,) = crops_of(images, source, scale=scale, contract=contract)
+    return source, crop
 
 
 @cases
 @pytest.mark.parametrize("opset", OPSET_RANGE)
 def test_every_network_quantizes_at_the_ends_of_the_opset_range(name: str, scale: int, opset: int) -> None:
     model = convert_opset(ir.to_proto(_graph(name, scale)), opset)
-    images = find_images("samples", scale=scale, use="calibration")
-    source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
-    (crop,) = crops_of(images, source, scale=scale, contract=_contract(name))
+    source, crop = _crop(_contract(name), scale)
     graph = ir.from_proto(model)
     table = measure_activations(graph, iter([crop]), tensors=observed_tensors(graph.graph), source=source, percentile=99.99)
     options = Int8Options(target=find_target("cpu"), method=Method.MINMAX)

@@ -169,7 +169,9 @@ def test_a_picture_is_trained_on_at_several_sizes_where_it_is_large_enough(folde
 def test_every_network_learns(folder: Path, network: Network, scale: int) -> None:
     photographs = _photographs(folder, network, scale)
     training = Training(network, _recipe(network, scale, steps=30, peak_rate=1e-3))
-    losses = [training.take_step(photographs) for _ in range(30)]
+    losses = [training.take_step(photographs) for _ in range(10)]
+    while len(losses) < 30 and np.mean(losses[-5:]) > 0.7 * np.mean(losses[:5]):  # most need no more
+        losses.append(training.take_step(photographs))
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
@@ -274,7 +276,7 @@ def test_the_command_writes_weights_log_plot_and_recipe(folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["uninterrupted", "interrupted"])
 def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_goes_on_from(folder: Path, tmp_path: Path, interrupted: bool) -> None:
-    arguments = _arguments(folder, tmp_path / "a.safetensors", "--report-every=20", steps=400)
+    arguments = _arguments(folder, tmp_path / "a.safetensors", "--report-every=20", steps=200)
     command = [sys.executable, "-m", "export.train", *arguments]
     if interrupted:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -285,9 +287,9 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_same_command_goes_on_from(folder: P
         assert "Traceback" not in error
         assert not (tmp_path / "a.safetensors").exists()
     main(arguments)
-    assert [report.step for report in read_log(tmp_path / "a.csv", up_to=400)] == list(range(20, 401, 20))
+    assert [report.step for report in read_log(tmp_path / "a.csv", up_to=200)] == list(range(20, 201, 20))
     again = tmp_path / "b.safetensors"
-    main(_arguments(folder, again, "--report-every=20", steps=400))
+    main(_arguments(folder, again, "--report-every=20", steps=200))
     assert again.read_bytes() == (tmp_path / "a.safetensors").read_bytes()
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnxruntime.quantization import CalibrationMethod
 
 from benchmarks.onnxruntime_quantizer import quantize
-from calibration.calibrate import CROP_SIZE, CROPS, crops_of, describe_source, ignore_step
+from calibration.calibrate import crops_of, describe_source, ignore_step
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
 from calibration.ranges import DEFAULT_PERCENTILE, Method
@@ -45,7 +45,7 @@ def test_the_published_network_loses_little_on_set5(shared: Path, tmp_path: Path
     network = find_network("lesrcnn", scale=2)
     weights = find_weights(network, scale=2, choice=str(shared / "weights" / "lesrcnn_x2.pth"))
     exported = export_network(network, scale=2, weights=weights, directory=tmp_path / "published")
-    bundle = calibrated(exported, calib="div2k", root=shared / "data", crops=CROPS, crop_size=CROP_SIZE)
+    bundle = calibrated(exported, calib="div2k", root=shared / "data", crops=8, crop_size=(48, 48))
     pairs = [load_pair(pair, scale=2) for pair in find_images("set5", scale=2, use="evaluation", root=shared / "data").pairs]
 
     psnr_db = {}
@@ -62,10 +62,10 @@ def test_int8_is_closer_to_fp32_than_onnxruntimes_own_quantizer(
     exported: Bundle, bundle_copy: Bundle, tmp_path: Path, picture_folder: Callable[..., Path]
 ) -> None:
     samples = find_images("samples", scale=2, use="calibration")
-    crops = list(crops_of(samples, describe_source(samples, scale=2, crops=5, crop_size=(48, 48)), scale=2, contract=Contract()))
+    crops = list(crops_of(samples, describe_source(samples, scale=2, crops=5, crop_size=(32, 32)), scale=2, contract=Contract()))
     theirs = tmp_path / "theirs.onnx"
     theirs.write_bytes(quantize(exported.path(exported.variant("fp32")), crops, method=CalibrationMethod.MinMax))
-    ours = calibrated(bundle_copy, calib="samples", root=None, crops=5, crop_size=(48, 48))
+    ours = calibrated(bundle_copy, calib="samples", root=None, crops=5, crop_size=(32, 32))
 
     def mean_square(path: Path) -> float:
         graphs = (path, exported.path(exported.variant("fp32")))

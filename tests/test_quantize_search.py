@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.metrics import score
 from benchmarks.protocols import find_protocol
 from calibration.calibrate import describe_source
 from calibration.pairs import ImageSet, Pair, load_pair
 from calibration.ranges import CalibrationSource
-from export.models import find_network
-from export.models.srcnn import SRCNN
-from export.stage import export_network
-from export.weights import find_weights
 from quantize.placement import place_quantizers
 from quantize.search.choose import Budget, choose_lifted
 from quantize.search.held_back import hold_back, psnr_db
@@ -237,27 +231,11 @@ def test_psnr_is_that_of_the_fields_protocol(tmp_path: Path) -> None:
 # As it is typed
 
 
-@pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small SRCNN x2 that gives what it is given, nearly, exported; not to be written to."""
-    folder = tmp_path_factory.mktemp("small")
-    torch.manual_seed(0)
-    weights = SRCNN((9, 1, 5), (8, 4)).state_dict()
-    for name, weight in weights.items():
-        weight *= 0.02
-        if name.endswith("weight"):
-            middle = weight.shape[2] // 2
-            for channel in range(3):
-                weight[channel, channel, middle, middle] = 1
-    torch.save(weights, folder / "weights.pth")
-    network = find_network("srcnn", scale=2)
-    found = find_weights(network, scale=2, choice=str(folder / "weights.pth"))
-    return export_network(network, scale=2, weights=found, directory=folder / "srcnn_x2").directory
-
-
 @pytest.fixture
-def bundle(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+def bundle(small_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """To search in; what is timed on the way is small, for how long it takes is no matter here."""
+    monkeypatch.setattr("quantize.search.stage._TIMED_SIDE", 32)
+    return small_copy.directory
 
 
 @pytest.fixture

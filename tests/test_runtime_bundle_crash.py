@@ -202,7 +202,7 @@ def _manifest_is_new(directory: Path, manifest_inode: int) -> bool:
 
 
 COMMANDS = {
-    "export": ("-m", "export", "lesrcnn", "--scale", "2", "--opset", "17", "--force", "--out"),
+    "export": ("-m", "export", "espcn", "--scale", "3", "--opset", "17", "--force", "--out"),
     "quantize": ("-m", "quantize", "--calib", str(SHIPPED_TABLES / "lesrcnn_x2.json"), "--method", "minmax", "--force"),
 }
 

@@ -96,7 +96,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         weights = find_weights(network, scale=scale, choice=str(folder / "weights.pth"))
         export_network(network, scale=scale, weights=weights, directory=folder / "bundle", static_shape=static_shape)
         if static_shape is None:
-            quantize([str(folder / "bundle"), "--calib", "samples", "--crops", "1", "--crop-size", "24x24"])
+            quantize([str(folder / "bundle"), "--calib", "samples", "--crops", "1", "--crop-size", "24x24", "--effort", "fast"])
         return Bundle.open(folder / "bundle")
 
     return making
