@@ -71,7 +71,8 @@ def _another_operator(model: onnx.ModelProto) -> None:
 
 
 def _another_attribute(model: onnx.ModelProto) -> None:
-    model.graph.node[0].attribute[0].ints[0] = 2
+    (pads,) = [attribute for attribute in model.graph.node[0].attribute if attribute.name == "pads"]
+    pads.ints[0] = 2
 
 
 def _another_size(model: onnx.ModelProto) -> None:
