@@ -23,7 +23,7 @@ from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.opset import opset_of
 from quantize.options import Int8Options
-from quantize.placement import Placement, check_operators, place_quantizers
+from quantize.placement import Placement, check_operators, liftable_additions, place_quantizers
 from quantize.prepare import channel_means, prepare
 from quantize.qdq import (
     ActivationRange,
@@ -126,7 +126,7 @@ def quantize_int8(
         placement = _lift(graph_model.graph, options.lifted, target)
         parameters = {name: parameters[name] for name in placement.quantizers}
         weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
-    write_qdq(graph_model, parameters=parameters, rounded=weights, target=target)
+    write_qdq(graph_model, parameters=parameters, rounded=weights, target=target, float_readers=placement.float_readers)
     leave_clips_to_quantizers(graph_model.graph)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
@@ -153,11 +153,12 @@ def _distilled(
 
 def _lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> Placement:
     """Where quantizers are with the lifted layers in float; what was chosen for the others stays."""
-    known = place_quantizers(graph, target).int8_layers
+    layers = place_quantizers(graph, target).int8_layers
+    known = (*layers, *liftable_additions(graph, target))
     if target.everything_int8:
         raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
     for name in sorted(lifted.difference(known)):
         raise UnknownNameError("layer", name, valid=known)
-    if not lifted.symmetric_difference(known):
+    if lifted.issuperset(layers):
         raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
     return place_quantizers(graph, target, lifted=lifted)

@@ -2,7 +2,8 @@
 
 A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation or an addition that the target
 fuses into the operator before. Operators that only move data tie their output to their input: one quantizer, passed through, where
-either end has one. A layer that is lifted stays in float, and asks for none; nor does an addition of what it makes.
+either end has one. A layer that is lifted stays in float, and asks for none; nor does an addition of what it makes, nor an addition
+that is lifted itself. Where layers may write floats, what is in float reads them, and not what others have rounded.
 """
 
 from __future__ import annotations
@@ -39,10 +40,17 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Placement:
-    """The quantizers of a graph by tensor name, and the operators with multiply-accumulates that run in int8."""
+    """Where a graph has quantizers, and who reads what they make.
+
+    Attributes:
+        quantizers: by tensor name.
+        int8_layers: the operators with multiply-accumulates that run in int8.
+        float_readers: operators that read a tensor as it was before its quantizer.
+    """
 
     quantizers: Mapping[str, Quantizer]
     int8_layers: tuple[str, ...]
+    float_readers: frozenset[str] = frozenset()
 
 
 def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str] = ()) -> Placement:
@@ -57,8 +65,9 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
         if node.op_type in target.int8_ops and _is_quantizable(node):
             if node.op_type in _WEIGHTED:
                 int8_layers.append(_name(node))
-            written = [] if _goes_into_addition(node, target) else [_after_activation(node.outputs[0], target)]
-            touched[node] = [*activations(node), *written]
+            made = _after_activation(node.outputs[0], target)
+            keeps_floats = _goes_into_addition(node, target) or (target.writes_floats and not becomes_output(made, target))
+            touched[node] = [*activations(node), *([] if keeps_floats else [made])]
         elif node.op_type in target.int8_only_ops:
             touched[node] = [*activations(node), node.outputs[0]]
         elif target.fuses_addition and (fused := _fused_branch(node)) is not None:
@@ -70,7 +79,14 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
         for value in [*activations(node), node.outputs[0]] if moves else touched.get(node, ()):
             name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
             quantizers.setdefault(name, Quantizer(name, source, roles[source]))
-    return Placement(quantizers, tuple(int8_layers))
+    return Placement(quantizers, tuple(int8_layers), in_float if target.writes_floats else frozenset())
+
+
+def liftable_additions(graph: ir.Graph, target: Target) -> tuple[str, ...]:
+    """Additions inside a layer that can read floats, without multiply-accumulates: those that `lifted` may name beside layers."""
+    return tuple(
+        _name(node) for node in graph if target.writes_floats and target.fuses_addition and _fused_branch(node) is not None
+    )
 
 
 def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -> frozenset[str]:
@@ -127,6 +143,16 @@ def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
         chain.append(activations(producer)[0])
         producer = chain[-1].producer()
     return chain
+
+
+def becomes_output(value: ir.Value, target: Target) -> bool:
+    """Whether `value` is an output of its graph, or moved, scaled or shifted to become one and nothing else."""
+    while not value.is_graph_output():
+        readers = [use.node for use in value.uses()]
+        if len(readers) != 1 or readers[0].op_type not in (*target.moving_ops, "Add", "Mul") or len(activations(readers[0])) != 1:
+            return False
+        value = readers[0].outputs[0]
+    return True
 
 
 _WEIGHTED = ("Conv",)

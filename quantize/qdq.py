@@ -8,7 +8,7 @@ recognise (Jacob et al. 2018, arXiv 1712.05877, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,8 +113,12 @@ def write_qdq(
     parameters: Mapping[str, QuantizationParameters],
     rounded: Mapping[str, RoundedWeight],
     target: Target,
+    float_readers: Collection[str] = (),
 ) -> None:
-    """Adds quantizers to `model` in place: `parameters` for each quantized tensor and `rounded` weights for each layer, by name."""
+    """Adds quantizers to `model` in place: `parameters` for each quantized tensor and `rounded` weights for each layer, by name.
+
+    `float_readers`, by name, go on reading what a tensor was, where an operator made it that does not only move data.
+    """
     writer = _Writer(model.graph, target)
     values = {value.name: value for value in model.graph.inputs}
     values |= {output.name: output for node in model.graph for output in node.outputs}
@@ -123,7 +127,9 @@ def write_qdq(
         input_scale = parameters[str(layer.inputs[0].name)].scale
         writer.quantize_parameters(layer, rounded[str(layer.name)], input_scale=input_scale)
     for name, quantization in parameters.items():
-        writer.quantize_activation(values[name], quantization)
+        producer = values[name].producer()
+        is_moved = producer is not None and producer.op_type in target.moving_ops
+        writer.quantize_activation(values[name], quantization, float_readers=() if is_moved else float_readers)
     if target.moves_integers:
         _move_integers(model.graph, target, parameters)
     model.graph.sort()
@@ -193,9 +199,9 @@ class _Writer:
         integers = np.rint(rounded.bias / bias_scale.astype(np.float64)).astype(np.int32)
         layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
 
-    def quantize_activation(self, value: ir.Value, parameters: QuantizationParameters) -> None:
-        """Puts QuantizeLinear and DequantizeLinear between `value` and all that read it."""
-        readers = list(value.uses())
+    def quantize_activation(self, value: ir.Value, parameters: QuantizationParameters, *, float_readers: Collection[str]) -> None:
+        """Puts QuantizeLinear and DequantizeLinear between `value` and all that read it, but for `float_readers`."""
+        readers = [use for use in value.uses() if use.node.name not in float_readers]
         name = value.name
         scale = self._initializer(f"{name}.scale", np.array(parameters.scale, np.float32))
         zero_point = self._initializer(f"{name}.zero_point", np.array(parameters.zero_point, parameters.dtype))

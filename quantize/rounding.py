@@ -10,6 +10,9 @@ positions in rows and weights in columns:
 (Frantar & Alistarh 2022, arXiv 2208.11580; Frantar et al. 2023, arXiv 2210.17323; a convolution is a product with its windows).
 What a network sees is smooth and never negative, so that the errors of a window's weights can cancel almost wholly. The bias, which
 is not rounded, comes last and takes what is left on the average.
+
+How much to trust the sample, λ, and where a channel's scale ends are tried, and so is leaving W as it was, each weight rounded to
+the nearest; channel by channel the one stays that errs least on windows of other pictures.
 """
 
 from __future__ import annotations
@@ -36,10 +39,13 @@ from quantize.walk import Array, run_node
 from runtime.targets import Target
 
 _SAMPLES = 24_000  # windows a layer is fitted on, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
-_DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
+_DAMPINGS = (3e-3, 5e-2)  # λ, of the mean of H's diagonal: a layer's that sees the picture itself, and any other's
+_HELD_BACK_EVERY = 4  # crops: what is chosen between on every fourth is fitted on the others
 _SHRINKS = (1.0, 0.9, 0.8)  # of the largest weight, tried as the end of a channel's scale
 
 Numbers = NDArray[np.float64]
+_Sample = tuple[Numbers, Numbers]
+"""Windows (S, I·kH·kW + 1), a one last, and the outputs (S, O) wanted for them."""
 
 
 def round_layers(
@@ -63,7 +69,7 @@ def round_layers(
         names = [str(value.name) for value in values]
         made = run_node(node, [exact[name] for name in names])
         if node.name in placement.int8_layers and _is_plain(node):
-            layer = _round_layer(node, rough[names[0]], made[0], rng, target=target, input_scale=parameters[names[0]].scale)
+            layer = fit_layer(node, rough[names[0]], made[0], rng, target=target, input_scale=parameters[names[0]].scale)
             rounded[str(node.name)] = layer
             rough_made = [_run_rounded(node, layer, rough[names[0]])]
         else:
@@ -78,64 +84,91 @@ def round_layers(
     return rounded
 
 
-def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -> Iterator[tuple[Numbers, Numbers]]:
-    """(K, O) weights, the last row the bias, and H (K, K) -> for each of `scales` (O,), the same rounded to its steps, and the
-    error (O,) left.
+def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -> Iterator[Numbers]:
+    """(K, O) weights, the last row the bias, and H (K, K) -> for each of `scales` (O,), the same rounded to its steps.
 
     The last row is not rounded.
     """
     order = np.append(np.argsort(-np.diag(hessian)[:-1], kind="stable"), len(hessian) - 1)
     factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
     for scale in scales:
-        working, error = weight[order].copy(), np.zeros(weight.shape[1])
+        working = weight[order].copy()
         for k in range(len(order) - 1):
             rounded = np.clip(np.rint(working[k] / scale), -127, 127) * scale
             missed = (working[k] - rounded) / factor[k, k]
             working[k + 1 :] -= np.outer(factor[k, k + 1 :], missed)
             working[k] = rounded
-            error += np.square(missed)
         restored = np.empty_like(working)
         restored[order] = working
-        yield restored, error
+        yield restored
 
 
-def _round_layer(
+def fit_layer(
     node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, target: Target, input_scale: float
 ) -> RoundedWeight:
+    """The convolution `node` rounded so that of `given` pictures, (1, C, H, W), it makes what is `wanted` of it."""
     weight = constant(node, 1).astype(np.float64)
     outputs, kernel = weight.shape[0], weight.shape[2:]
     bias = constant(node, 2).astype(np.float64) if len(node.inputs) > 2 else np.zeros(outputs)
-    windows, targets = _sample(given, wanted, kernel, _pads(node), rng)
     before = np.concatenate([weight.reshape(outputs, -1).T, bias[np.newaxis]])
-    hessian = windows.T @ windows
-    damping = _DAMPING * np.diag(hessian).mean()
-    hessian[np.diag_indices_from(hessian)] += damping
-    fitted = np.linalg.solve(hessian, windows.T @ targets + damping * before)
-    largest = np.maximum(np.abs(fitted[:-1]).max(axis=0) / 127, 2 * smallest_scale(fitted[-1], input_scale))
-    scales = [storable_scale(largest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
-    best, error, scale = fitted, np.full(outputs, np.inf), largest
-    for steps, (tried, missed) in zip(scales, round_weight(fitted, hessian, scales), strict=True):
+    fitted_on, held_back = _sample(given, wanted, kernel, _pads(node), rng)
+    best, scale, error = before, np.ones(outputs), np.full(outputs, np.inf)
+    for steps, tried in _candidates(before, *fitted_on, target=target, input_scale=input_scale):
+        missed = np.square(held_back[0] @ tried - held_back[1]).sum(axis=0)
         better = missed < error
         best, error, scale = np.where(better, tried, best), np.where(better, missed, error), np.where(better, steps, scale)
     integers = np.rint(best[:-1] / scale).T.reshape(weight.shape).astype(np.int8)
     return RoundedWeight(integers, scale.astype(np.float32), best[-1])
 
 
+def _candidates(
+    before: Numbers, windows: Numbers, targets: Numbers, *, target: Target, input_scale: float
+) -> Iterator[tuple[Numbers, Numbers]]:
+    """Scales (O,) and weights (K, O) rounded to their steps, the last row the bias: to the nearest, then fitted with every λ."""
+
+    def scales_of(weight: Numbers) -> list[Numbers]:
+        largest = np.maximum(np.abs(weight[:-1]).max(axis=0) / 127, 2 * smallest_scale(weight[-1], input_scale))
+        return [storable_scale(largest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
+
+    nearest = scales_of(before)[0]
+    rounded = np.append(np.clip(np.rint(before[:-1] / nearest), -127, 127) * nearest, before[-1:], axis=0)
+    rounded[-1] += (targets - windows @ rounded).mean(axis=0)
+    yield nearest, rounded
+    square, product = windows.T @ windows, windows.T @ targets
+    for damping in np.multiply(_DAMPINGS, np.diag(square).mean()):
+        hessian = square + damping * np.eye(len(square))
+        fitted = np.linalg.solve(hessian, product + damping * before)
+        scales = scales_of(fitted)
+        yield from zip(scales, round_weight(fitted, hessian, scales), strict=True)
+
+
 def _sample(
     given: Sequence[Array], wanted: Sequence[Array], kernel: tuple[int, ...], pads: Sequence[int], rng: np.random.Generator
-) -> tuple[Numbers, Numbers]:
-    """Windows (S, I·kH·kW + 1), a one last, and the outputs (S, O) wanted for them, from random places of every crop."""
-    windows, targets = [], []
+) -> tuple[_Sample, _Sample]:
+    """Windows from random places: to fit on, and, of other crops where there are enough, to choose by."""
+    samples = []
     for source, target in zip(given, wanted, strict=True):
         height, width = target.shape[2:]
         picked = rng.choice(height * width, size=min(_SAMPLES // len(given), height * width), replace=False)
         rows, columns = np.divmod(picked, width)
         margin = [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])]
         views = sliding_window_view(np.pad(source, margin), kernel, axis=(2, 3))
-        windows.append(views[0, :, rows, columns].reshape(len(picked), -1))
-        targets.append(target[0, :, rows, columns])
-    ones = np.ones((sum(map(len, windows)), 1))
-    return np.concatenate([np.concatenate(windows), ones], axis=1, dtype=np.float64), np.concatenate(targets).astype(np.float64)
+        windows = views[0, :, rows, columns].reshape(len(picked), -1)
+        samples.append((np.append(windows, np.ones((len(picked), 1), np.float32), axis=1), target[0, :, rows, columns]))
+    if len(samples) < _HELD_BACK_EVERY:
+        samples = [
+            (windows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
+            for windows, targets in samples
+            for start in range(_HELD_BACK_EVERY)
+        ]
+    held_back = samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY]
+    fitted_on = [sample for index, sample in enumerate(samples) if (index + 1) % _HELD_BACK_EVERY]
+    return _joined(fitted_on), _joined(held_back)
+
+
+def _joined(samples: Sequence[tuple[Array, Array]]) -> _Sample:
+    windows, targets = zip(*samples, strict=True)
+    return np.concatenate(windows, dtype=np.float64), np.concatenate(targets, dtype=np.float64)
 
 
 def _run_rounded(node: ir.Node, layer: RoundedWeight, given: Sequence[Array]) -> list[Array]:

@@ -9,6 +9,7 @@ Integers are simulated in float32, as the QDQ graph is written.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
-from quantize.placement import moved_chain
+from quantize.placement import becomes_output, liftable_additions, moved_chain
 from quantize.qdq import QuantizationParameters, activations, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
 from runtime.targets import Target
@@ -27,11 +28,12 @@ Array = NDArray[np.float32]
 class SwitchedGraph:
     """A network of which any operators can be in int8; a tensor is while one that reads or writes it is, or one is at all.
 
-    The latter are tensors between operators that are never in int8 themselves, as those that are fused into a layer.
+    The latter are tensors between operators that are never in int8 themselves, as those that are fused into a layer. Where layers
+    may write floats, it is so for the operators in int8 that read it, and the others read it as it was.
 
     Attributes:
         layers: those with weights, in the order they run.
-        operators: all that can be in int8: the layers, and operators without weights that the target runs in int8.
+        operators: all that can be in int8: the layers, and operators without weights that the target runs in int8, or inside them.
     """
 
     def __init__(self, reference: onnx.ModelProto, int8: onnx.ModelProto, crops: Sequence[Array], *, target: Target) -> None:
@@ -43,13 +45,14 @@ class SwitchedGraph:
             for node in model.graph
             if node.name in rounded
             or (node.op_type in target.int8_ops and stored_end(node.outputs[0], stored, rounded).name in stored)
+            or node.name in liftable_additions(model.graph, target)
         }
         self.layers = tuple(name for name in nodes if name in rounded)
         self.operators = frozenset(nodes)
         self._touched = {
             name: {
                 str(value.name)
-                for touched in (*activations(node), stored_end(node.outputs[0], stored, rounded))
+                for touched in (*activations(node), *_written(node, stored, rounded, target))
                 for value in moved_chain(touched, target)
                 if value.name in stored
             }
@@ -57,7 +60,11 @@ class SwitchedGraph:
         }
         self._untouched = set(stored).difference(*self._touched.values())
         values = {str(value.name): value for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
-        self._tensors = {name: _switch_tensor(model.graph, values[name], tensor.parameters) for name, tensor in stored.items()}
+        self._tensors = [
+            reading
+            for name, tensor in stored.items()
+            for reading in _switch_tensor(model.graph, values[name], tensor.parameters, self.operators, target)
+        ]
         self._weights = {name: _switch_constants(model.graph, nodes[name], rounded[name]) for name in self.layers}
         model.graph.sort()
         self._session = session_with_outputs(model, ())
@@ -76,29 +83,53 @@ class SwitchedGraph:
     def _run(self, quantized: Collection[str]) -> Iterator[Array]:
         touched = {tensor for name in quantized for tensor in self._touched[name]}
         touched |= self._untouched if quantized else set()
-        switches = {switch: np.array(name in touched) for name, switch in self._tensors.items()}
+        switches = {
+            reading.switch: np.array(reading.tensor in touched and (reading.reader is None or reading.reader in quantized))
+            for reading in self._tensors
+        }
         switches |= {switch: np.array(name in quantized) for name, switch in self._weights.items()}
         for crop in self._crops:
             (output,) = self._session.run(None, {self._input: crop, **switches})
             yield output.clip(0, 1)
 
 
-def _switch_tensor(graph: ir.Graph, value: ir.Value, parameters: QuantizationParameters) -> str:
-    """Puts a quantizer with a switch between `value` and all that read it; the switch's name."""
-    name, readers = str(value.name), list(value.uses())
+@dataclass(frozen=True)
+class _Reading:
+    """A switch for what reads a tensor: one operator that could read it as it was, or all that could not."""
+
+    switch: str
+    tensor: str
+    reader: str | None
+
+
+def _written(layer: ir.Node, stored: Collection[str], layers: Collection[str], target: Target) -> list[ir.Value]:
+    end = stored_end(layer.outputs[0], stored, layers)
+    return [] if target.writes_floats and not becomes_output(end, target) else [end]
+
+
+def _switch_tensor(
+    graph: ir.Graph, value: ir.Value, parameters: QuantizationParameters, operators: Collection[str], target: Target
+) -> list[_Reading]:
+    """Puts a quantizer with switches between `value` and all that read it."""
+    name, uses = str(value.name), list(value.uses())
     scale = new_constant(graph, f"{name}.scale", np.array(parameters.scale, np.float32))
     zero_point = new_constant(graph, f"{name}.zero_point", np.array(parameters.zero_point, parameters.dtype))
     quantize = ir.node("QuantizeLinear", [value, scale, zero_point])
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point])
     graph.extend([quantize, dequantize])
-    switch = _add_switch(graph, f"{name}.quantized")
-    switched = _choose(graph, switch, on=dequantize.outputs[0], off=value)
-    for reader in readers:
-        reader.node.replace_input_with(reader.idx, switched)
+    producer = value.producer()
+    is_free = target.writes_floats and (producer is None or producer.op_type not in target.moving_ops)
+    readings, switched = {}, {}
+    for reader in [None, *(str(use.node.name) for use in uses if is_free and use.node.name in operators)]:
+        switch = _add_switch(graph, f"{name}.quantized{'' if reader is None else f'.{reader}'}")
+        readings[reader] = _Reading(str(switch.name), name, reader)
+        switched[reader] = _choose(graph, switch, on=dequantize.outputs[0], off=value)
+    for use in uses:
+        use.node.replace_input_with(use.idx, switched.get(use.node.name, switched[None]))
     if value.is_graph_output():
-        graph.outputs[graph.outputs.index(value)] = switched
-        switched.type, switched.shape = value.type, value.shape
-    return str(switch.name)
+        graph.outputs[graph.outputs.index(value)] = switched[None]
+        switched[None].type, switched[None].shape = value.type, value.shape
+    return list(readings.values())
 
 
 def _switch_constants(graph: ir.Graph, layer: ir.Node, rounded: Constants) -> str:

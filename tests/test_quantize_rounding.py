@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantize.placement import Placement, place_quantizers
 from quantize.qdq import QuantizationParameters, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
-from quantize.rounding import round_layers, round_weight
+from quantize.rounding import fit_layer, round_layers, round_weight
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
 
@@ -69,7 +69,7 @@ def _nearest(layer: Layer) -> Numbers:
 def test_every_weight_but_the_bias_is_a_multiple_of_its_scale(seed: int, weights: int, steps: float) -> None:
     layer = _layer(seed, weights=weights, steps=steps)
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     integers = rounded[:-1] / layer.scale
     np.testing.assert_allclose(integers, np.rint(integers), rtol=0, atol=127 * FLOAT64)
@@ -82,20 +82,10 @@ def test_the_bias_takes_what_is_left_on_the_average(seed: int, weights: int) -> 
     """The best bias is where the error's derivative, the Hessian's last row, is zero."""
     layer = _layer(seed, weights=weights)
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     slopes = layer.hessian[-1] @ (rounded - layer.weight)
     np.testing.assert_allclose(slopes, 0, atol=FLOAT64 * np.abs(layer.hessian[-1]).sum() * np.abs(layer.weight).max())
-
-
-@quick
-@given(seed=seeds, weights=st.integers(1, 40), steps=st.floats(3, 127))
-def test_the_error_that_is_told_is_the_error_that_was_made(seed: int, weights: int, steps: float) -> None:
-    layer = _layer(seed, weights=weights, steps=steps)
-
-    ((rounded, error),) = round_weight(layer.weight, layer.hessian, [layer.scale])
-
-    np.testing.assert_allclose(error, _errors(layer, rounded), rtol=1e-6, atol=1e-12 * np.abs(layer.hessian).max())
 
 
 @quick
@@ -104,7 +94,7 @@ def test_correlated_inputs_lose_less_than_by_rounding_to_nearest(seed: int, weig
     """Over all outputs: of one alone that is likely, not certain."""
     layer = _layer(seed, weights=weights, steps=steps)
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     found, nearest = _errors(layer, rounded).sum(), _errors(layer, _nearest(layer)).sum()
     assert found <= nearest, f"{found:.3g} against {nearest:.3g}"
@@ -115,7 +105,7 @@ def test_correlated_inputs_lose_less_than_by_rounding_to_nearest(seed: int, weig
 def test_errors_of_a_smooth_window_cancel_almost_wholly(seed: int, weights: int) -> None:
     layer = _layer(seed, weights=weights)
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     assert _errors(layer, rounded).sum() < 0.1 * _errors(layer, _nearest(layer)).sum()
 
@@ -126,7 +116,7 @@ def test_inputs_that_do_not_correlate_leave_rounding_to_nearest(seed: int, weigh
     layer = _layer(seed, weights=weights, correlated=False)
     alone = Layer(layer.weight, np.diag(np.diag(layer.hessian)), layer.scale)
 
-    ((rounded, _),) = round_weight(alone.weight, alone.hessian, [alone.scale])
+    (rounded,) = round_weight(alone.weight, alone.hessian, [alone.scale])
 
     np.testing.assert_allclose(rounded, _nearest(alone), rtol=FLOAT64, atol=FLOAT64)
 
@@ -138,7 +128,7 @@ def test_two_weights_are_rounded_as_written_out(seed: int) -> None:
     layer = _layer(seed, weights=2)
     first, second = np.argsort(-np.diag(layer.hessian)[:-1])
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     wanted = layer.weight.copy()
     wanted[first] = np.rint(wanted[first] / layer.scale) * layer.scale
@@ -154,7 +144,7 @@ def test_two_weights_are_rounded_as_written_out(seed: int) -> None:
 def test_weights_beyond_the_scale_are_clipped_and_made_up_for() -> None:
     layer = _layer(0, weights=20, steps=160.0)
 
-    ((rounded, _),) = round_weight(layer.weight, layer.hessian, [layer.scale])
+    (rounded,) = round_weight(layer.weight, layer.hessian, [layer.scale])
 
     integers = np.rint(rounded[:-1] / layer.scale)
     assert np.abs(integers).max() == 127
@@ -190,6 +180,11 @@ def _smooth_picture(seed: int, side: int = 32) -> Array:
     return scaled
 
 
+def _noise(*seed: int) -> Array:
+    noise: Array = np.random.default_rng(seed).uniform(0, 1, (1, 8, 16, 16)).astype(np.float32)
+    return noise
+
+
 def _residual_network(seed: int) -> Graph:
     graph = Graph(seed, channels=COLOURS)
     first = graph.add("Relu", graph.conv("input", 8, 3))
@@ -212,13 +207,13 @@ class Prepared:
     parameters: Mapping[str, QuantizationParameters]
 
 
-def _prepare(model: ir.Model) -> Prepared:
+def _prepare(model: ir.Model, crops: Sequence[Array] = CROPS) -> Prepared:
     placement = place_quantizers(model.graph, CPU)
     ranges = {"input": (0.0, 1.0)}
     names = sorted({quantizer.range_of for quantizer in placement.quantizers.values()} - {"input"})
     output = str(model.graph.outputs[0].name)
     inner = [name for name in names if name != output]
-    made = [dict(zip([*inner, output], _run(model, crop, [*inner, output]), strict=True)) for crop in CROPS]
+    made = [dict(zip([*inner, output], _run(model, crop, [*inner, output]), strict=True)) for crop in crops]
     ranges |= {name: (min(float(m[name].min()) for m in made), max(float(m[name].max()) for m in made)) for name in names}
     return Prepared(
         model,
@@ -249,7 +244,7 @@ def _to_nearest(prepared: Prepared) -> dict[str, RoundedWeight]:
     }
 
 
-def _mean_squared_error(prepared: Prepared, weights: Mapping[str, RoundedWeight]) -> float:
+def _mean_squared_error(prepared: Prepared, weights: Mapping[str, RoundedWeight], pictures: Sequence[Array] = UNSEEN) -> float:
     """Of the int8 network's output for pictures it was not fitted on."""
     int8 = ir.from_proto(ir.to_proto(prepared.model))
     write_qdq(int8, parameters=prepared.parameters, rounded=weights, target=CPU)
@@ -264,6 +259,24 @@ def test_a_network_loses_no_more_than_by_rounding_to_nearest(seed: int) -> None:
     found, nearest = (_mean_squared_error(prepared, weights) for weights in (_rounded(prepared), _to_nearest(prepared)))
 
     assert found <= nearest, f"{found:.3g} against {nearest:.3g}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
+    """A layer of 649 unknowns and 768 windows whose outputs are half noise: weights left as they were err less on others."""
+    graph = Graph(seed, channels=8)
+    model = graph.model(graph.conv("input", 4, 9))
+    prepared, rng = _prepare(model, [_noise(seed, index) for index in range(4)]), np.random.default_rng(seed)
+    (layer,) = model.graph
+    given = [_noise(seed, index) for index in range(4)]
+    exact = [_run(model, picture)[0] for picture in given]
+    wanted = [made + rng.normal(0, made.std(), made.shape).astype(np.float32) for made in exact]
+    scale = prepared.parameters["input"].scale
+
+    rounded = fit_layer(layer, given, wanted, rng, target=CPU, input_scale=scale)
+
+    nearest = round_nearest(layer, CPU, input_scale=scale)
+    np.testing.assert_array_equal(rounded.weight, nearest.weight)
 
 
 def test_every_layer_gets_int8_weights_of_its_own_shape() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from benchmarks.protocols import find_protocol
 from calibration.calibrate import describe_source
 from calibration.pairs import ImageSet, Pair, load_pair
 from calibration.ranges import CalibrationSource
-from quantize.placement import place_quantizers
+from quantize.placement import liftable_additions, place_quantizers
+from quantize.qdq import activation_parameters, activations, round_nearest, write_qdq
 from quantize.search.choose import Budget, choose_lifted
 from quantize.search.held_back import hold_back, psnr_db
 from quantize.search.result import SearchState, Trial, pareto_front
@@ -23,12 +25,16 @@ from runtime.errors import DatasetError, UserError
 from runtime.images import from_network, write_picture
 from runtime.precision import verify_precision
 from runtime.targets import TARGETS, Target, find_target
+from tests.graphs import Graph
 from tests.test_quantize_placement import small_graph
 from tests.typed import Ran
 
 CPU = find_target("cpu")
 MIXED = [target for target in TARGETS if not target.everything_int8]
 EACH_MIXED = pytest.mark.parametrize("target", MIXED, ids=[target.name for target in MIXED])
+EACH_WRITES_FLOATS = pytest.mark.parametrize(
+    "target", [target for target in MIXED if target.writes_floats], ids=lambda target: str(target.name)
+)
 SMALL = ("--crops", "3", "--crop-size", "24x24")
 
 
@@ -39,7 +45,8 @@ SMALL = ("--crops", "3", "--crop-size", "24x24")
 def test_a_lifted_layer_asks_for_no_quantizer(target: Target) -> None:
     graph = small_graph("first = Conv(input, w, b) second = Conv(first, w, b) output = Conv(second, w, b)")
 
-    for lifted, quantized in [("first", {"first", "second", "output"}), ("output", {"input", "first", "second"})]:
+    before_output = set() if target.writes_floats else {"second"}
+    for lifted, quantized in [("first", {"first", "second", "output"}), ("output", {"input", "first"} | before_output)]:
         placement = place_quantizers(graph, target, lifted=[lifted])
         assert placement.quantizers.keys() == quantized
         assert set(placement.int8_layers) == {"first", "second", "output"} - {lifted}
@@ -59,7 +66,36 @@ def test_between_two_lifted_layers_nothing_is_rounded(target: Target) -> None:
 def test_an_addition_of_what_a_lifted_layer_makes_does_not_round_it(target: Target) -> None:
     graph = small_graph("base = Conv(input, w, b) made = Conv(base, w, b) sum = Add(base, made) output = Conv(sum, w, b)")
 
-    assert place_quantizers(graph, target, lifted=["made"]).quantizers.keys() == {"input", "base", "sum", "output"}
+    written = set() if target.writes_floats else {"base"}
+    assert place_quantizers(graph, target, lifted=["made"]).quantizers.keys() == {"input", "sum", "output"} | written
+
+
+@EACH_WRITES_FLOATS
+def test_an_addition_that_is_lifted_reads_what_was_never_rounded(target: Target) -> None:
+    """The convolution beside it goes on reading integers, and its own branch comes from one that does."""
+    graph = Graph(0, channels=3)
+    base = graph.add("Relu", graph.conv("input", 3, 3))
+    inner = graph.conv(base, 3, 3)
+    total = graph.add("Add", base, inner)
+    model = graph.model(graph.conv(total, 3, 3))
+    placement = place_quantizers(model.graph, target, lifted=[total])
+    rounded = {str(node.name): round_nearest(node, target, input_scale=1.0) for node in model.graph if node.op_type == "Conv"}
+    parameters = dict.fromkeys(placement.quantizers, activation_parameters((-1.0, 1.0), target))
+
+    write_qdq(model, parameters=parameters, rounded=rounded, target=target, float_readers=placement.float_readers)
+
+    read = {node.name: [value.name for value in activations(node)] for node in model.graph}
+    assert placement.int8_layers == tuple(rounded)
+    assert read[total] == [base, inner]
+    assert read[inner][0] == f"{base}.dequantized"
+
+
+@EACH_WRITES_FLOATS
+def test_no_addition_is_lifted_where_layers_write_integers(target: Target) -> None:
+    graph = small_graph("base = Conv(input, w, b) made = Conv(base, w, b) sum = Add(base, made) output = Conv(sum, w, b)")
+
+    assert liftable_additions(graph, target) == ("sum",)
+    assert liftable_additions(graph, replace(target, writes_floats=False)) == ()
 
 
 def test_what_is_moved_towards_int8_is_moved_as_integers() -> None:

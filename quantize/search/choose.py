@@ -65,14 +65,16 @@ def choose_lifted(
 
 
 def lifting_order(shares: Mapping[str, float], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
-    """Layers by what lifting gains for its multiply-accumulates, as many as fit into `spare` of them; never all."""
+    """By what lifting gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has any."""
     nothing = noise(NOTHING)
     gains = {layer: nothing - noise(frozenset([layer])) for layer in shares}
+    in_int8 = {layer for layer, share in shares.items() if share > 0}
     order: list[str] = []
     for layer in sorted(shares, key=lambda layer: -gains[layer] / max(shares[layer], 1e-9)):
-        if shares[layer] <= spare and len(order) < len(shares) - 1:
+        if gains[layer] > 0 and shares[layer] <= spare and in_int8 != {layer}:
             order.append(layer)
             spare -= shares[layer]
+            in_int8.discard(layer)
     return order
 
 

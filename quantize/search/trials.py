@@ -19,7 +19,7 @@ from calibration.calibrate import OnStep
 from calibration.ranges import CalibrationTable
 from quantize.int8 import Int8Graph, quantize_int8
 from quantize.options import Int8Options
-from quantize.placement import lifted_operators, place_quantizers
+from quantize.placement import liftable_additions, lifted_operators, place_quantizers
 from quantize.prepare import Prepared, prepare
 from quantize.qdq import RoundedWeight
 from quantize.search.choose import Lifted
@@ -75,11 +75,12 @@ class Trials:
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """Of the network's multiply-accumulates, by layer that is in int8 where nothing is lifted, in the order they run."""
+        """Of the network's multiply-accumulates, by what can be lifted: layers in the order they run, and additions, of none."""
         macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
         total = max(self._subject.manifest.macs, 1)
-        layers = place_quantizers(self._prepared.model.graph, self._prepared.target).int8_layers
-        return {layer: macs.get(layer, 0) / total for layer in layers}
+        graph, target = self._prepared.model.graph, self._prepared.target
+        names = (*place_quantizers(graph, target).int8_layers, *liftable_additions(graph, target))
+        return {name: macs.get(name, 0) / total for name in names}
 
     @cached_property
     def plain(self) -> Int8Graph:

@@ -7,8 +7,10 @@ from runtime.targets import cpu
 TARGET = replace(
     cpu.TARGET,
     name="openvino",
-    description="CPU through openvino alone: as cpu, with additions inside the convolutions",
+    description="CPU through openvino alone: as cpu, with additions and activations inside the convolutions",
     int8_ops=("Conv",),
+    fused_activations=("Relu", "PRelu", "Sigmoid"),  # as its runtime graph shows them
     fuses_addition=True,
+    writes_floats=True,
     default_backend="openvino",
 )

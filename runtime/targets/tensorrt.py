@@ -17,8 +17,9 @@ TARGET = Target(
     int8_ops=("Conv",),
     moving_ops=("DepthToSpace", "Pad"),
     moves_integers=False,  # the builder moves quantizers past them itself; its parser shuffles floats only
-    fused_activations=("Relu", "PRelu"),  # a convolution may write floats: what follows it costs no rounding
+    fused_activations=("Relu", "PRelu"),
     fuses_addition=True,
+    writes_floats=True,
     opset_range=(19, 26),  # 19 brought float16 scales
     default_backend="tensorrt",
 )
