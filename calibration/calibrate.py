@@ -9,7 +9,9 @@ a range that was never shown one clips it (on BSDS500 test pictures ESPCN x3 los
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -91,22 +93,28 @@ def measure_activations(
     Raises:
         PipelineError: a tensor held NaN or infinity.
     """
-    observers = {name: (HistogramObserver(), ChannelObserver()) for name in tensors}
-    for index, values in enumerate(watch_tensors(model, crops, tensors)):
-        on_step("measuring", index, source.crops)
-        for name, (histogram, channels) in observers.items():
-            try:
-                histogram.update(values[name])
-            except ValueError as error:
-                raise PipelineError(f"{name}, crop {index}: {error}") from error
-            if values[name].ndim == 4:
-                channels.update(values[name])
+    observers = {name: (HistogramObserver(), ChannelObserver()) for name in sorted(tensors)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and cv2 let go of the interpreter while they count
+        for index, values in enumerate(watch_tensors(model, crops, tensors)):
+            on_step("measuring", index, source.crops)
+            places = [f"{name}, crop {index}" for name in observers]
+            list(pool.map(_observe, observers.values(), [values[name] for name in observers], places))
     return CalibrationTable(
         graph_fingerprint=graph_fingerprint(model.graph) if equalized is None else equalized[0],
         source=source,
         equalization=None if equalized is None else dict(equalized[1]),
-        tensors={name: summarise(*observers[name], percentile=percentile) for name in sorted(observers)},
+        tensors={name: summarise(*both, percentile=percentile) for name, both in observers.items()},
     )
+
+
+def _observe(observers: tuple[HistogramObserver, ChannelObserver], values: NDArray[np.float32], place: str) -> None:
+    histogram, channels = observers
+    try:
+        histogram.update(values)
+    except ValueError as error:
+        raise PipelineError(f"{place}: {error}") from error
+    if values.ndim == 4:
+        channels.update(values)
 
 
 def measure_channels(
@@ -170,6 +178,8 @@ def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_writte
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
+    # Threads that spin for more work would keep the cores from whoever reads what was made.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
