@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import ChannelObserver, HistogramObserver
 from calibration.pairs import ImageSet, Pair, hash_pair, load_low
+from calibration.pieces import session_options, stream_tensors
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
@@ -95,10 +96,11 @@ def measure_activations(
     """
     observers = {name: (HistogramObserver(), ChannelObserver()) for name in sorted(tensors)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and cv2 let go of the interpreter while they count
-        for index, values in enumerate(watch_tensors(model, crops, tensors)):
+        for index, values in stream_tensors(model, crops, tensors):
             on_step("measuring", index, source.crops)
-            places = [f"{name}, crop {index}" for name in observers]
-            list(pool.map(_observe, observers.values(), [values[name] for name in observers], places))
+            places = [f"{name}, crop {index}" for name in values]
+            list(pool.map(_observe, [observers[name] for name in values], values.values(), places))
+            del values  # not held while the next are made
     return CalibrationTable(
         graph_fingerprint=graph_fingerprint(model.graph) if equalized is None else equalized[0],
         source=source,
@@ -122,10 +124,11 @@ def measure_channels(
 ) -> dict[str, NDArray[np.float64]]:
     """The largest magnitude of each channel, (C,), of each of `tensors` that has four dimensions."""
     observers: dict[str, ChannelObserver] = {}
-    for values in watch_tensors(model, crops, tensors):
-        for name in tensors:
+    for _, values in stream_tensors(model, crops, tensors):
+        for name in values:
             if values[name].ndim == 4:
                 observers.setdefault(name, ChannelObserver()).update(values[name])
+        del values  # not held while the next are made
     return {name: observer.largest for name, observer in observers.items()}
 
 
@@ -176,10 +179,7 @@ def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_writte
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     for name in sorted(set(tensors) - present):
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    # Threads that spin for more work would keep the cores from whoever reads what was made.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options()
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
