@@ -1,7 +1,7 @@
 """python -m benchmarks.calibration_cost [BUNDLE] --calib NAME|DIR: time and memory, beside ONNX Runtime's percentile calibrator.
 
 Both see the same crops and the same tensors, each in a process of its own, one after the other, in turns; peak memory is the
-process's, its imports included.
+process's, its imports included. The network run on those crops, and nothing else done, is what neither can be faster than.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import typer
 from numpy.typing import NDArray
 from rich.table import Table
@@ -64,6 +65,7 @@ def calibration_cost(
     ways: dict[str, Callable[[], None]] = {"sredge": partial(_ours, opened.directory, source, given)}
     if theirs:
         ways["onnxruntime percentile"] = partial(_theirs, opened.directory, given)
+    ways["the network alone"] = partial(_network, opened.directory, given)
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     with console.progress() as bar:
         task = bar.add_task("measuring", total=turns * len(ways))
@@ -87,6 +89,13 @@ def _ours(directory: Path, source: CalibrationSource, crops: Crops) -> None:
 def _theirs(directory: Path, crops: Crops) -> None:
     bundle = Bundle.open(directory)
     onnxruntime_quantizer.calibrate(bundle.path(bundle.variant("fp32")), crops)
+
+
+def _network(directory: Path, crops: Crops) -> None:
+    bundle = Bundle.open(directory)
+    session = ort.InferenceSession(str(bundle.path(bundle.variant("fp32"))), providers=["CPUExecutionProvider"])
+    for crop in crops:
+        session.run(None, {session.get_inputs()[0].name: crop})
 
 
 def _in_a_process(way: Callable[[], None]) -> Cost:

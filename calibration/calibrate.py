@@ -9,7 +9,9 @@ a range that was never shown one clips it (on BSDS500 test pictures ESPCN x3 los
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import ChannelObserver, HistogramObserver
 from calibration.pairs import ImageSet, Pair, hash_pair, load_low
+from calibration.pieces import session_options, stream_tensors
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
@@ -91,22 +94,29 @@ def measure_activations(
     Raises:
         PipelineError: a tensor held NaN or infinity.
     """
-    observers = {name: (HistogramObserver(), ChannelObserver()) for name in tensors}
-    for index, values in enumerate(watch_tensors(model, crops, tensors)):
-        on_step("measuring", index, source.crops)
-        for name, (histogram, channels) in observers.items():
-            try:
-                histogram.update(values[name])
-            except ValueError as error:
-                raise PipelineError(f"{name}, crop {index}: {error}") from error
-            if values[name].ndim == 4:
-                channels.update(values[name])
+    observers = {name: (HistogramObserver(), ChannelObserver()) for name in sorted(tensors)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and cv2 let go of the interpreter while they count
+        for index, values in stream_tensors(model, crops, tensors):
+            on_step("measuring", index, source.crops)
+            places = [f"{name}, crop {index}" for name in values]
+            list(pool.map(_observe, [observers[name] for name in values], values.values(), places))
+            del values  # not held while the next are made
     return CalibrationTable(
         graph_fingerprint=graph_fingerprint(model.graph) if equalized is None else equalized[0],
         source=source,
         equalization=None if equalized is None else dict(equalized[1]),
-        tensors={name: summarise(*observers[name], percentile=percentile) for name in sorted(observers)},
+        tensors={name: summarise(*both, percentile=percentile) for name, both in observers.items()},
     )
+
+
+def _observe(observers: tuple[HistogramObserver, ChannelObserver], values: NDArray[np.float32], place: str) -> None:
+    histogram, channels = observers
+    try:
+        histogram.update(values)
+    except ValueError as error:
+        raise PipelineError(f"{place}: {error}") from error
+    if values.ndim == 4:
+        channels.update(values)
 
 
 def measure_channels(
@@ -114,10 +124,11 @@ def measure_channels(
 ) -> dict[str, NDArray[np.float64]]:
     """The largest magnitude of each channel, (C,), of each of `tensors` that has four dimensions."""
     observers: dict[str, ChannelObserver] = {}
-    for values in watch_tensors(model, crops, tensors):
-        for name in tensors:
+    for _, values in stream_tensors(model, crops, tensors):
+        for name in values:
             if values[name].ndim == 4:
                 observers.setdefault(name, ChannelObserver()).update(values[name])
+        del values  # not held while the next are made
     return {name: observer.largest for name, observer in observers.items()}
 
 
@@ -168,8 +179,7 @@ def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_writte
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     for name in sorted(set(tensors) - present):
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options = session_options()
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -7,8 +7,8 @@ entropy:  the threshold t that minimises KL(P ‖ Q), P the histogram of |x| up 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def entropy_range(observer: HistogramObserver, codes: Codes) -> Range:
     magnitudes = np.minimum((np.abs(values) / max(largest, _TINY) * _ENTROPY_BINS).astype(int), _ENTROPY_BINS - 1)
     folded = np.bincount(magnitudes, counts, _ENTROPY_BINS).astype(np.float64)
     two_sided = codes.symmetric or observer.minimum < 0.0 < observer.maximum
-    _, bins = min(_divergences(folded, levels=128 if two_sided else 256))
+    bins = _least_divergence(folded, levels=128 if two_sided else 256)
     threshold = largest * bins / _ENTROPY_BINS
     if codes.symmetric:
         return -threshold, threshold
@@ -73,16 +73,30 @@ def _error(values: NDArray[np.float64], counts: NDArray[np.float64], ends: Range
     return float(counts @ np.square(rounded - values))
 
 
-def _divergences(counts: NDArray[np.float64], *, levels: int) -> Iterator[tuple[float, int]]:
-    """(KL(P ‖ Q), bins kept) for each threshold tried."""
-    total = counts.sum()
-    for size in range(levels, len(counts) + 1, _ENTROPY_STRIDE):
-        kept = counts[:size]
-        clipped = kept.copy()
-        clipped[-1] += counts[size:].sum()
-        group = np.arange(size) * levels // size
-        filled = np.bincount(group, kept > 0, levels)
-        spread = (np.bincount(group, kept, levels) / np.maximum(filled, 1))[group] * (kept > 0)
-        p, q = clipped / total, spread / max(spread.sum(), _TINY)
-        seen = p > 0
-        yield float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], _TINY)))), size
+def _least_divergence(counts: NDArray[np.float64], *, levels: int) -> int:
+    """How many of the bins are kept by the threshold of least KL(P ‖ Q), of those tried.
+
+    Q is the same in all filled bins of a level, so that Σ p log q is a sum over levels, not bins, and cumulated counts give the
+    levels of all thresholds at once.
+    """
+    sizes = np.arange(levels, len(counts) + 1, _ENTROPY_STRIDE)
+    starts = -(-np.arange(levels + 1) * sizes[:, np.newaxis] // levels)  # of levels: bin i is in i · levels // size
+    total, filled = counts.sum(), counts > 0
+    masses, bins = np.diff(_cumulated(counts)[starts]), np.diff(_cumulated(filled)[starts])
+    within = masses.sum(axis=1)
+    q = masses / np.maximum(bins, 1) / np.maximum(within, _TINY)[:, np.newaxis]
+    q_last = np.where(filled[sizes - 1], q[:, -1], 0.0)
+    beyond = total - within  # counted in the last bin, whatever Q is there
+    cross = np.sum(masses * np.log(np.maximum(q, _TINY)), axis=1) + beyond * np.log(np.maximum(q_last, _TINY))
+    own = _cumulated(_times_log(counts / total))[sizes - 1] + _times_log((counts[sizes - 1] + beyond) / total)
+    return int(sizes[np.argmin(own - cross / total)])
+
+
+def _cumulated(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums of the first 0, 1, … of `values`."""
+    return np.concatenate([[0], np.cumsum(values)])
+
+
+def _times_log(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p log p, 0 at 0."""
+    return p * np.log(np.where(p > 0, p, 1.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from calibration.observers import BINS, HistogramObserver
+from calibration.observers import BINS, ChannelObserver, HistogramObserver
 
 Values = NDArray[np.float32]
 # Sixteen-bit fractions, so that fraction × count is exact and the order statistic meant is not in doubt.
@@ -25,6 +25,14 @@ GRID_VALUES = st.builds(
     lambda integers, exponent: (integers * 2.0**exponent).astype(np.float32),
     arrays(np.int32, st.integers(1, 100), elements=st.integers(-9999, 9999)),
     st.integers(-12, 12),
+)
+
+
+# (N, 3, H, W)
+ACTIVATIONS = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.just(3), st.integers(1, 5), st.integers(1, 5)),
+    elements=st.floats(-9, 9, width=32),
 )
 
 
@@ -84,6 +92,14 @@ def test_widening_keeps_every_value_on_its_side_of_zero(values: Values, doubling
         assert observer.quantile((negative - 0.5) / observer.count) <= 0
 
 
+@pytest.mark.parametrize("tiny", [2.0**-30, 2.0**-126], ids=["small", "smallest normal"])
+def test_a_value_however_small_is_counted_on_its_side_of_zero(tiny: float) -> None:
+    observer = observe(np.array([-tiny, tiny, 4.0], np.float32))
+
+    assert observer.quantile(0.5 / 3) < 0
+    assert observer.quantile(1.5 / 3) > 0
+
+
 @pytest.mark.parametrize("count", [(1 << 23) + 5, (1 << 24) + 3])
 def test_counts_are_exact_beyond_what_float32_counts(count: int) -> None:
     largest = np.array([2.0], np.float32)
@@ -117,3 +133,25 @@ def test_an_observer_takes_no_more_memory_after_a_hundred_updates() -> None:
         observer.update((rng.normal(size=5000) * 2.0**update).astype(np.float32))
 
     assert len(pickle.dumps(observer)) == after_one
+
+
+@given(chunks=st.lists(ACTIVATIONS, min_size=1, max_size=3))
+def test_channels_have_the_mean_and_largest_magnitude_that_numpy_finds(chunks: list[Values]) -> None:
+    observer = ChannelObserver()
+    for chunk in chunks:
+        observer.update(chunk)
+
+    values = np.concatenate([chunk.transpose(1, 0, 2, 3).reshape(3, -1) for chunk in chunks], axis=1)
+    np.testing.assert_array_equal(observer.largest, np.abs(values).max(axis=1))
+    # Sums of a few hundred values below 9 in float64.
+    np.testing.assert_allclose(observer.mean, values.mean(axis=1, dtype=np.float64), rtol=0, atol=1e-12)
+
+
+def test_channel_means_of_many_values_are_as_exact_as_a_double() -> None:
+    """A running sum in float32 would stop at 2**24."""
+    observer = ChannelObserver()
+
+    observer.update(np.ones((1, 1, 4100, 4100), np.float32))
+    observer.update(np.zeros((1, 1, 4100, 4100), np.float32))
+
+    assert observer.mean.tolist() == [0.5]

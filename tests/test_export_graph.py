@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.calibrate import crops_of, describe_source, measure_activations, watch_tensors
 from calibration.datasets import find_images
+from calibration.pieces import stream_tensors
 from calibration.ranges import CalibrationSource, Method
 from export.arithmetic import count_macs, receptive_halo
 from export.models import NETWORKS, Network, find_network
@@ -587,6 +588,19 @@ def _crop(contract: Contract, scale: int) -> tuple[CalibrationSource, NDArray[np
     source = describe_source(images, scale=scale, crops=1, crop_size=(24, 24))
     (crop,) = crops_of(images, source, scale=scale, contract=contract)
     return source, crop
+
+
+@networks
+def test_every_networks_tensors_are_the_same_piece_by_piece(name: str, scale: int) -> None:
+    model = _graph(name, scale)
+    _, crop = _crop(_contract(name), scale)
+    tensors = observed_tensors(model.graph)
+    (wanted,) = watch_tensors(model, iter([crop]), tensors)
+    for _, values in stream_tensors(model, iter([crop]), tensors, most_bytes=1):
+        for tensor, found in values.items():
+            largest = float(np.abs(wanted[tensor]).max())
+            np.testing.assert_allclose(found, wanted.pop(tensor), rtol=0, atol=1e-5 * largest, err_msg=tensor)
+    assert not wanted.keys() & set(tensors)
 
 
 @cases

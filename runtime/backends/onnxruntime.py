@@ -66,7 +66,7 @@ class OnnxRuntimeBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        del self._session
+        del self._session, self._input  # the latter keeps the session, and all its memory, too
 
     def run(self, array: NDArray[Values]) -> NDArray[Values]:
         try:
