@@ -41,6 +41,7 @@ from runtime.targets import Target
 
 _SEED = 0  # of the windows that layers are fitted on, and of the order in which distillation sees crops
 _SOME = 12  # crops
+_LARGEST_SIDE = 128  # pixels of a crop that layers are rounded and distilled on: memory grows with them, what is learned does not
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def quantize_int8(
     if graph_fingerprint(given_graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
     check_operators(given_graph, target)
+    crops = _windows_of(crops, given_graph)
     prepared = prepare(model, table, options, value_range=value_range)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
     placement = place_quantizers(graph_model.graph, target)
@@ -132,6 +134,18 @@ def quantize_int8(
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
     return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, before_lifting)
+
+
+def _windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
+    """The middle of each crop, as much of it as weights are learned on; all of it where `graph` takes one shape alone."""
+    shape = graph.inputs[0].shape
+    if shape is not None and all(isinstance(side, int) for side in list(shape)[2:]):
+        return list(crops)
+    windows = []
+    for crop in crops:
+        top, left = (max(0, side - _LARGEST_SIDE) // 2 for side in crop.shape[2:])
+        windows.append(crop[:, :, top : top + _LARGEST_SIDE, left : left + _LARGEST_SIDE])
+    return windows
 
 
 def _distilled(

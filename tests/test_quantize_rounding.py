@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from calibration.ranges import Method
+from quantize.int8 import quantize_int8
+from quantize.options import Int8Options
 from quantize.placement import Placement, place_quantizers
 from quantize.qdq import QuantizationParameters, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
 from quantize.rounding import fit_layer, round_layers, round_weight
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
+from tests.small_int8 import small_network
 
 CPU = find_target("cpu")
 COLOURS = 3
@@ -377,3 +381,17 @@ def test_a_channel_of_zeros_stays_one() -> None:
     assert layer.bias[5] == 0
     assert np.isfinite(layer.scale[5])
     assert layer.scale[5] > 0
+
+
+def test_of_large_crops_the_middle_is_rounded_on() -> None:
+    """What memory rounding takes follows from the windows it is shown, not from the pictures they are of."""
+    model, _, table = small_network()
+    options = Int8Options(target=CPU, method=Method.MINMAX)
+    large = [_smooth_picture(seed, side=150) for seed in range(4)]
+
+    of_large, of_middle = (
+        quantize_int8(model, table, options, value_range=(0.0, 1.0), crops=crops).model.SerializeToString(deterministic=True)
+        for crops in (large, [crop[:, :, 11:139, 11:139] for crop in large])
+    )
+
+    assert of_large == of_middle
