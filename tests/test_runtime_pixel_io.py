@@ -98,7 +98,11 @@ def test_the_upscaler_gives_the_same_pixels_by_either_graph(
             assert upscaler.variant.io == io
             outputs.append(upscaler(pixels))
     apart = np.abs(outputs[0].astype(int) - outputs[1])
-    assert not apart.any(), f"{np.count_nonzero(apart)} of {apart.size} samples differ, by at most {apart.max()}"
+    # The graphs are fused apart: a sample of up to 255, a few roundings of 2^-24 off, may fall to either side of two codes' middle.
+    share = 0.0 if backend == "onnxruntime" else 2 * 4 * 255 * 2.0**-24
+    told = f"{np.count_nonzero(apart)} of {apart.size} samples differ, by at most {apart.max()}"
+    assert apart.max() <= 1, told
+    assert np.count_nonzero(apart) <= share * apart.size, told
 
 
 @pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
