@@ -14,7 +14,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from quantize.qdq import activations
+from quantize.qdq import activations, is_moved
 from runtime.errors import UserError
 from runtime.targets import Target
 
@@ -66,7 +66,7 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
             if node.op_type in _WEIGHTED:
                 int8_layers.append(_name(node))
             made = _after_activation(node.outputs[0], target)
-            keeps_floats = _goes_into_addition(node, target) or (target.writes_floats and not becomes_output(made, target))
+            keeps_floats = _goes_into_addition(node, target) or may_stay_float(made, target)
             touched[node] = [*activations(node), *([] if keeps_floats else [made])]
         elif node.op_type in target.int8_only_ops:
             touched[node] = [*activations(node), node.outputs[0]]
@@ -138,14 +138,22 @@ def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
 def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
     """`value`, what an operator that only moves data moved it from, and so on back."""
     chain = [value]
-    producer = value.producer()
-    while producer is not None and producer.op_type in target.moving_ops:
-        chain.append(activations(producer)[0])
+    while is_moved(chain[-1], target):
         producer = chain[-1].producer()
+        assert producer is not None
+        chain.append(activations(producer)[0])
     return chain
 
 
-def becomes_output(value: ir.Value, target: Target) -> bool:
+def may_stay_float(value: ir.Value, target: Target) -> bool:
+    """Whether the layer in int8 that makes `value` may write it as floats: all but what becomes the picture."""
+    return target.writes_floats and not _becomes_output(value, target)
+
+
+_WEIGHTED = ("Conv",)
+
+
+def _becomes_output(value: ir.Value, target: Target) -> bool:
     """Whether `value` is an output of its graph, or moved, scaled or shifted to become one and nothing else."""
     while not value.is_graph_output():
         readers = [use.node for use in value.uses()]
@@ -153,9 +161,6 @@ def becomes_output(value: ir.Value, target: Target) -> bool:
             return False
         value = readers[0].outputs[0]
     return True
-
-
-_WEIGHTED = ("Conv",)
 
 
 def _is_quantizable(node: ir.Node) -> bool:

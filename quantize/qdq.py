@@ -127,9 +127,8 @@ def write_qdq(
         input_scale = parameters[str(layer.inputs[0].name)].scale
         writer.quantize_parameters(layer, rounded[str(layer.name)], input_scale=input_scale)
     for name, quantization in parameters.items():
-        producer = values[name].producer()
-        is_moved = producer is not None and producer.op_type in target.moving_ops
-        writer.quantize_activation(values[name], quantization, float_readers=() if is_moved else float_readers)
+        readers = () if is_moved(values[name], target) else float_readers
+        writer.quantize_activation(values[name], quantization, float_readers=readers)
     if target.moves_integers:
         _move_integers(model.graph, target, parameters)
     model.graph.sort()
@@ -267,6 +266,12 @@ def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
 def activations(node: ir.Node) -> list[ir.Value]:
     """What a node reads that is no constant."""
     return [value for value in node.inputs if value is not None and value.const_value is None]
+
+
+def is_moved(value: ir.Value, target: Target) -> bool:
+    """Whether an operator made `value` that only moves data."""
+    producer = value.producer()
+    return producer is not None and producer.op_type in target.moving_ops
 
 
 def has_own_pads(convolution: ir.Node) -> bool:

@@ -33,6 +33,7 @@ from quantize.qdq import (
     constant,
     fake_quantize,
     has_own_pads,
+    round_nearest,
     smallest_scale,
     storable_scale,
 )
@@ -115,7 +116,8 @@ def fit_layer(
     before = np.concatenate([weight.reshape(outputs, -1).T, bias[np.newaxis]])
     fitted_on, held_back = _sample(given, wanted, kernel, _pads(node), rng)
     best, scale, error = before, np.ones(outputs), np.full(outputs, np.inf)
-    for steps, tried in _candidates(before, *fitted_on, target=target, input_scale=input_scale):
+    nearest = round_nearest(node, target, input_scale=input_scale)
+    for steps, tried in _candidates(before, nearest, *fitted_on, target=target, input_scale=input_scale):
         missed = np.square(held_back[0] @ tried - held_back[1]).sum(axis=0)
         better = missed < error
         best, error, scale = np.where(better, tried, best), np.where(better, missed, error), np.where(better, steps, scale)
@@ -124,23 +126,19 @@ def fit_layer(
 
 
 def _candidates(
-    before: Numbers, windows: Numbers, targets: Numbers, *, target: Target, input_scale: float
+    before: Numbers, nearest: RoundedWeight, windows: Numbers, targets: Numbers, *, target: Target, input_scale: float
 ) -> Iterator[tuple[Numbers, Numbers]]:
-    """Scales (O,) and weights (K, O) rounded to their steps, the last row the bias: to the nearest, then fitted."""
-
-    def scales_of(weight: Numbers) -> list[Numbers]:
-        largest = np.maximum(np.abs(weight[:-1]).max(axis=0) / 127, 2 * smallest_scale(weight[-1], input_scale))
-        return [storable_scale(largest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
-
-    nearest = scales_of(before)[0]
-    rounded = np.append(np.clip(np.rint(before[:-1] / nearest), -127, 127) * nearest, before[-1:], axis=0)
+    """Scales (O,) and weights (K, O) rounded to their steps, the last row the bias: `nearest`, then fitted."""
+    scale = nearest.scale.astype(np.float64)
+    rounded = np.append(nearest.weight.reshape(len(scale), -1).T * scale, before[-1:], axis=0)
     rounded[-1] += (targets - windows @ rounded).mean(axis=0)
-    yield nearest, rounded
+    yield scale, rounded
     hessian = windows.T @ windows
     damping = _DAMPING * np.diag(hessian).mean()
     hessian[np.diag_indices_from(hessian)] += damping
     fitted = np.linalg.solve(hessian, windows.T @ targets + damping * before)
-    scales = scales_of(fitted)
+    largest = np.maximum(np.abs(fitted[:-1]).max(axis=0) / 127, 2 * smallest_scale(fitted[-1], input_scale))
+    scales = [storable_scale(largest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
     yield from zip(scales, round_weight(fitted, hessian, scales), strict=True)
 
 

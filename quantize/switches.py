@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
-from quantize.placement import becomes_output, liftable_additions, moved_chain
-from quantize.qdq import QuantizationParameters, activations, new_constant
+from quantize.placement import liftable_additions, may_stay_float, moved_chain
+from quantize.qdq import QuantizationParameters, activations, is_moved, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
 from runtime.targets import Target
 
@@ -40,12 +40,13 @@ class SwitchedGraph:
         """`reference` is the fp32 graph that `int8` was made of, of the same tensors and layers; `crops` as it takes them."""
         model, quantized = ir.from_proto(reference), ir.from_proto(int8)
         stored, rounded = stored_tensors(quantized.graph), rounded_layers(quantized.graph)
+        additions = liftable_additions(model.graph, target)
         nodes = {
             str(node.name): node
             for node in model.graph
             if node.name in rounded
             or (node.op_type in target.int8_ops and stored_end(node.outputs[0], stored, rounded).name in stored)
-            or node.name in liftable_additions(model.graph, target)
+            or node.name in additions
         }
         self.layers = tuple(name for name in nodes if name in rounded)
         self.operators = frozenset(nodes)
@@ -104,7 +105,7 @@ class _Reading:
 
 def _written(layer: ir.Node, stored: Collection[str], layers: Collection[str], target: Target) -> list[ir.Value]:
     end = stored_end(layer.outputs[0], stored, layers)
-    return [] if target.writes_floats and not becomes_output(end, target) else [end]
+    return [] if may_stay_float(end, target) else [end]
 
 
 def _switch_tensor(
@@ -117,8 +118,7 @@ def _switch_tensor(
     quantize = ir.node("QuantizeLinear", [value, scale, zero_point])
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point])
     graph.extend([quantize, dequantize])
-    producer = value.producer()
-    is_free = target.writes_floats and (producer is None or producer.op_type not in target.moving_ops)
+    is_free = target.writes_floats and not is_moved(value, target)
     readings, switched = {}, {}
     for reader in [None, *(str(use.node.name) for use in uses if is_free and use.node.name in operators)]:
         switch = _add_switch(graph, f"{name}.quantized{'' if reader is None else f'.{reader}'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -67,15 +67,19 @@ def small_network(*, brightness: float = 0.5) -> tuple[onnx.ModelProto, list[Arr
     weights[name].CopyFrom(onnx.numpy_helper.from_array(np.full(12, brightness, np.float32), name))
     rng = np.random.default_rng(1)
     crops = [rng.integers(0, 256, (1, COLOURS, *size)).astype(np.float32) / np.float32(255) for size in ((16, 24), (20, 16))]
+    return model, crops, measured_on(model, crops)
+
+
+def measured_on(model: onnx.ModelProto, crops: Sequence[Array]) -> CalibrationTable:
+    """A table of `model`, of crops that are nobody's pictures."""
     graph_model = ir.from_proto(model)
-    table = measure_activations(
+    return measure_activations(
         graph_model,
         iter(crops),
         tensors=observed_tensors(graph_model.graph),
         source=CalibrationSource(dataset="random", seed=1, crops=len(crops), crop_size=(16, 16), images=()),
         percentile=DEFAULT_PERCENTILE,
     )
-    return model, crops, table
 
 
 def values_as_written(model: onnx.ModelProto, crops: list[Array], *names: str) -> list[dict[str, Array]]:

@@ -14,8 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from calibration.calibrate import measure_activations
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, Method
+from calibration.ranges import Method
 from quantize import stage
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
@@ -31,12 +30,11 @@ from quantize.qdq import (
 from quantize.reconstruct.distil import distil
 from quantize.reconstruct.simulate import SimulatedNetwork
 from quantize.stage import load_fp32, quantize_bundle
-from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Graph
-from tests.small_int8 import small_network
+from tests.small_int8 import measured_on, small_network
 
 EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 CROPS = [np.random.default_rng(seed).random((1, 3, 12, 10), np.float32) for seed in range(4)]
@@ -133,14 +131,7 @@ def test_what_was_learned_with_other_tools_is_not_gone_on_from(
     enlarged_before: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: tuple[str, ...], first: int
 ) -> None:
     bundle = Bundle.open(Path(shutil.copytree(enlarged_before.directory, tmp_path / "bundle")))
-    graph = ir.from_proto(load_fp32(bundle))
-    table = measure_activations(
-        graph,
-        iter(CROPS),
-        tensors=observed_tensors(graph.graph),
-        source=CalibrationSource(dataset="random", seed=0, crops=len(CROPS), crop_size=(12, 10), images=()),
-        percentile=DEFAULT_PERCENTILE,
-    )
+    table = measured_on(load_fp32(bundle), CROPS)
     options = Int8Options(target=find_target("cpu"), method=Method.MINMAX, effort=Effort.BEST)
     seen: list[int] = []
 

@@ -55,9 +55,9 @@ def _chosen(model: ir.Model) -> Scales:
 
 
 def _powers_of_two(scales: Scales, seed: int) -> Scales:
-    """As many scales as in `scales`, of -4 to 4 doublings."""
+    """As many scales as in `scales`, of one to four doublings or halvings."""
     rng = np.random.default_rng(seed)
-    return {name: tuple(2.0 ** rng.integers(-4, 5, len(values))) for name, values in scales.items()}
+    return {name: tuple(2.0 ** rng.choice([-4, -3, -2, -1, 1, 2, 3, 4], len(values))) for name, values in scales.items()}
 
 
 def _assert_scaling_changes_nothing(model: ir.Model, seed: int) -> None:
