@@ -155,19 +155,17 @@ def mixed_losses(
     subject = Subject(bundle.manifest, load_fp32(bundle), found.table, options, found.crops, (), "", timing)
     tell(f"sredge {options.effort.value} for {target}: layers to lift")
     with Trials(subject, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}")) as trials:
-        # what another layer does the work of is in int8 with it
-        merged = sum(layer.macs for layer in bundle.manifest.layers if layer.name in trials.plain.merged_layers)
-        room = sum(trials.shares.values()) + merged / max(bundle.manifest.macs, 1) - MIXED_SHARE
-        lifted = frozenset(lifting_order(trials.shares, trials.noise, spare=room))
+        room = trials.int8_mac_share(trials.plain) - MIXED_SHARE
+        lifted = frozenset(lifting_order(trials.costs, trials.noise, spare=room))
         if not lifted:
-            return  # every layer is more than there is room for
-        graph = trials.graph(lifted).model.SerializeToString(deterministic=True)
-        share = 1 - sum(trials.shares[layer] for layer in lifted)
+            return  # everything is more than there is room for
+        mixed = trials.graph(lifted)
+        share, graph = trials.int8_mac_share(mixed), mixed.model.SerializeToString(deterministic=True)
     how = f"sredge {options.effort.value}, {share:.1%} int8"
     for backend in backends or _usual_backends(options.target):
         tell(f"{how} for {target} on {backend}")
-        mixed = replace(goal, loss_db=goal.mixed_loss_db)
-        yield _loss(mixed, bundle, graph, evaluated, how=how, target=target, backend=backend, seconds=None)
+        aim = replace(goal, loss_db=goal.mixed_loss_db)
+        yield _loss(aim, bundle, graph, evaluated, how=how, target=target, backend=backend, seconds=None)
 
 
 def _usual_backends(target: Target) -> tuple[str, ...]:

@@ -21,9 +21,11 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
+from quantize.lift import lift
+from quantize.low_rank_correction import correct_input, principal_directions, widen_weight
 from quantize.opset import opset_of
 from quantize.options import Int8Options
-from quantize.placement import Placement, check_operators, liftable_additions, place_quantizers
+from quantize.placement import check_operators, place_quantizers
 from quantize.prepare import channel_means, prepare
 from quantize.qdq import (
     ActivationRange,
@@ -36,7 +38,7 @@ from quantize.qdq import (
 from quantize.rounding import round_layers
 from quantize.tensor_ranges import choose_ranges
 from quantize.validity import check_graph
-from runtime.errors import UnknownNameError, UserError
+from runtime.errors import UserError
 from runtime.targets import Target
 
 _SEED = 0  # of the windows that layers are fitted on, and of the order in which distillation sees crops
@@ -48,12 +50,14 @@ _LARGEST_SIDE = 128  # pixels of a crop that layers are rounded and distilled on
 class Int8Graph:
     """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of.
 
-    `rounded` is what weights were rounded to before layers were lifted: the same with whatever layers lifted.
+    `corrected_layers`, in int8, read their input's rounding error too. `rounded` is what weights were rounded to before anything
+    was lifted: the same whatever is.
     """
 
     model: onnx.ModelProto
     int8_layers: tuple[str, ...]
     merged_layers: tuple[str, ...]
+    corrected_layers: tuple[str, ...]
     rounded: Mapping[str, RoundedWeight]
 
 
@@ -124,16 +128,22 @@ def quantize_int8(
     if not given and crops and "distil" in options.steps:
         weights = _distilled(graph_model.graph, parameters, weights, crops, progress, on_step)
     before_lifting = dict(weights)
+    directions: dict[str, NDArray[np.float64]] = {}
     if options.lifted:
-        placement = _lift(graph_model.graph, options.lifted, target)
+        lifted = lift(graph_model.graph, options.lifted, target)
+        placement = lifted.placement
         parameters = {name: parameters[name] for name in placement.quantizers}
         weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
+        directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
+        weights |= {name: widen_weight(weights[name], directions[name], target) for name in directions}
     write_qdq(graph_model, parameters=parameters, rounded=weights, target=target, float_readers=placement.float_readers)
+    for layer in [node for node in graph_model.graph if node.name in directions]:
+        correct_input(graph_model.graph, layer, directions[str(layer.name)], target)
     leave_clips_to_quantizers(graph_model.graph)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
-    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, before_lifting)
+    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), before_lifting)
 
 
 def _windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
@@ -165,14 +175,25 @@ def _distilled(
     )
 
 
-def _lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> Placement:
-    """Where quantizers are with the lifted layers in float; what was chosen for the others stays."""
-    layers = place_quantizers(graph, target).int8_layers
-    known = (*layers, *liftable_additions(graph, target))
-    if target.everything_int8:
-        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
-    for name in sorted(lifted.difference(known)):
-        raise UnknownNameError("layer", name, valid=known)
-    if lifted.issuperset(layers):
-        raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
-    return place_quantizers(graph, target, lifted=lifted)
+def _directions(
+    model: ir.Model,
+    layers: Sequence[str],
+    parameters: Mapping[str, QuantizationParameters],
+    crops: Sequence[NDArray[np.float32]],
+    *,
+    target: Target,
+    on_step: OnStep,
+) -> dict[str, NDArray[np.float64]]:
+    """Of each of `layers`, those among its input's channels in which the rounding error is read too."""
+    if layers and not crops:
+        raise UserError(
+            f"what {layers[0]} depends on most is measured on pictures, and there are none",
+            hint="--data FOLDER (or SREDGE_DATA=FOLDER) with the data set, or --calib FOLDER with pictures",
+        )
+    found: dict[str, NDArray[np.float64]] = {}
+    for node in [node for node in model.graph if node.name in layers]:
+        on_step("measuring", len(found), len(layers))
+        assert node.inputs[0] is not None
+        stored = parameters[str(node.inputs[0].name)]
+        found[str(node.name)] = principal_directions(model, node, stored, crops, target=target)
+    return found

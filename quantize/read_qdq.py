@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quantize.low_rank_correction import own_weight
 from quantize.qdq import QuantizationParameters, activations, constant
 
 _SUFFIX = ".quantize"
@@ -28,8 +29,9 @@ def stored_tensors(graph: ir.Graph) -> dict[str, StoredTensor]:
     """The tensors that quantizers of `graph` store, by the name they have in the fp32 graph."""
     stored = {}
     for node in graph:
-        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
-        zero_point = node.inputs[2] if value is not None else None
+        if node.op_type != "QuantizeLinear" or not str(node.name).endswith(_SUFFIX):  # others store what the fp32 graph has not
+            continue
+        value, _, zero_point = node.inputs
         if value is None or zero_point is None or zero_point.const_value is None:
             continue
         code = zero_point.const_value.numpy()
@@ -39,12 +41,17 @@ def stored_tensors(graph: ir.Graph) -> dict[str, StoredTensor]:
 
 
 def rounded_layers(graph: ir.Graph) -> dict[str, Constants]:
-    """The weight and bias of every layer whose weight is stored as integers, as those are dequantized, by the layer's name."""
-    return {
-        str(node.name): tuple(_restore(value) for value in node.inputs[1:])
-        for node in graph
-        if len(node.inputs) > 1 and _is_dequantized_constant(node.inputs[1]) and not _is_dequantized_constant(node.inputs[0])
-    }
+    """The weight and bias of every layer whose weight is stored as integers, as those are dequantized, by the layer's name.
+
+    Of what a corrected layer reads, without its input's rounding error.
+    """
+    found = {}
+    for node in graph:
+        if len(node.inputs) > 1 and _is_dequantized_constant(node.inputs[1]) and not _is_dequantized_constant(node.inputs[0]):
+            weight, *others = (_restore(value) for value in node.inputs[1:])
+            assert weight is not None
+            found[str(node.name)] = (own_weight(graph, str(node.name), weight), *others)
+    return found
 
 
 def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]) -> ir.Value:

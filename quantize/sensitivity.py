@@ -99,16 +99,16 @@ def measure_layers(
 
 
 def layer_sensitivity(
-    switched: SwitchedGraph, layers: Sequence[str], *, on_step: Callable[[int, int], None]
+    switched: SwitchedGraph, *, corrected: Collection[str] = (), on_step: Callable[[int, int], None]
 ) -> dict[str, float | None]:
     """PSNR in dB of the output against fp32's by layer, with that layer alone in int8; None where it is the same.
 
-    The lower, the more that layer's weights and the quantizers around it cost.
+    The lower, the more that layer's weights and the quantizers around it cost. Those `corrected` read their input as it was.
     """
     found = {}
-    for index, layer in enumerate(layers):
-        on_step(index, len(layers))
-        found[layer] = switched.psnr_db({layer})
+    for index, layer in enumerate(switched.layers):
+        on_step(index, len(switched.layers))
+        found[layer] = switched.psnr_db({layer}, corrected={layer}.intersection(corrected))
     return found
 
 

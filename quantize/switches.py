@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
+from quantize.low_rank_correction import is_correctable, rounded_for
 from quantize.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.qdq import QuantizationParameters, activations, is_moved, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
@@ -41,6 +42,7 @@ class SwitchedGraph:
         model, quantized = ir.from_proto(reference), ir.from_proto(int8)
         stored, rounded = stored_tensors(quantized.graph), rounded_layers(quantized.graph)
         additions = liftable_additions(model.graph, target)
+        self._inputs = {str(node.name): _readings_of_input(node, target) for node in model.graph if node.name in rounded}
         nodes = {
             str(node.name): node
             for node in model.graph
@@ -61,10 +63,12 @@ class SwitchedGraph:
         }
         self._untouched = set(stored).difference(*self._touched.values())
         values = {str(value.name): value for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
+        self._pads = {reader for readings in self._inputs.values() for _, reader in readings if reader and reader not in nodes}
+        apart = {*nodes, *self._pads}
         self._tensors = [
             reading
             for name, tensor in stored.items()
-            for reading in _switch_tensor(model.graph, values[name], tensor.parameters, self.operators, target)
+            for reading in _switch_tensor(model.graph, values[name], tensor.parameters, apart, target)
         ]
         self._weights = {name: _switch_constants(model.graph, nodes[name], rounded[name]) for name in self.layers}
         model.graph.sort()
@@ -73,19 +77,26 @@ class SwitchedGraph:
         self._crops = crops
         self._exact = list(self._run(()))
 
-    def psnr_db(self, quantized: Collection[str]) -> float | None:
-        """PSNR of the output, clipped to [0, 1], against fp32's, over all crops, with those operators in int8; None: equal."""
+    def psnr_db(self, quantized: Collection[str], *, corrected: Collection[str] = ()) -> float | None:
+        """PSNR of the output, clipped to [0, 1], against fp32's, over all crops, with those operators in int8; None: equal.
+
+        `corrected` layers read their inputs as they were, which is a little better than what they do.
+        """
         squares, count = 0.0, 0
-        for exact, output in zip(self._exact, self._run(quantized), strict=True):
+        for exact, output in zip(self._exact, self._run(quantized, corrected), strict=True):
             squares += float(np.square(output - exact, dtype=np.float64).sum())
             count += exact.size
         return None if squares == 0 else 10 * float(np.log10(count / squares))
 
-    def _run(self, quantized: Collection[str]) -> Iterator[Array]:
+    def _run(self, quantized: Collection[str], corrected: Collection[str] = ()) -> Iterator[Array]:
         touched = {tensor for name in quantized for tensor in self._touched[name]}
         touched |= self._untouched if quantized else set()
+        read_rounded = {None, *quantized, *self._pads}
+        exact = {reading for layer in corrected for reading in self._inputs[layer]}
         switches = {
-            reading.switch: np.array(reading.tensor in touched and (reading.reader is None or reading.reader in quantized))
+            reading.switch: np.array(
+                reading.tensor in touched and reading.reader in read_rounded and (reading.tensor, reading.reader) not in exact
+            )
             for reading in self._tensors
         }
         switches |= {switch: np.array(name in quantized) for name, switch in self._weights.items()}
@@ -101,6 +112,15 @@ class _Reading:
     switch: str
     tensor: str
     reader: str | None
+
+
+def _readings_of_input(layer: ir.Node, target: Target) -> frozenset[tuple[str, str | None]]:
+    """The tensors, and who reads them, that are not rounded where `layer` is corrected; none where it cannot be."""
+    if not is_correctable(layer, target):
+        return frozenset()
+    source, reader = rounded_for(layer, target)
+    padded = {(str(value.name), None) for value in reader.outputs} if reader is not layer else set()
+    return frozenset({(str(source.name), str(reader.name)), *padded})
 
 
 def _written(layer: ir.Node, stored: Collection[str], layers: Collection[str], target: Target) -> list[ir.Value]:

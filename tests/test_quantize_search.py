@@ -16,7 +16,7 @@ from calibration.pairs import ImageSet, Pair, load_pair
 from calibration.ranges import CalibrationSource
 from quantize.placement import liftable_additions, place_quantizers
 from quantize.qdq import activation_parameters, activations, round_nearest, write_qdq
-from quantize.search.choose import Budget, choose_lifted
+from quantize.search.choose import Budget, LiftingCost, choose_lifted
 from quantize.search.held_back import hold_back, psnr_db
 from quantize.search.result import SearchState, Trial, pareto_front
 from runtime.backends import BACKENDS, open_backend
@@ -129,7 +129,8 @@ def choose(drops: Mapping[str, float], budget: Budget, *, misled: bool = False) 
     def noise(lifted: frozenset[str]) -> float:
         return float(len(LAYERS) - len(lifted)) if misled else made_up(drops, lifted).drop_db
 
-    return choose_lifted(LAYERS, budget, noise=noise, attempt=attempt), tried
+    costs = {name: LiftingCost(share, share, name) for name, share in LAYERS.items()}
+    return choose_lifted(costs, budget, noise=noise, attempt=attempt), tried
 
 
 def test_nothing_is_lifted_where_nothing_must_be() -> None:

@@ -191,7 +191,7 @@ def test_a_layer_whose_weights_are_lost_is_the_most_sensitive(layer: str) -> Non
     weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(weight)), weight.name))
     graph = switched(small)
 
-    alone = layer_sensitivity(graph, graph.layers, on_step=ignore_step)
+    alone = layer_sensitivity(graph, on_step=ignore_step)
     lifted = {name: graph.psnr_db(graph.operators - {name}) for name in graph.layers}
 
     assert min(alone, key=lambda name: alone[name] or np.inf) == layer

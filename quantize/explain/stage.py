@@ -15,6 +15,7 @@ from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
+from quantize.low_rank_correction import corrected_layers
 from quantize.prepare import prepare
 from quantize.sensitivity import PICTURE, layer_sensitivity, measure_layers
 from quantize.stage import load_fp32, options_of
@@ -134,7 +135,11 @@ def _explain_layers(
     outputs: dict[str, float | None] = {}
     if sensitivity:
         switched = SwitchedGraph(reference, int8, crops, target=target)
-        outputs = layer_sensitivity(switched, switched.layers, on_step=lambda done, total: on_step("each layer alone", done, total))
+        outputs = layer_sensitivity(
+            switched,
+            corrected=corrected_layers(ir.from_proto(int8).graph),
+            on_step=lambda done, total: on_step("each layer alone", done, total),
+        )
     explained = []
     for layer in found:
         is_int8 = layer.name in variant.int8_layers if layer.name in macs else layer.op in target.int8_ops

@@ -3,8 +3,9 @@
     gain(l) = noise(nothing lifted) - noise(l lifted),    order: gain(l) / MACs(l), the largest first
 
 Noise adds up nearly, and float costs by multiply-accumulates nearly, so that the first n of that order are close to the least
-latency for what they gain. How many it takes is found by trying: a graph's drop is measured on pictures, its latency on the
-backend, and neither is taken from the estimate. Layers whose lifting then turns out not to be needed go back to int8.
+latency for what they gain; of an input that is lifted, the multiply-accumulates that it adds count. How many it takes is found by
+trying: a graph's drop is measured on pictures, its latency on the backend, and neither is taken from the estimate. Layers whose
+lifting then turns out not to be needed go back to int8.
 """
 
 from __future__ import annotations
@@ -22,6 +23,21 @@ NOTHING: Lifted = frozenset()
 
 
 @dataclass(frozen=True)
+class LiftingCost:
+    """What lifting something costs, in shares of the network's multiply-accumulates.
+
+    Attributes:
+        touched: that are slower or added.
+        in_float: that are then in float.
+        layer: that reads floats then, or its input's rounding error; None of an addition.
+    """
+
+    touched: float
+    in_float: float
+    layer: str | None
+
+
+@dataclass(frozen=True)
 class Budget:
     """What may be lost on held-back crops, and which share of multiply-accumulates must stay in int8, 0 to 1."""
 
@@ -33,14 +49,14 @@ class Budget:
 
 
 def choose_lifted(
-    shares: Mapping[str, float], budget: Budget, *, noise: Callable[[Lifted], float], attempt: Callable[[Lifted], Trial]
+    costs: Mapping[str, LiftingCost], budget: Budget, *, noise: Callable[[Lifted], float], attempt: Callable[[Lifted], Trial]
 ) -> Trial:
     """The trial of least cost among those within `budget`.
 
     Args:
-        shares: of the network's multiply-accumulates, by layer that could be lifted, in the order they run.
-        noise: estimated mean square of the output's error with those layers lifted.
-        attempt: writes, runs and times the graph with those layers lifted.
+        costs: of all that could be lifted.
+        noise: estimated mean square of the output's error with those lifted.
+        attempt: writes, runs and times the graph with those lifted.
 
     Raises:
         UserError: no mix that was tried is within the budget.
@@ -53,28 +69,30 @@ def choose_lifted(
             hint=f"--min-int8-macs {math.floor(most_int8 * 1000) / 1000:g}",
         )
     if not budget.allows(tried[NOTHING]):
-        order = lifting_order(shares, noise, spare=most_int8 - budget.min_int8_macs)
+        order = lifting_order(costs, noise, spare=most_int8 - budget.min_int8_macs)
         found = _fewest(order, budget, noise=noise, attempt=attempt, tried=tried)
         if found is not None:
-            pruned = _prune(found, shares, budget, noise=noise, tried=tried)
+            pruned = _prune(found, costs, budget, noise=noise, tried=tried)
             tried[pruned] = tried.get(pruned) or attempt(pruned)
     within = [trial for trial in tried.values() if budget.allows(trial)]
     if not within:
-        raise _over_budget(budget, tried.values(), most=len(shares) - 1)
+        raise _over_budget(budget, tried.values(), most=len(costs) - 1)
     return min(within, key=lambda trial: trial.cost)
 
 
-def lifting_order(shares: Mapping[str, float], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
+def lifting_order(costs: Mapping[str, LiftingCost], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
     """By what lifting gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has any."""
     nothing = noise(NOTHING)
-    gains = {layer: nothing - noise(frozenset([layer])) for layer in shares}
-    in_int8 = {layer for layer, share in shares.items() if share > 0}
+    gains = {name: nothing - noise(frozenset([name])) for name in costs}
+    in_int8 = {cost.layer for cost in costs.values() if cost.layer is not None}
     order: list[str] = []
-    for layer in sorted(shares, key=lambda layer: -gains[layer] / max(shares[layer], 1e-9)):
-        if gains[layer] > 0 and shares[layer] <= spare and in_int8 != {layer}:
-            order.append(layer)
-            spare -= shares[layer]
-            in_int8.discard(layer)
+    for name in sorted(costs, key=lambda name: -gains[name] / max(costs[name].touched, 1e-9)):
+        cost = costs[name]
+        if gains[name] <= 0 or cost.in_float > spare or in_int8 == {name} or (cost.layer is not None and cost.layer not in in_int8):
+            continue
+        order.append(name)
+        spare -= cost.in_float
+        in_int8.discard(name)
     return order
 
 
@@ -104,12 +122,17 @@ def _fewest(
 
 
 def _prune(
-    lifted: Lifted, shares: Mapping[str, float], budget: Budget, *, noise: Callable[[Lifted], float], tried: Mapping[Lifted, Trial]
+    lifted: Lifted,
+    costs: Mapping[str, LiftingCost],
+    budget: Budget,
+    *,
+    noise: Callable[[Lifted], float],
+    tried: Mapping[Lifted, Trial],
 ) -> Lifted:
     """`lifted` without the layers that, by the estimate, it can do without, the costliest first."""
     per_noise = max(_drop_per_noise(NOTHING, noise, tried), _drop_per_noise(lifted, noise, tried))
     kept = lifted
-    for layer in sorted(lifted, key=lambda layer: (-shares[layer], layer)):
+    for layer in sorted(lifted, key=lambda layer: (-costs[layer].touched, layer)):
         fewer = kept - {layer}
         if fewer and noise(fewer) * per_noise <= budget.max_drop_db:
             kept = fewer

@@ -96,7 +96,7 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
     with Trials(subject, on_step=on_step) as trials:
         memory = _Memory(file, state, trials, on_step)
-        chosen = choose_lifted(trials.shares, request.budget, noise=memory.noise, attempt=memory.attempt)
+        chosen = choose_lifted(trials.costs, request.budget, noise=memory.noise, attempt=memory.attempt)
         return Found(chosen, memory.state, len(memory.state.trials) - len(state.trials), trials.rounded)
 
 
@@ -112,7 +112,7 @@ class _Memory:
     def noise(self, lifted: Lifted) -> float:
         known, name = self.state.noise, lifted_key(lifted)
         if name not in known:
-            self._on_step("sensitivity of layers", len(known), max(len(known), len(self._trials.shares)) + 1)
+            self._on_step("sensitivity of layers", len(known), max(len(known), len(self._trials.costs)) + 1)
             self._note({"noise": {**known, name: self._trials.noise(lifted)}})
         return self.state.noise[name]
 

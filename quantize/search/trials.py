@@ -1,4 +1,4 @@
-"""One trial: the graph with some layers lifted is written, compared with the truth on held-back crops, and timed."""
+"""One trial: the graph with something lifted is written, compared with the truth on held-back crops, and timed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from typing_extensions import Self
 from calibration.calibrate import OnStep
 from calibration.ranges import CalibrationTable
 from quantize.int8 import Int8Graph, quantize_int8
+from quantize.lift import Liftable, find_liftable
+from quantize.low_rank_correction import added_macs
 from quantize.options import Int8Options
-from quantize.placement import liftable_additions, lifted_operators, place_quantizers
+from quantize.placement import lifted_operators
 from quantize.prepare import Prepared, prepare
 from quantize.qdq import RoundedWeight
-from quantize.search.choose import Lifted
+from quantize.search.choose import Lifted, LiftingCost
 from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
 from quantize.switches import SwitchedGraph
@@ -74,13 +76,18 @@ class Trials:
         self._opened.close()
 
     @cached_property
-    def shares(self) -> dict[str, float]:
-        """Of the network's multiply-accumulates, by what can be lifted: layers in the order they run, and additions, of none."""
+    def costs(self) -> dict[str, LiftingCost]:
+        """Of what can be lifted: layers in the order they run, additions, and inputs of layers."""
         macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
         total = max(self._subject.manifest.macs, 1)
-        graph, target = self._prepared.model.graph, self._prepared.target
-        names = (*place_quantizers(graph, target).int8_layers, *liftable_additions(graph, target))
-        return {name: macs.get(name, 0) / total for name in names}
+        layers = {name: LiftingCost(macs.get(name, 0) / total, macs.get(name, 0) / total, name) for name in self._liftable.layers}
+        additions = {name: LiftingCost(0.0, 0.0, None) for name in self._liftable.additions}
+        inputs = {}
+        nodes = {str(node.name): node for node in self._prepared.model.graph}
+        for name, layer in self._liftable.inputs.items():
+            int8, in_float = added_macs(nodes[layer], macs.get(layer, 0), self._prepared.target)
+            inputs[name] = LiftingCost((int8 + in_float) / total, in_float / total, layer)
+        return {**layers, **additions, **inputs}
 
     @cached_property
     def plain(self) -> Int8Graph:
@@ -103,22 +110,32 @@ class Trials:
         with open_backend(self._subject.backend, data, precision="int8") as tried:
             drop_db = float(np.mean(np.subtract(self._exact_psnr_db, self._psnr_db(tried))))
             fp32_ms, int8_ms, tried_ms = median_ms((self._fp32, self._int8, tried), self._subject.timing)
-        macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
-        in_int8 = sum(macs[layer] for layer in {*graph.int8_layers, *graph.merged_layers} & macs.keys())
         return Trial(
-            lifted=tuple(layer for layer in self.shares if layer in lifted),
+            lifted=tuple(name for name in self.costs if name in lifted),
             sha256=sha256_bytes(data),
-            int8_mac_share=in_int8 / max(self._subject.manifest.macs, 1),
+            int8_mac_share=self.int8_mac_share(graph),
             drop_db=drop_db,
             p50_ms=tried_ms,
             int8_p50_ms=int8_ms,
             fp32_p50_ms=fp32_ms,
         )
 
+    def int8_mac_share(self, graph: Int8Graph) -> float:
+        """Of the multiply-accumulates of one of these graphs, those that reading rounding errors adds among them."""
+        macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
+        in_int8 = sum(macs[layer] for layer in {*graph.int8_layers, *graph.merged_layers} & macs.keys())
+        added = [
+            cost for name, cost in self.costs.items() if name in self._liftable.inputs and cost.layer in graph.corrected_layers
+        ]
+        more, in_float = sum(cost.touched for cost in added), sum(cost.in_float for cost in added)
+        return (in_int8 / max(self._subject.manifest.macs, 1) + more - in_float) / (1 + more)
+
     def noise(self, lifted: Lifted) -> float:
-        """Mean square of the output's error against fp32 with those layers lifted, integers simulated."""
-        in_float = lifted_operators(self._prepared.model.graph, self._prepared.target, lifted)
-        psnr_db = self._switched.psnr_db(self._switched.operators - in_float)
+        """Mean square of the output's error against fp32 with those lifted, integers simulated."""
+        in_float = lifted_operators(self._prepared.model.graph, self._prepared.target, lifted - self._liftable.inputs.keys())
+        quantized = self._switched.operators - in_float
+        corrected = {layer for name, layer in self._liftable.inputs.items() if name in lifted}
+        psnr_db = self._switched.psnr_db(quantized, corrected=corrected & quantized)
         return 0.0 if psnr_db is None else float(10 ** (-psnr_db / 10))
 
     def _quantize(self, options: Int8Options, rounded: Mapping[str, RoundedWeight] | None) -> Int8Graph:
@@ -128,7 +145,7 @@ class Trials:
             subject.table,
             options,
             value_range=subject.manifest.contract.value_range,
-            crops=() if rounded is not None else subject.crops,
+            crops=subject.crops,
             on_step=self._on_step,
             rounded=rounded,
         )
@@ -138,6 +155,10 @@ class Trials:
         subject = self._subject
         value_range = subject.manifest.contract.value_range
         return prepare(subject.model, subject.table, subject.options, value_range=value_range)
+
+    @cached_property
+    def _liftable(self) -> Liftable:
+        return find_liftable(self._prepared.model.graph, self._prepared.target)
 
     @cached_property
     def _switched(self) -> SwitchedGraph:

@@ -1,0 +1,64 @@
+"""What can be lifted out of int8, by name, and what a graph becomes of it.
+
+A layer, which then runs in float; an addition inside one, which then reads what was never rounded; and the input of a layer, as
+LAYER.input: the layer stays in int8 and reads its input's rounding error too (`low_rank_correction.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from quantize.low_rank_correction import is_correctable
+from quantize.placement import Placement, liftable_additions, place_quantizers
+from runtime.errors import UnknownNameError, UserError
+from runtime.targets import Target
+
+_INPUT = ".input"
+
+
+@dataclass(frozen=True)
+class Liftable:
+    """The names that a graph has for what can be lifted, in the order it runs; inputs by the layer that reads them."""
+
+    layers: tuple[str, ...]
+    additions: tuple[str, ...]
+    inputs: dict[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.layers, *self.additions, *self.inputs)
+
+
+@dataclass(frozen=True)
+class LiftedGraph:
+    """Where quantizers are with something lifted, and the layers in int8 that read their input's rounding error."""
+
+    placement: Placement
+    corrected: tuple[str, ...]
+
+
+def find_liftable(graph: ir.Graph, target: Target) -> Liftable:
+    """What can be lifted in `graph`, an fp32 network that nothing is lifted of."""
+    layers = place_quantizers(graph, target).int8_layers
+    inputs = {f"{node.name}{_INPUT}": str(node.name) for node in graph if node.name in layers and is_correctable(node, target)}
+    return Liftable(layers, liftable_additions(graph, target), {name: of for name, of in inputs.items() if name not in layers})
+
+
+def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph:
+    """Where quantizers are with `lifted` names in float; what was chosen for the others stays.
+
+    Raises:
+        UserError: the target has no float, a name is unknown, or all layers are lifted.
+    """
+    if target.everything_int8:
+        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
+    known = find_liftable(graph, target)
+    for name in sorted(lifted.difference(known.names)):
+        raise UnknownNameError("layer", name, valid=known.names)
+    if lifted.issuperset(known.layers):
+        raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
+    inputs = known.inputs.keys() & lifted
+    corrected = tuple(known.inputs[name] for name in known.inputs if name in inputs and known.inputs[name] not in lifted)
+    return LiftedGraph(place_quantizers(graph, target, lifted=lifted - inputs), corrected)

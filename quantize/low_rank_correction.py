@@ -1,0 +1,171 @@
+"""A layer in int8 that also reads what rounding took from its input, along the few directions that the picture depends on most.
+
+    y = W x̂ + (W U) Uᵀ(x - x̂)
+
+x is the input, (C,) at every pixel, x̂ what int8 stores of it, U (C, R) orthonormal. An upsampling convolution hears all of its
+input's rounding noise, but most of what becomes of it in the picture comes from a few directions among the channels.
+(Scetbon & Hensman 2024, arXiv 2412.07902, correct language models so, with Uᵀ and W U in float. Here Uᵀ(x - x̂) is R channels more
+in int8, enlarged and at the scale of x̂, and W U as many columns more of the weight. Uᵀ is in float: C·R multiply-accumulates a
+pixel.)
+
+U is measured. With e = x̂ - x, d what e alone changes in the picture, and d(p) all of it that lies where pixel p of x does,
+
+    A_s = Σ_p d(p) e(p + s)ᵀ,    U = the first R eigenvectors of Σ_s A_sᵀ A_s,    s over a pixel's neighbours:
+
+rounding errors of different channels and pixels have next to nothing to do with each other, so that A_s is the network's linear
+part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.calibrate import watch_tensors
+from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, is_moved, new_constant, write_qdq
+from quantize.walk import Array
+from runtime.targets import Target
+
+RANK = 4  # R; with eight, LESRCNN x2 gains a sixth more for twice the arithmetic
+_CROPS = 4  # with 32, what is left of the error is less by a hundredth
+_REACH = 2  # pixels of x to each side
+_GAIN = 16  # of the new channels: more rounds their columns of the weight more coarsely, less the channels themselves
+
+Numbers = NDArray[np.float64]
+
+
+def is_correctable(layer: ir.Node, target: Target) -> bool:
+    """Whether `layer`, a convolution of an fp32 graph that is to be in int8, can read its input's rounding error."""
+    read = layer.inputs[0]
+    groups = layer.attributes["group"].as_int() if "group" in layer.attributes else 1
+    if not target.writes_floats or groups != 1 or constant(layer, 1).shape[1] <= extra_channels(target):
+        return False
+    source, _ = rounded_for(layer, target)
+    return not source.is_graph_input() and not is_moved(source, target) and (read is source or not target.moves_integers)
+
+
+def extra_channels(target: Target) -> int:
+    """R; twice that where integers may stand for nothing below zero: each direction then comes once with either sign."""
+    return RANK if target.activation_symmetric else 2 * RANK
+
+
+def added_macs(layer: ir.Node, macs: int, target: Target) -> tuple[float, float]:
+    """Multiply-accumulates in int8 and in float that a layer of `macs` then has beside them."""
+    outputs, channels, *kernel = constant(layer, 1).shape
+    more = extra_channels(target)
+    return macs * more / channels, macs * more / (outputs * math.prod(kernel))
+
+
+def rounded_for(layer: ir.Node, target: Target) -> tuple[ir.Value, ir.Node]:
+    """Of an fp32 graph, the tensor whose rounding `layer` is given, and what reads it: the layer, or what pads it for the layer."""
+    read = layer.inputs[0]
+    assert read is not None
+    pad = read.producer()
+    if pad is not None and pad.op_type == "Pad" and is_moved(read, target):
+        return activations(pad)[0], pad
+    return read, layer
+
+
+def principal_directions(
+    model: ir.Model, layer: ir.Node, parameters: QuantizationParameters, crops: Sequence[Array], *, target: Target
+) -> Numbers:
+    """(C, R): U of the module's docstring for `layer` of the fp32 `model`; `crops`, (1, C, H, W) each.
+
+    Where the picture has not a whole number of pixels for each of x, the layer's own weight takes the place of A.
+    """
+    source, reader = rounded_for(layer, target)
+    read, output = str(source.name), str(model.graph.outputs[0].name)
+    rough = ir.from_proto(ir.to_proto(model))
+    others = [str(node.name) for node in rough.graph if node.name != reader.name]
+    write_qdq(rough, parameters={read: parameters}, rounded={}, target=target, float_readers=others)
+    some = crops[:: max(1, len(crops) // _CROPS)][:_CROPS]
+    in_both = watch_tensors(model, iter(some), {output}), watch_tensors(rough, iter(some), {output, read, f"{read}.dequantized"})
+    maps: Numbers = np.zeros(())  # (S, O, C)
+    for exact, rounded in zip(*in_both, strict=True):
+        change, error = rounded[output] - exact[output], rounded[f"{read}.dequantized"] - rounded[read]
+        factor = change.shape[2] // error.shape[2]
+        if change.shape[2:] != (factor * error.shape[2], factor * error.shape[3]):
+            weight = constant(layer, 1)
+            maps = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1).astype(np.float64)
+            break
+        maps = maps + _linear_part(change[0], error[0], factor)
+    _, vectors = np.linalg.eigh(np.einsum("soc,sod->cd", maps, maps))
+    return np.ascontiguousarray(vectors[:, : -RANK - 1 : -1])
+
+
+def corrected_layers(graph: ir.Graph) -> frozenset[str]:
+    """Those of an int8 graph."""
+    names = [str(node.name) for node in graph]
+    return frozenset(name for name in names if _directions_name(name) in graph.initializers)
+
+
+def own_weight(graph: ir.Graph, layer: str, weight: Array) -> Array:
+    """Of the weight that `layer` of an int8 graph has, what it had before it was widened."""
+    directions = graph.initializers.get(_directions_name(layer))
+    if directions is None or directions.const_value is None:
+        return weight
+    return weight[:, : directions.const_value.shape[1]]
+
+
+def widen_weight(rounded: RoundedWeight, directions: Numbers, target: Target) -> RoundedWeight:
+    """With columns for the channels that `correct_input` adds, in steps of the scale that the others have."""
+    columns = np.einsum("oikl,ir->orkl", rounded.weight.astype(np.float64), _signed(directions, target)) / _GAIN
+    steps = np.clip(np.rint(columns), -127, 127).astype(np.int8)
+    return replace(rounded, weight=np.concatenate([rounded.weight, steps], axis=1))
+
+
+def correct_input(graph: ir.Graph, layer: ir.Node, directions: Numbers, target: Target) -> None:
+    """Gives `layer` of an int8 graph, whose weight is widened, the channels that its new columns are for."""
+    name = f"{layer.name}.input"
+    restored = layer.inputs[0]
+    quantize = _maker(_maker(restored).inputs[0])
+    exact, scale, zero_point = quantize.inputs
+    pad = exact.producer() if exact is not None else None
+    if pad is not None and pad.op_type == "Pad":
+        pad.replace_input_with(0, _maker(_maker(pad.inputs[0]).inputs[0]).inputs[0])  # what was not rounded yet
+    columns = _GAIN * _signed(directions, target).T[:, :, np.newaxis, np.newaxis]
+    kernel = new_constant(graph, _directions_name(str(layer.name)), columns.astype(np.float32))
+
+    def add(op: str, part: str, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:
+        node = ir.node(op, inputs, attributes, name=f"{name}.{part}")
+        node.outputs[0].name = node.name
+        graph.append(node)
+        return node.outputs[0]
+
+    projected = add("Conv", "projected", [add("Sub", "missed", [exact, restored]), kernel])
+    if target.moves_integers:
+        codes = add("QuantizeLinear", "codes", [projected, scale, zero_point])
+        wide = add("Concat", "wide", [quantize.outputs[0], codes], axis=1)
+    else:
+        wide = add("QuantizeLinear", "codes", [add("Concat", "wide", [exact, projected], axis=1), scale, zero_point])
+    layer.replace_input_with(0, add("DequantizeLinear", "dequantized", [wide, scale, zero_point]))
+    graph.sort()
+
+
+def _directions_name(layer: str) -> str:
+    return f"{layer}.input.directions"
+
+
+def _maker(value: ir.Value | None) -> ir.Node:
+    node = None if value is None else value.producer()
+    assert node is not None
+    return node
+
+
+def _signed(directions: Numbers, target: Target) -> Numbers:
+    return directions if target.activation_symmetric else np.concatenate([directions, -directions], axis=1)
+
+
+def _linear_part(change: Array, error: Array, factor: int) -> Numbers:
+    """(O, H·f, W·f) and (C, H, W) -> A of the module's docstring, (S, O·f·f, C)."""
+    channels, height, width = error.shape
+    blocks = change.reshape(-1, height, factor, width, factor).transpose(0, 2, 4, 1, 3).reshape(-1, height * width)
+    padded = np.pad(error, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)))
+    shifts = range(2 * _REACH + 1)
+    nearby = [padded[:, top : top + height, left : left + width].reshape(channels, -1) for top in shifts for left in shifts]
+    return np.stack([(blocks @ shifted.T).astype(np.float64) for shifted in nearby])
