@@ -159,7 +159,7 @@ def mixed_losses(
         lifted = frozenset(lifting_order(trials.costs, trials.noise, spare=room))
         if not lifted:
             return  # everything is more than there is room for
-        mixed = trials.graph(lifted)
+        mixed = trials.fitted(lifted)
         share, graph = trials.int8_mac_share(mixed), mixed.model.SerializeToString(deterministic=True)
     how = f"sredge {options.effort.value}, {share:.1%} int8"
     for backend in backends or _usual_backends(options.target):

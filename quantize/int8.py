@@ -21,11 +21,11 @@ from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
-from quantize.lift import lift
+from quantize.lift import LiftedGraph, lift
 from quantize.low_rank_correction import correct_input, principal_directions, widen_weight
 from quantize.opset import opset_of
 from quantize.options import Int8Options
-from quantize.placement import check_operators, place_quantizers
+from quantize.placement import check_operators
 from quantize.prepare import channel_means, prepare
 from quantize.qdq import (
     ActivationRange,
@@ -50,8 +50,7 @@ _LARGEST_SIDE = 128  # pixels of a crop that layers are rounded and distilled on
 class Int8Graph:
     """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of.
 
-    `corrected_layers`, in int8, read their input's rounding error too. `rounded` is what weights were rounded to before anything
-    was lifted: the same whatever is.
+    `corrected_layers`, in int8, read their input's rounding error too; `rounded` is without the columns that are for it.
     """
 
     model: onnx.ModelProto
@@ -81,7 +80,8 @@ def quantize_int8(
     """`model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
 
     Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them and
-    distilled, which goes on from the file `progress` if it was cut off before; else each to the nearest.
+    distilled for the layers that are not lifted, which goes on from the file `progress` if it was cut off before; else each to the
+    nearest.
 
     Raises:
         UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator;
@@ -100,17 +100,16 @@ def quantize_int8(
     crops = _windows_of(crops, given_graph)
     prepared = prepare(model, table, options, value_range=value_range)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
-    placement = place_quantizers(graph_model.graph, target)
+    lifted = lift(graph_model.graph, options.lifted, target)
+    placement = lifted.placement
     missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in {**table.tensors, **known}]
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
     ranges = choose_ranges(placement, table, options, known=known)
-    parameters = {
-        name: activation_parameters(ranges[quantizer.range_of], target) for name, quantizer in placement.quantizers.items()
-    }
-    given = dict(rounded or {})
-    weights = dict(given)
-    if not given and crops and "round-layers" in options.steps:
+    parameters = {name: activation_parameters(ranges[quant.range_of], target) for name, quant in placement.quantizers.items()}
+    learns = not rounded and len(crops) > 0
+    weights = {name: weight for name, weight in (rounded or {}).items() if name in placement.int8_layers}
+    if learns and "round-layers" in options.steps:
         weights = round_layers(
             graph_model,
             placement,
@@ -119,31 +118,25 @@ def quantize_int8(
             target=target,
             rng=np.random.default_rng(_SEED),
             on_step=lambda done, total: on_step("rounding", done, total),
+            float_readers=lifted.fitted_as_float,
         )
     means = channel_means(table, prepared) if "correct-biases" in options.steps else {}
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
             weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
-    if not given and crops and "distil" in options.steps:
-        weights = _distilled(graph_model.graph, parameters, weights, crops, progress, on_step)
-    before_lifting = dict(weights)
-    directions: dict[str, NDArray[np.float64]] = {}
-    if options.lifted:
-        lifted = lift(graph_model.graph, options.lifted, target)
-        placement = lifted.placement
-        parameters = {name: parameters[name] for name in placement.quantizers}
-        weights = {name: weight for name, weight in weights.items() if name in placement.int8_layers}
-        directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
-        weights |= {name: widen_weight(weights[name], directions[name], target) for name in directions}
-    write_qdq(graph_model, parameters=parameters, rounded=weights, target=target, float_readers=placement.float_readers)
+    if learns and "distil" in options.steps:
+        weights = _distilled(graph_model.graph, parameters, weights, crops, lifted, progress, on_step)
+    directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
+    written = weights | {name: widen_weight(weights[name], directions[name], target) for name in directions}
+    write_qdq(graph_model, parameters=parameters, rounded=written, target=target, float_readers=placement.float_readers)
     for layer in [node for node in graph_model.graph if node.name in directions]:
         correct_input(graph_model.graph, layer, directions[str(layer.name)], target)
     leave_clips_to_quantizers(graph_model.graph)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
-    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), before_lifting)
+    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
 
 
 def _windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
@@ -163,6 +156,7 @@ def _distilled(
     parameters: Mapping[str, QuantizationParameters],
     weights: Mapping[str, RoundedWeight],
     crops: Sequence[NDArray[np.float32]],
+    lifted: LiftedGraph,
     progress: Path | None,
     on_step: OnStep,
 ) -> dict[str, RoundedWeight]:
@@ -171,7 +165,13 @@ def _distilled(
     except ImportError as error:
         raise UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced") from error
     return distil(
-        graph, parameters, weights, crops, progress=progress, on_step=lambda done, total: on_step("distilling", done, total)
+        graph,
+        parameters,
+        weights,
+        crops,
+        progress=progress,
+        on_step=lambda done, total: on_step("distilling", done, total),
+        float_readers=lifted.fitted_as_float,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from quantize.low_rank_correction import is_correctable
+from quantize.low_rank_correction import is_correctable, rounded_for
 from quantize.placement import Placement, liftable_additions, place_quantizers
 from runtime.errors import UnknownNameError, UserError
 from runtime.targets import Target
@@ -33,10 +33,17 @@ class Liftable:
 
 @dataclass(frozen=True)
 class LiftedGraph:
-    """Where quantizers are with something lifted, and the layers in int8 that read their input's rounding error."""
+    """Where quantizers are with something lifted.
+
+    Attributes:
+        corrected: the layers in int8 that read their input's rounding error.
+        fitted_as_float: operators that weights are fitted for as if they read no tensor rounded: those that do not, and what
+            reads the inputs of corrected layers.
+    """
 
     placement: Placement
     corrected: tuple[str, ...]
+    fitted_as_float: frozenset[str]
 
 
 def find_liftable(graph: ir.Graph, target: Target) -> Liftable:
@@ -47,18 +54,20 @@ def find_liftable(graph: ir.Graph, target: Target) -> Liftable:
 
 
 def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph:
-    """Where quantizers are with `lifted` names in float; what was chosen for the others stays.
+    """Where quantizers are with `lifted` names in float, if any.
 
     Raises:
         UserError: the target has no float, a name is unknown, or all layers are lifted.
     """
-    if target.everything_int8:
+    if lifted and target.everything_int8:
         raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
     known = find_liftable(graph, target)
     for name in sorted(lifted.difference(known.names)):
         raise UnknownNameError("layer", name, valid=known.names)
-    if lifted.issuperset(known.layers):
+    if lifted and lifted.issuperset(known.layers):
         raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
     inputs = known.inputs.keys() & lifted
-    corrected = tuple(known.inputs[name] for name in known.inputs if name in inputs and known.inputs[name] not in lifted)
-    return LiftedGraph(place_quantizers(graph, target, lifted=lifted - inputs), corrected)
+    placement = place_quantizers(graph, target, lifted=lifted - inputs)
+    corrected = [node for node in graph if f"{node.name}{_INPUT}" in inputs and node.name not in lifted]
+    exact = {str(node.name) for layer in corrected for node in (layer, rounded_for(layer, target)[1])}
+    return LiftedGraph(placement, tuple(str(node.name) for node in corrected), placement.float_readers | exact)

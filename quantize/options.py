@@ -13,6 +13,7 @@ from runtime.targets import Target
 
 Step = Literal["pixel-grid", "centre", "correct-biases", "round-layers", "distil"]
 STEPS: tuple[Step, ...] = get_args(Step)
+LEARNING_STEPS: frozenset[Step] = frozenset({"round-layers", "distil"})  # weights are rounded on pictures
 
 
 class Effort(Enum):
@@ -24,7 +25,7 @@ class Effort(Enum):
 
 
 _LEFT_OUT: Mapping[Effort, frozenset[Step]] = {
-    Effort.FAST: frozenset({"round-layers", "distil"}),
+    Effort.FAST: LEARNING_STEPS,
     Effort.BALANCED: frozenset({"distil"}),
     Effort.BEST: frozenset(),
 }

@@ -18,7 +18,7 @@ pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -60,10 +60,14 @@ def round_layers(
     target: Target,
     rng: np.random.Generator,
     on_step: Callable[[int, int], None],
+    float_readers: Collection[str] = (),
 ) -> dict[str, RoundedWeight]:
-    """Rounds every int8 convolution of `model` that has neither groups, strides nor dilations, on `crops`, (1, C, H, W) each."""
+    """Rounds every int8 convolution of `model` that has neither groups, strides nor dilations, on `crops`, (1, C, H, W) each.
+
+    `float_readers`, operators by name, read no tensor rounded.
+    """
     exact: dict[str, list[Array]] = {str(model.graph.inputs[0].name): list(crops)}
-    rough = {name: [_quantized(name, crop, parameters) for crop in values] for name, values in exact.items()}
+    rough = dict(exact)
     left = {value: len(list(value.uses())) for node in model.graph for value in (*model.graph.inputs, *node.outputs)}
     rounded: dict[str, RoundedWeight] = {}
     for index, node in enumerate(model.graph):
@@ -71,15 +75,16 @@ def round_layers(
         values = activations(node)
         names = [str(value.name) for value in values]
         made = run_node(node, [exact[name] for name in names])
+        stored = {} if node.name in float_readers else parameters
+        given = [[_quantized(name, array, stored) for array in rough[name]] for name in names]
         if node.name in placement.int8_layers and _is_plain(node):
-            layer = fit_layer(node, rough[names[0]], made[0], rng, target=target, input_scale=parameters[names[0]].scale)
+            layer = fit_layer(node, given[0], made[0], rng, target=target, input_scale=parameters[names[0]].scale)
             rounded[str(node.name)] = layer
-            rough_made = [_run_rounded(node, layer, rough[names[0]])]
+            rough_made = [_run_rounded(node, layer, given[0])]
         else:
-            rough_made = run_node(node, [rough[name] for name in names])
+            rough_made = run_node(node, given)
         for output, one, other in zip(node.outputs, made, rough_made, strict=True):
-            name = str(output.name)
-            exact[name], rough[name] = one, [_quantized(name, array, parameters) for array in other]
+            exact[str(output.name)], rough[str(output.name)] = one, other
         for value in values:
             left[value] -= 1
             if not left[value]:

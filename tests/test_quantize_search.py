@@ -118,8 +118,15 @@ def made_up(drops: Mapping[str, float], lifted: Iterable[str], *, slow: float = 
     return Trial(lifted=tuple(sorted(names)), sha256="0" * 64, int8_mac_share=1 - share, drop_db=drop_db, **ms)
 
 
-def choose(drops: Mapping[str, float], budget: Budget, *, misled: bool = False) -> tuple[Trial, list[Trial]]:
-    """What is chosen, and all that was tried; `misled` takes all layers for equally sensitive."""
+def choose(
+    drops: Mapping[str, float], budget: Budget, *, misled: bool = False, gained_db: float = 0.0
+) -> tuple[Trial, list[Trial]]:
+    """What is chosen, and all that was tried.
+
+    Args:
+        misled: all layers are taken for equally sensitive.
+        gained_db: by weights that are rounded for what is lifted.
+    """
     tried: list[Trial] = []
 
     def attempt(lifted: frozenset[str]) -> Trial:
@@ -129,8 +136,12 @@ def choose(drops: Mapping[str, float], budget: Budget, *, misled: bool = False) 
     def noise(lifted: frozenset[str]) -> float:
         return float(len(LAYERS) - len(lifted)) if misled else made_up(drops, lifted).drop_db
 
+    def fit(lifted: frozenset[str]) -> Trial:
+        trial = made_up(drops, lifted)
+        return trial.model_copy(update={"fitted": True, "drop_db": trial.drop_db - gained_db})
+
     costs = {name: LiftingCost(share, share, name) for name, share in LAYERS.items()}
-    return choose_lifted(costs, budget, noise=noise, attempt=attempt), tried
+    return choose_lifted(costs, budget, noise=noise, attempt=attempt, fit=fit), tried
 
 
 def test_nothing_is_lifted_where_nothing_must_be() -> None:
@@ -152,6 +163,20 @@ def test_what_is_chosen_keeps_the_limit_and_no_layer_of_it_is_for_nothing(limit:
     assert len(tried) == len({trial.lifted for trial in tried}) <= 8
     if not misled:
         assert all(made_up(drops, set(chosen.lifted) - {layer}).drop_db > limit for layer in chosen.lifted)
+
+
+def test_what_is_chosen_is_measured_again_with_weights_rounded_for_it() -> None:
+    drops = {"a": 0.01, "b": 0.06, "c": 0.01, "d": 0.02}
+    plain, _ = choose(drops, Budget(0.05))
+
+    gained, _ = choose(drops, Budget(0.05), gained_db=0.01)
+    lost, _ = choose(drops, Budget(0.05), gained_db=-0.005)
+
+    assert (gained.lifted, gained.fitted) == (plain.lifted, True)
+    assert gained.drop_db == pytest.approx(plain.drop_db - 0.01)
+    assert lost.drop_db <= 0.05
+    with pytest.raises(UserError, match="cannot be met"):
+        choose(drops, Budget(0.05), gained_db=-1)
 
 
 def test_the_share_asked_for_stays_in_int8() -> None:
@@ -299,7 +324,7 @@ def test_a_search_writes_the_graph_that_it_measured(run: Callable[..., Ran], bun
     assert search(run, bundle, pictures, "--max-drop-db", 10).code == 0
     (plain,) = state_of(bundle).trials
     assert (plain.lifted, Bundle.open(bundle).variant("int8").sha256) == ((), plain.sha256)
-    limit = 0.75 * plain.drop_db
+    limit = 0.98 * plain.drop_db  # of so small a network fitted weights may lose more than those they take the place of
     assert limit > 0
 
     ran = search(run, bundle, pictures, "--max-drop-db", limit)
@@ -307,6 +332,7 @@ def test_a_search_writes_the_graph_that_it_measured(run: Callable[..., Ran], bun
     assert ran.code == 0, ran.err
     variant = Bundle.open(bundle).variant("int8")
     chosen = {trial.sha256: trial for trial in state_of(bundle).trials}[variant.sha256]
+    assert chosen.fitted
     assert chosen.drop_db <= limit
     assert chosen.lifted
     assert set(chosen.lifted) == set(str(variant.options["lifted"]).split(", "))
@@ -319,7 +345,7 @@ def test_a_search_writes_the_graph_that_it_measured(run: Callable[..., Ran], bun
 def test_what_was_tried_is_not_tried_again(run: Callable[..., Ran], bundle: Path, pictures: Path) -> None:
     search(run, bundle, pictures, "--max-drop-db", 10)
     (plain,) = state_of(bundle).trials
-    command = ("--max-drop-db", 0.75 * plain.drop_db)
+    command = ("--max-drop-db", 0.98 * plain.drop_db)
     search(run, bundle, pictures, *command)
     before = state_of(bundle)
     assert before.trials[0] == plain
@@ -374,12 +400,14 @@ def test_a_layer_lifted_by_hand_runs_in_float_and_the_others_in_int8(
 
 
 def test_lifting_by_hand_gives_the_graph_of_the_search(run: Callable[..., Ran], bundle: Path, pictures: Path) -> None:
-    search(run, bundle, pictures, "--max-drop-db", 10)
-    search(run, bundle, pictures, "--max-drop-db", state_of(bundle).trials[0].drop_db / 2)
+    """Where no weights are rounded for what is lifted."""
+    fast = ("--effort", "fast")
+    search(run, bundle, pictures, "--max-drop-db", 10, *fast)
+    search(run, bundle, pictures, "--max-drop-db", state_of(bundle).trials[0].drop_db / 2, *fast)
     for trial in state_of(bundle).trials[1:]:
         lift = [part for layer in trial.lifted for part in ("--lift", layer)]
 
-        assert run(bundle, "--calib", pictures, *SMALL, *lift).code == 0
+        assert run(bundle, "--calib", pictures, *SMALL, *fast, *lift).code == 0
         assert Bundle.open(bundle).variant("int8").sha256 == trial.sha256
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +43,11 @@ def distil(
     on_step: Callable[[int, int], None],
     progress: Path | None = None,
     steps: int = STEPS,
+    float_readers: Collection[str] = (),
 ) -> dict[str, RoundedWeight]:
     """Better `rounded` weights of the fp32 `graph`, for activations stored as `parameters` say, on `crops`, (1, C, H, W) each.
 
+    `float_readers`, operators by name, read no tensor rounded.
     What it has learned is kept in the file `progress` on the way; called again with that, it goes on from there and gives the same.
 
     Raises:
@@ -55,7 +57,7 @@ def distil(
     with torch.no_grad():
         exact = SimulatedNetwork(graph, {}, {})
         wanted = [exact(picture).clamp(0, 1) for picture in pictures]
-    network = SimulatedNetwork(graph, parameters, rounded)
+    network = SimulatedNetwork(graph, parameters, rounded, float_readers=float_readers)
     optimizer = torch.optim.Adam(
         [
             {"params": list(network.weights.parameters()), "rate": _WEIGHT_RATE},

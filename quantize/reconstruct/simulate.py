@@ -7,35 +7,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F  # noqa: N812 # the field's name for it
 
-from quantize.qdq import QuantizationParameters, RoundedWeight
+from quantize.qdq import QuantizationParameters, RoundedWeight, activations
 from runtime.errors import UserError
 
 
 class SimulatedNetwork(torch.nn.Module):
     """`graph` with quantizers on the tensors that `parameters` names, and `rounded` layers; (N, C, H, W) in and out.
 
-    The quantizer of the graph's output is left out: a picture is rounded once, whatever came before.
+    `float_readers`, operators by name, read no tensor rounded. The quantizer of the graph's output is left out: a picture is
+    rounded once, whatever came before.
 
     Attributes:
         weights, biases: of each rounded layer, by `key` of its name; weights in steps of its scale.
     """
 
     def __init__(
-        self, graph: ir.Graph, parameters: Mapping[str, QuantizationParameters], rounded: Mapping[str, RoundedWeight]
+        self,
+        graph: ir.Graph,
+        parameters: Mapping[str, QuantizationParameters],
+        rounded: Mapping[str, RoundedWeight],
+        *,
+        float_readers: Collection[str] = (),
     ) -> None:
         """Raises UserError where the graph has an operator that is not simulated."""
         super().__init__()
         strange = sorted({node.op_type for node in graph} - _OPERATORS.keys())
         if strange:
             raise UserError(f"distillation knows no {strange[0]}", hint="--effort balanced, or --without distil")
-        self._graph, self._stored = graph, parameters
+        self._graph, self._stored, self._float_readers = graph, parameters, float_readers
         self.weights, self.biases = torch.nn.ParameterDict(), torch.nn.ParameterDict()
         self._steps: dict[str, torch.Tensor] = {}
         for name, layer in rounded.items():
@@ -50,13 +56,10 @@ class SimulatedNetwork(torch.nn.Module):
         }
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        source = str(self._graph.inputs[0].name)
-        values = {source: self._quantized(source, picture)}
+        values = {str(self._graph.inputs[0].name): picture}
         left = {value: len(list(value.uses())) for node in self._graph for value in node.outputs}
         for node in self._graph:
-            name = str(node.outputs[0].name)
-            made = _OPERATORS[node.op_type](node, self._given(node, values))
-            values[name] = made if node.outputs[0].is_graph_output() else self._quantized(name, made)
+            values[str(node.outputs[0].name)] = _OPERATORS[node.op_type](node, self._given(node, values))
             for value in node.inputs:
                 if value in left:
                     left[value] -= 1
@@ -64,19 +67,19 @@ class SimulatedNetwork(torch.nn.Module):
                         del values[str(value.name)]
         return values[str(self._graph.outputs[0].name)]
 
-    def _quantized(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        if name not in self._stored:
+    def _read(self, node: ir.Node, name: str, values: torch.Tensor) -> torch.Tensor:
+        if name not in self._stored or node.name in self._float_readers:
             return values
         stored = self._stored[name]
         limits = np.iinfo(stored.dtype)
         return torch.fake_quantize_per_tensor_affine(values, stored.scale, stored.zero_point, int(limits.min), int(limits.max))
 
     def _given(self, node: ir.Node, values: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        read = {name: self._read(node, name, values[name]) for name in (str(value.name) for value in activations(node))}
         if node.name in self._steps:
-            assert node.inputs[0] is not None
             integers = torch.fake_quantize_per_tensor_affine(self.weights[key(node.name)], 1.0, 0, -127, 127)
-            return [values[str(node.inputs[0].name)], integers * self._steps[node.name], self.biases[key(node.name)]]
-        known = {**self._constants, **values}
+            return [*read.values(), integers * self._steps[node.name], self.biases[key(node.name)]]
+        known = {**self._constants, **read}
         return [known[str(value.name)] for value in node.inputs if value is not None]
 
 

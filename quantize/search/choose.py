@@ -5,7 +5,8 @@
 Noise adds up nearly, and float costs by multiply-accumulates nearly, so that the first n of that order are close to the least
 latency for what they gain; of an input that is lifted, the multiply-accumulates that it adds count. How many it takes is found by
 trying: a graph's drop is measured on pictures, its latency on the backend, and neither is taken from the estimate. Layers whose
-lifting then turns out not to be needed go back to int8.
+lifting then turns out not to be needed go back to int8. While trying, weights are those of everything in int8; what is chosen has
+them rounded once more, for what it lifts, and is measured again.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ class Budget:
 
 
 def choose_lifted(
-    costs: Mapping[str, LiftingCost], budget: Budget, *, noise: Callable[[Lifted], float], attempt: Callable[[Lifted], Trial]
+    costs: Mapping[str, LiftingCost],
+    budget: Budget,
+    *,
+    noise: Callable[[Lifted], float],
+    attempt: Callable[[Lifted], Trial],
+    fit: Callable[[Lifted], Trial],
 ) -> Trial:
     """The trial of least cost among those within `budget`.
 
@@ -57,6 +63,7 @@ def choose_lifted(
         costs: of all that could be lifted.
         noise: estimated mean square of the output's error with those lifted.
         attempt: writes, runs and times the graph with those lifted.
+        fit: the same, with weights rounded for it.
 
     Raises:
         UserError: no mix that was tried is within the budget.
@@ -74,10 +81,12 @@ def choose_lifted(
         if found is not None:
             pruned = _prune(found, costs, budget, noise=noise, tried=tried)
             tried[pruned] = tried.get(pruned) or attempt(pruned)
-    within = [trial for trial in tried.values() if budget.allows(trial)]
-    if not within:
-        raise _over_budget(budget, tried.values(), most=len(costs) - 1)
-    return min(within, key=lambda trial: trial.cost)
+    within = sorted((trial for trial in tried.values() if budget.allows(trial)), key=lambda trial: trial.cost)
+    for lifted in [frozenset(trial.lifted) for trial in within]:
+        tried[lifted] = fit(lifted) if lifted else tried[lifted]
+        if budget.allows(tried[lifted]):
+            return tried[lifted]
+    raise _over_budget(budget, tried.values(), most=len(costs) - 1)
 
 
 def lifting_order(costs: Mapping[str, LiftingCost], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:

@@ -70,7 +70,9 @@ _HEADINGS = ("", "drop dB", "p50 ms", "× int8", "× fp32", "int8 MACs", "lifted
 
 def _show(bundle: Bundle, found: Found) -> None:
     state = found.state
-    rows = [_cells(trial, is_chosen=trial == found.chosen) for trial in pareto_front(state.trials)]
+    front = pareto_front(state.trials)
+    shown = [*front, *([] if found.chosen in front else [found.chosen])]
+    rows = [_cells(trial, is_chosen=trial == found.chosen) for trial in shown]
     table = Table(*_HEADINGS, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*row)
@@ -103,5 +105,5 @@ def _conditions(state: SearchState, *, tried_now: int) -> str:
     return (
         f"Pareto front of {len(state.trials)} graphs tried, {tried_now} of them now. Drop: PSNR of luma below fp32's, mean over "
         f"{where} {which}. Latency on {state.backend}, {shape}, its own number of threads, median of {timing.n} after "
-        f"{timing.warm_up}, in turn with fp32 and with everything in int8."
+        f"{timing.warm_up}, in turn with fp32 and with everything in int8. What is chosen has weights rounded for what it lifts."
     )

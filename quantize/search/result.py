@@ -37,6 +37,8 @@ class Trial(Noun):
 
     lifted: tuple[str, ...]
     """Layers left in float, in the order the network runs them."""
+    fitted: bool = False
+    """Weights were rounded for what is lifted; else they are those of everything in int8."""
     sha256: Sha256
     int8_mac_share: float
     drop_db: float
@@ -79,9 +81,13 @@ def lifted_key(lifted: Iterable[str]) -> str:
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that none of the others beats in drop and in cost at once, the fastest first."""
+    """The trials that none of the others beats in drop and in cost at once, the fastest first.
+
+    Of those that lift the same the last one counts.
+    """
     front: list[Trial] = []
-    for trial in sorted(trials, key=lambda trial: (trial.cost, trial.drop_db)):
+    last = {trial.lifted: trial for trial in trials}
+    for trial in sorted(last.values(), key=lambda trial: (trial.cost, trial.drop_db)):
         if not front or trial.drop_db < front[-1].drop_db:
             front.append(trial)
     return front

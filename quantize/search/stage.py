@@ -96,8 +96,9 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
     with Trials(subject, on_step=on_step) as trials:
         memory = _Memory(file, state, trials, on_step)
-        chosen = choose_lifted(trials.costs, request.budget, noise=memory.noise, attempt=memory.attempt)
-        return Found(chosen, memory.state, len(memory.state.trials) - len(state.trials), trials.rounded)
+        chosen = choose_lifted(trials.costs, request.budget, noise=memory.noise, attempt=memory.attempt, fit=memory.fit)
+        rounded = trials.rounded.get(frozenset(chosen.lifted))
+        return Found(chosen, memory.state, len(memory.state.trials) - len(state.trials), rounded)
 
 
 class _Memory:
@@ -117,11 +118,17 @@ class _Memory:
         return self.state.noise[name]
 
     def attempt(self, lifted: Lifted) -> Trial:
+        return self._measured(lifted, fitted=False)
+
+    def fit(self, lifted: Lifted) -> Trial:
+        return self._measured(lifted, fitted=self._trials.learns)
+
+    def _measured(self, lifted: Lifted, *, fitted: bool) -> Trial:
         for trial in self.state.trials:
-            if lifted == frozenset(trial.lifted):
+            if (frozenset(trial.lifted), trial.fitted) == (lifted, fitted):
                 return trial
-        self._on_step(f"trying {len(lifted)} layers lifted", 0, 1)
-        trial = self._trials.measure(lifted)
+        self._on_step(f"{'fitting' if fitted else 'trying'} {len(lifted)} lifted", 0, 1)
+        trial = self._trials.measure(lifted, fitted=fitted)
         self._note({"trials": (*self.state.trials, trial)})
         return trial
 

@@ -20,11 +20,11 @@ from calibration.ranges import CalibrationTable
 from quantize.int8 import Int8Graph, quantize_int8
 from quantize.lift import Liftable, find_liftable
 from quantize.low_rank_correction import added_macs
-from quantize.options import Int8Options
+from quantize.options import LEARNING_STEPS, Int8Options
 from quantize.placement import lifted_operators
 from quantize.prepare import Prepared, prepare
 from quantize.qdq import RoundedWeight
-from quantize.search.choose import Lifted, LiftingCost
+from quantize.search.choose import NOTHING, Lifted, LiftingCost
 from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
 from quantize.switches import SwitchedGraph
@@ -68,6 +68,7 @@ class Trials:
         self._subject = subject
         self._on_step = on_step
         self._opened = ExitStack()
+        self._fitted: dict[Lifted, Int8Graph] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -94,24 +95,37 @@ class Trials:
         """With nothing lifted."""
         return self._quantize(self._subject.options, None)
 
-    @property
-    def rounded(self) -> Mapping[str, RoundedWeight] | None:
-        """Weights as they were rounded, if they were."""
-        return self.plain.rounded if "plain" in self.__dict__ else None
-
     def graph(self, lifted: Lifted) -> Int8Graph:
-        """With those layers lifted, the weights of the others as they are with nothing lifted."""
+        """With those lifted, weights as they are with nothing lifted."""
         return self._quantize(replace(self._subject.options, lifted=lifted), self.plain.rounded) if lifted else self.plain
 
-    def measure(self, lifted: Lifted) -> Trial:
-        """What the graph with those layers lifted loses, and how long it takes."""
-        graph = self.graph(lifted)
+    def fitted(self, lifted: Lifted) -> Int8Graph:
+        """With those lifted, and weights rounded for it; the same again, if it was asked for before."""
+        if lifted not in self._fitted:
+            self._fitted[lifted] = self._quantize(replace(self._subject.options, lifted=lifted), None)
+        return self._fitted[lifted]
+
+    @property
+    def rounded(self) -> Mapping[Lifted, Mapping[str, RoundedWeight]]:
+        """By what is lifted, the weights that were rounded for it so far."""
+        plain = {NOTHING: self.plain} if "plain" in self.__dict__ else {}
+        return {lifted: graph.rounded for lifted, graph in {**plain, **self._fitted}.items()}
+
+    @property
+    def learns(self) -> bool:
+        """Whether weights are rounded on pictures, and so for what is lifted."""
+        return bool(self._subject.crops) and not self._subject.options.steps.isdisjoint(LEARNING_STEPS)
+
+    def measure(self, lifted: Lifted, *, fitted: bool = False) -> Trial:
+        """What the graph with those lifted loses, and how long it takes."""
+        graph = self.fitted(lifted) if fitted else self.graph(lifted)
         data = graph.model.SerializeToString(deterministic=True)
         with open_backend(self._subject.backend, data, precision="int8") as tried:
             drop_db = float(np.mean(np.subtract(self._exact_psnr_db, self._psnr_db(tried))))
             fp32_ms, int8_ms, tried_ms = median_ms((self._fp32, self._int8, tried), self._subject.timing)
         return Trial(
             lifted=tuple(name for name in self.costs if name in lifted),
+            fitted=fitted,
             sha256=sha256_bytes(data),
             int8_mac_share=self.int8_mac_share(graph),
             drop_db=drop_db,
