@@ -76,7 +76,10 @@ def quantize(
             help="where the target runs it on int8 alone, in fp16: an int8 island, written out, refused [default: island]"
         ),
     ] = None,
-    lift: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="a layer to leave in float, again for more")] = None,
+    lift: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="what to leave in float: a layer, an addition, LAYER.input; again for more"),
+    ] = None,
     max_drop_db: Annotated[
         float | None,
         typer.Option(min=0, metavar="D", help="lift what PSNR needs to drop by no more, at the least measured latency"),

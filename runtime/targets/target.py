@@ -26,7 +26,7 @@ class Target:
         moves_integers: they stand between the quantizers and move the integers themselves; else each has a pair before and after.
         fused_activations: operators folded into the one before, so that no quantizer stands between.
         fuses_addition: a convolution takes in the addition behind it; its own branch has then no quantizer, the other has one.
-        writes_floats: a layer may write floats: behind it are quantizers for what reads integers alone; additions can be lifted.
+        writes_floats: a layer may write floats: only what reads integers has a quantizer; additions and inputs can be lifted.
         static_shapes: a graph for it has one shape of input.
         opset_range: lowest and highest ONNX opset an int8 graph for it may have.
         default_backend: the backend that `auto` stands for, where it is installed.
