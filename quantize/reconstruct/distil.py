@@ -28,7 +28,7 @@ from runtime.files import write_whole
 
 STEPS = 200
 _WEIGHT_RATE = 0.03  # steps of a weight
-_BIAS_RATE = 1e-4  # of a picture's range
+_BIAS_RATE = 1e-5  # of a picture's range; ten times that loses what weights gain where little was lost before
 _BETAS = (0.9, 0.99)
 _SEED = 0  # of the order in which crops are seen
 _SAVE_EVERY = 20  # steps
