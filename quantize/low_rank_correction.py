@@ -50,7 +50,7 @@ def is_correctable(layer: ir.Node, target: Target) -> bool:
 
 
 def extra_channels(target: Target) -> int:
-    """R; twice that where integers may stand for nothing below zero: each direction then comes once with either sign."""
+    """R; twice that where integers may stand for nothing below zero: then there is one for what lies to either side of it."""
     return RANK if target.activation_symmetric else 2 * RANK
 
 
@@ -138,6 +138,8 @@ def correct_input(graph: ir.Graph, layer: ir.Node, directions: Numbers, target: 
         return node.outputs[0]
 
     projected = add("Conv", "projected", [add("Sub", "missed", [exact, restored]), kernel])
+    if not target.activation_symmetric:
+        projected = add("Relu", "to_either_side", [projected])  # of what could be stored with either sign, both would store it
     if target.moves_integers:
         codes = add("QuantizeLinear", "codes", [projected, scale, zero_point])
         wide = add("Concat", "wide", [quantize.outputs[0], codes], axis=1)

@@ -32,17 +32,19 @@ CHANNELS = 24
 Quantized = tuple[onnx.ModelProto, onnx.ModelProto]
 
 
-def _network(*, kernel: int, outputs: int, factor: int = 1, pad: int | None = None) -> tuple[onnx.ModelProto, str]:
+def _network(
+    *, kernel: int, outputs: int, factor: int = 1, pad: int | None = None, active: bool = True
+) -> tuple[onnx.ModelProto, str]:
     """A layer between others that hears `outputs` directions at most of what every pixel of a window holds; and the layer's name.
 
-    One channel that it is given is a hundred times the others. Of its own weight, which is of ones and zeros, int8 loses nothing.
+    Of its own weight, which is of ones and zeros, int8 loses nothing.
     """
     graph = Graph(3, channels=3)
-    rows = np.full((CHANNELS, 1, 1, 1), 0.01)
-    rows[0] = 1
-    given = graph.conv("input", CHANNELS, 3, weight=graph.constant((graph.random(CHANNELS, 3, 3, 3) * rows).astype(np.float32)))
+    given = graph.conv("input", CHANNELS, 3)
     weight = graph.rng.integers(-1, 2, (outputs, CHANNELS, kernel, kernel)) / (CHANNELS * kernel**2)
-    layer = graph.conv(graph.add("Relu", given), outputs, kernel, weight=graph.constant(weight.astype(np.float32)), pad=pad)
+    layer = graph.conv(
+        graph.add("Relu", given) if active else given, outputs, kernel, weight=graph.constant(weight.astype(np.float32)), pad=pad
+    )
     moved = graph.shuffle(layer, factor) if factor > 1 else layer
     return graph.proto(graph.conv(moved, 3, 1, weight=graph.constant(graph.random(3, graph.channels[moved], 1, 1) / 10))), layer
 
@@ -78,14 +80,14 @@ def _error(reference: onnx.ModelProto, int8: onnx.ModelProto) -> float:
 
 
 @EACH_TARGET
+@pytest.mark.parametrize("active", [True, False], ids=["never negative", "of either sign"])
 @pytest.mark.parametrize(("kernel", "outputs", "factor"), [(1, 4, 1), (1, 4, 2), (3, 1, 1)])
-def test_of_what_a_layer_hears_next_to_nothing_is_lost(target: Target, kernel: int, outputs: int, factor: int) -> None:
+def test_of_what_a_layer_hears_little_is_lost(target: Target, kernel: int, outputs: int, factor: int, active: bool) -> None:
     """Four directions at most: those of a 1×1 layer of four outputs; a 3×3 one of one output has nine, of which four are not all.
 
-    In steps a sixteenth as large a 256th of the noise is left, twice where there are two channels for a direction, and what the new
-    columns lose is of that order.
+    They are found for rounding errors that are alike in all channels; those of channels that are mostly zero are smaller.
     """
-    model, layer = _network(kernel=kernel, outputs=outputs, factor=factor)
+    model, layer = _network(kernel=kernel, outputs=outputs, factor=factor, active=active)
     table = measured_on(model, _pictures())
     options = _options(target, *_others(model, layer))  # what is left is the layer's own
     reference, plain = _quantized(model, table, options)
@@ -93,7 +95,7 @@ def test_of_what_a_layer_hears_next_to_nothing_is_lost(target: Target, kernel: i
 
     left = _error(reference, corrected) / _error(reference, plain)
 
-    assert left < (0.03 if kernel == 1 else 0.7), left
+    assert left < (0.2 if kernel == 1 else 0.7), left
 
 
 @EACH_TARGET
@@ -158,7 +160,7 @@ def test_what_a_search_takes_it_for_is_what_it_is(target: Target) -> None:
 
     measured = [-10 * np.log10(_error(reference, graph)) for graph in (plain, corrected)]
     assert simulated[0] == pytest.approx(measured[0], abs=0.01)
-    assert simulated[1] is None or simulated[1] > measured[1] > measured[0] + 15
+    assert simulated[1] is None or simulated[1] > measured[1] > measured[0] + 7
 
 
 @EACH_TARGET
