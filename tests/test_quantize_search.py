@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from calibration.pairs import ImageSet, Pair, load_pair
 from calibration.ranges import CalibrationSource
 from quantize.placement import liftable_additions, place_quantizers
 from quantize.qdq import activation_parameters, activations, round_nearest, write_qdq
-from quantize.search.choose import Budget, LiftingCost, choose_lifted
+from quantize.search.choose import Budget, LiftingCost, choose_lifted, lifting_order
 from quantize.search.held_back import hold_back, psnr_db
 from quantize.search.result import SearchState, Trial, pareto_front
 from runtime.backends import BACKENDS, open_backend
@@ -186,6 +187,18 @@ def test_the_share_asked_for_stays_in_int8() -> None:
 
     assert set(chosen.lifted) == {"a", "b"}
     assert all(trial.int8_mac_share >= 0.65 for trial in tried)
+
+
+def _loss_of(drops: Mapping[str, float], lifted: frozenset[str]) -> float:
+    return made_up(drops, lifted).drop_db
+
+
+def test_what_gains_most_is_not_kept_out_by_what_gains_more_for_its_cost() -> None:
+    """Unless the others together gain more."""
+    costs = {name: LiftingCost(share, share, name) for name, share in LAYERS.items()}
+    for gains, expected in [({"a": 0.04, "d": 0.1}, {"d"}), ({"a": 0.04, "b": 0.07, "d": 0.1}, {"a", "b"})]:
+        order = lifting_order(costs, partial(_loss_of, gains), spare=0.45)
+        assert set(order) == expected
 
 
 def test_a_limit_that_cannot_be_met_says_what_can() -> None:

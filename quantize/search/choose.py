@@ -90,14 +90,29 @@ def choose_lifted(
 
 
 def lifting_order(costs: Mapping[str, LiftingCost], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
-    """By what lifting gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has any."""
+    """By what lifting gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has any.
+
+    Where what gains most of all has no room behind others, it comes first if that leaves less noise.
+    """
     nothing = noise(NOTHING)
     gains = {name: nothing - noise(frozenset([name])) for name in costs}
+    ranked = [name for name in costs if gains[name] > 0 and costs[name].in_float <= spare]
+    ranked.sort(key=lambda name: -gains[name] / max(costs[name].touched, 1e-9))
+    order = _fitting(ranked, costs, spare)
+    most = max(ranked, key=lambda name: gains[name], default=None)
+    if most is None or most in order:
+        return order
+    other = _fitting([most, *ranked], costs, spare)
+    return min(order, other, key=lambda names: noise(frozenset(names)))
+
+
+def _fitting(ranked: Iterable[str], costs: Mapping[str, LiftingCost], spare: float) -> list[str]:
     in_int8 = {cost.layer for cost in costs.values() if cost.layer is not None}
     order: list[str] = []
-    for name in sorted(costs, key=lambda name: -gains[name] / max(costs[name].touched, 1e-9)):
+    for name in ranked:
         cost = costs[name]
-        if gains[name] <= 0 or cost.in_float > spare or in_int8 == {name} or (cost.layer is not None and cost.layer not in in_int8):
+        has_layer = cost.layer is None or cost.layer in in_int8
+        if name in order or not has_layer or cost.in_float > spare or in_int8 == {name}:
             continue
         order.append(name)
         spare -= cost.in_float
