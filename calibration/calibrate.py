@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from calibration.fingerprint import graph_fingerprint
-from calibration.observers import ChannelObserver, HistogramObserver, Scratch
+from calibration.observers import ChannelObserver, HistogramObserver
 from calibration.pairs import ImageSet, Pair, hash_pair, load_low
 from calibration.pieces import session_options, stream_tensors
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
@@ -96,28 +95,24 @@ def measure_activations(
         PipelineError: a tensor held NaN or infinity.
     """
     observers = {name: (HistogramObserver(), ChannelObserver()) for name in sorted(tensors)}
-    observe = partial(_observe, scratch=Scratch())
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and cv2 let go of the interpreter while they count
         for index, values in stream_tensors(model, crops, tensors):
             on_step("measuring", index, source.crops)
             places = [f"{name}, crop {index}" for name in values]
-            list(pool.map(observe, [observers[name] for name in values], values.values(), places))
+            list(pool.map(_observe, [observers[name] for name in values], values.values(), places))
             del values  # not held while the next are made
-        statistics = pool.map(lambda both: summarise(*both, percentile=percentile), observers.values())
     return CalibrationTable(
         graph_fingerprint=graph_fingerprint(model.graph) if equalized is None else equalized[0],
         source=source,
         equalization=None if equalized is None else dict(equalized[1]),
-        tensors=dict(zip(observers, statistics, strict=True)),
+        tensors={name: summarise(*both, percentile=percentile) for name, both in observers.items()},
     )
 
 
-def _observe(
-    observers: tuple[HistogramObserver, ChannelObserver], values: NDArray[np.float32], place: str, *, scratch: Scratch
-) -> None:
+def _observe(observers: tuple[HistogramObserver, ChannelObserver], values: NDArray[np.float32], place: str) -> None:
     histogram, channels = observers
     try:
-        histogram.update(values, scratch)
+        histogram.update(values)
     except ValueError as error:
         raise PipelineError(f"{place}: {error}") from error
     if values.ndim == 4:

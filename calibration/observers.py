@@ -9,25 +9,13 @@ bin, 2R / BINS ≤ 4 · max|x| / BINS.
 from __future__ import annotations
 
 import math
-import threading
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 BINS = 1 << 15  # one bin is at most 1/8192 of the largest magnitude: 1/32 of a uint8 step over a one-sided range
-_ZERO = BINS // 2  # the bin that begins at zero
 _SLICE = 1 << 20  # values counted at a time, which bounds the copies of them; cv2 counts in float32, exact below 2**24
-_SPREAD = np.arange(_SLICE, dtype=np.uint16) % np.uint16(64)  # bins below zero's; no count of one is still being written 64 later
-
-
-class Scratch(threading.local):
-    """Arrays to count in, of each thread its own: to be given new ones each time takes as long as counting does."""
-
-    def __init__(self) -> None:
-        self.bins = np.empty(_SLICE, np.float32)
-        self.codes, self.moved = np.empty((2, _SLICE), np.uint16)
-        self.is_zero = np.empty(_SLICE, np.bool_)
 
 
 class HistogramObserver:
@@ -43,8 +31,8 @@ class HistogramObserver:
     def count(self) -> int:
         return int(self._counts.sum())
 
-    def update(self, array: NDArray[np.float32], scratch: Scratch | None = None) -> None:
-        """Counts every value of `array`, of any shape; faster where there is `scratch` from before.
+    def update(self, array: NDArray[np.float32]) -> None:
+        """Counts every value of `array`, of any shape.
 
         Raises:
             ValueError: it holds NaN or infinity.
@@ -55,9 +43,8 @@ class HistogramObserver:
             raise ValueError("the tensor holds NaN or infinity")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(abs(low), abs(high)))
-        scratch = scratch or Scratch()
         for start in range(0, flat.size, _SLICE):
-            self._count(flat[start : start + _SLICE], scratch)
+            self._count(flat[start : start + _SLICE])
 
     def quantile(self, fraction: float) -> float:
         """The value below which `fraction` of all values lie, linear inside its bin and never outside the extremes.
@@ -88,27 +75,13 @@ class HistogramObserver:
         values = np.clip(-self._reach + (kept + 0.5) * width, self.minimum, self.maximum)
         return values, counts[kept].astype(np.float64)
 
-    def _count(self, values: NDArray[np.float32], scratch: Scratch) -> None:
-        """Counts in whole numbers: cv2 counts 16-bit codes more than twice as fast as floats, and floor(x · 2^k) rounds nothing.
-
-        A ReLU makes many zeros in a row, and to count one in waits for the last to be counted: those are spread over bins that it
-        leaves empty, and added up.
-        """
-        bins, codes = scratch.bins[: values.size], scratch.codes[: values.size]
-        is_zero, moved = scratch.is_zero[: values.size], scratch.moved[: values.size]
-        np.multiply(values, np.float32(BINS / 2 / self._reach), out=bins)
+    def _count(self, values: NDArray[np.float32]) -> None:
+        """Counts in whole numbers: cv2 counts 16-bit codes more than twice as fast as floats, and floor(x · 2^k) rounds nothing."""
+        bins = values * np.float32(BINS / 2 / self._reach)
         np.floor(bins, out=bins)
-        np.add(bins, _ZERO, out=bins)
-        np.copyto(codes, bins, casting="unsafe")
-        if self.minimum >= 0:
-            np.equal(codes, _ZERO, out=is_zero)
-            np.multiply(is_zero, _SPREAD[: values.size], out=moved)
-            np.subtract(codes, moved, out=codes)
-        counts = cv2.calcHist([codes.reshape(1, -1)], [0], None, [BINS], [0, BINS]).reshape(-1).astype(np.int64)
-        if self.minimum >= 0:
-            counts[_ZERO] += counts[:_ZERO].sum()
-            counts[:_ZERO] = 0
-        self._counts += counts
+        bins += BINS // 2
+        codes = bins.astype(np.uint16).reshape(1, -1)
+        self._counts += cv2.calcHist([codes], [0], None, [BINS], [0, BINS]).reshape(-1).astype(np.int64)
 
     def _widen(self, magnitude: float) -> None:
         """Doubles R until `magnitude` lies inside, merging bins about zero."""
