@@ -71,7 +71,7 @@ _HEADINGS = ("", "drop dB", "p50 ms", "× int8", "× fp32", "int8 MACs", "lifted
 def _show(bundle: Bundle, found: Found) -> None:
     state = found.state
     front = pareto_front(state.trials)
-    shown = [*front, *([] if found.chosen in front else [found.chosen])]
+    shown = front if found.chosen in front else sorted([*front, found.chosen], key=lambda trial: trial.cost)
     rows = [_cells(trial, is_chosen=trial == found.chosen) for trial in shown]
     table = Table(*_HEADINGS, box=None, header_style="bold", pad_edge=False)
     for row in rows:
