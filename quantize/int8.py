@@ -22,7 +22,7 @@ from calibration.ranges import CalibrationTable
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.lift import LiftedGraph, lift
-from quantize.low_rank_correction import correct_input, principal_directions, widen_weight
+from quantize.low_rank_correction import CROPS, correct_input, principal_directions, widen_weight
 from quantize.opset import opset_of
 from quantize.options import Int8Options
 from quantize.placement import check_operators
@@ -60,10 +60,10 @@ class Int8Graph:
     rounded: Mapping[str, RoundedWeight]
 
 
-def some_of(crops: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
-    """Those that layers are rounded on and int8 is compared with fp32 on: evenly over the pictures."""
-    step = max(1, len(crops) // _SOME)
-    return crops[: step * _SOME : step]
+def some_of(crops: Sequence[NDArray[np.float32]], most: int = _SOME) -> Sequence[NDArray[np.float32]]:
+    """Evenly over the pictures; as many as layers are rounded on and int8 is compared with fp32 on, unless told otherwise."""
+    step = max(1, len(crops) // most)
+    return crops[: step * most : step]
 
 
 def quantize_int8(
@@ -195,5 +195,5 @@ def _directions(
         on_step("measuring", len(found), len(layers))
         assert node.inputs[0] is not None
         stored = parameters[str(node.inputs[0].name)]
-        found[str(node.name)] = principal_directions(model, node, stored, crops, target=target)
+        found[str(node.name)] = principal_directions(model, node, stored, some_of(crops, CROPS), target=target)
     return found

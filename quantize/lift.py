@@ -15,8 +15,6 @@ from quantize.placement import Placement, liftable_additions, place_quantizers
 from runtime.errors import UnknownNameError, UserError
 from runtime.targets import Target
 
-_INPUT = ".input"
-
 
 @dataclass(frozen=True)
 class Liftable:
@@ -49,7 +47,7 @@ class LiftedGraph:
 def find_liftable(graph: ir.Graph, target: Target) -> Liftable:
     """What can be lifted in `graph`, an fp32 network that nothing is lifted of."""
     layers = place_quantizers(graph, target).int8_layers
-    inputs = {f"{node.name}{_INPUT}": str(node.name) for node in graph if node.name in layers and is_correctable(node, target)}
+    inputs = {f"{node.name}.input": str(node.name) for node in graph if node.name in layers and is_correctable(node, target)}
     return Liftable(layers, liftable_additions(graph, target), {name: of for name, of in inputs.items() if name not in layers})
 
 
@@ -68,6 +66,7 @@ def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph
         raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
     inputs = known.inputs.keys() & lifted
     placement = place_quantizers(graph, target, lifted=lifted - inputs)
-    corrected = [node for node in graph if f"{node.name}{_INPUT}" in inputs and node.name not in lifted]
+    reading = {known.inputs[name] for name in inputs} - lifted
+    corrected = [node for node in graph if node.name in reading]
     exact = {str(node.name) for layer in corrected for node in (layer, rounded_for(layer, target)[1])}
     return LiftedGraph(placement, tuple(str(node.name) for node in corrected), placement.float_readers | exact)

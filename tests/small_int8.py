@@ -92,3 +92,9 @@ def values_as_written(model: onnx.ModelProto, crops: list[Array], *names: str) -
     options.log_severity_level = 3  # errors only: a constant that nothing reads is none
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [dict(zip(("", *names), session.run(None, {"input": crop}), strict=True)) for crop in crops]
+
+
+def output_error(fp32: onnx.ModelProto, int8: onnx.ModelProto, crops: list[Array]) -> float:
+    """Mean square of the difference of two graphs' outputs as they are written, of what a picture can hold."""
+    exact, made = (np.concatenate([values[""].ravel() for values in values_as_written(graph, crops)]) for graph in (fp32, int8))
+    return float(np.square(exact.clip(0, 1) - made.clip(0, 1)).mean())
