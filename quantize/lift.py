@@ -6,11 +6,12 @@ LAYER.input: the layer stays in int8 and reads its input's rounding error too (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from quantize.low_rank_correction import is_correctable, rounded_for
+from quantize.low_rank_correction import is_correctable, readings_of_input
 from quantize.placement import Placement, liftable_additions, place_quantizers
 from runtime.errors import UnknownNameError, UserError
 from runtime.targets import Target
@@ -68,5 +69,18 @@ def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph
     placement = place_quantizers(graph, target, lifted=lifted - inputs)
     reading = {known.inputs[name] for name in inputs} - lifted
     corrected = [node for node in graph if node.name in reading]
-    exact = {str(node.name) for layer in corrected for node in (layer, rounded_for(layer, target)[1])}
-    return LiftedGraph(placement, tuple(str(node.name) for node in corrected), placement.float_readers | exact)
+    placement = _moved_as_floats(placement, corrected, target)
+    names = tuple(str(node.name) for node in corrected)
+    return LiftedGraph(placement, names, placement.float_readers.union(names))
+
+
+def _moved_as_floats(placement: Placement, layers: Sequence[ir.Node], target: Target) -> Placement:
+    """`placement` where the inputs of `layers` are moved about for them before they are rounded, and not after."""
+    quantizers = dict(placement.quantizers)
+    movers: set[str] = set()
+    for layer in layers:
+        for reading in readings_of_input(layer, target)[:-1]:
+            movers.add(str(reading.reader.name))
+            if all(use.node is reading.reader for use in reading.tensor.uses()):
+                quantizers.pop(str(reading.tensor.name), None)
+    return replace(placement, quantizers=quantizers, float_readers=placement.float_readers | movers)

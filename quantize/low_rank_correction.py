@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -41,12 +41,11 @@ Numbers = NDArray[np.float64]
 
 def is_correctable(layer: ir.Node, target: Target) -> bool:
     """Whether `layer`, a convolution of an fp32 graph that is to be in int8, can read its input's rounding error."""
-    read = layer.inputs[0]
     groups = layer.attributes["group"].as_int() if "group" in layer.attributes else 1
     if not target.writes_floats or groups != 1 or constant(layer, 1).shape[1] <= extra_channels(target):
         return False
-    source, _ = rounded_for(layer, target)
-    return not source.is_graph_input() and not is_moved(source, target) and (read is source or not target.moves_integers)
+    source, *moved = (reading.tensor for reading in readings_of_input(layer, target))
+    return not source.is_graph_input() and all(len(list(value.uses())) == 1 and not value.is_graph_output() for value in moved)
 
 
 def extra_channels(target: Target) -> int:
@@ -61,14 +60,22 @@ def added_macs(layer: ir.Node, macs: int, target: Target) -> tuple[float, float]
     return macs * more / channels, macs * more / (outputs * math.prod(kernel))
 
 
-def rounded_for(layer: ir.Node, target: Target) -> tuple[ir.Value, ir.Node]:
-    """Of an fp32 graph, the tensor whose rounding `layer` is given, and what reads it: the layer, or what pads it for the layer."""
-    read = layer.inputs[0]
-    assert read is not None
-    pad = read.producer()
-    if pad is not None and pad.op_type == "Pad" and is_moved(read, target):
-        return activations(pad)[0], pad
-    return read, layer
+@dataclass(frozen=True)
+class Reading:
+    """A tensor, and who reads it."""
+
+    tensor: ir.Value
+    reader: ir.Node
+
+
+def readings_of_input(layer: ir.Node, target: Target) -> list[Reading]:
+    """Of an fp32 graph, from the tensor that `layer` is given, before it is moved about for it, to what the layer reads."""
+    values = [activations(layer)[0]]
+    readers = [layer]
+    while is_moved(values[0], target):
+        readers.insert(0, _maker(values[0]))
+        values.insert(0, activations(readers[0])[0])
+    return [Reading(tensor, reader) for tensor, reader in zip(values, readers, strict=True)]
 
 
 def principal_directions(
@@ -78,10 +85,10 @@ def principal_directions(
 
     Where the picture has not a whole number of pixels for each of x, the layer's own weight takes the place of A.
     """
-    source, reader = rounded_for(layer, target)
-    read, output = str(source.name), str(model.graph.outputs[0].name)
+    before_pad = next(reading for reading in readings_of_input(layer, target) if reading.reader.op_type in ("Pad", layer.op_type))
+    read, output = str(before_pad.tensor.name), str(model.graph.outputs[0].name)
     rough = ir.from_proto(ir.to_proto(model))
-    others = [str(node.name) for node in rough.graph if node.name != reader.name]
+    others = [str(node.name) for node in rough.graph if node.name != before_pad.reader.name]
     write_qdq(rough, parameters={read: parameters}, rounded={}, target=target, float_readers=others)
     in_both = watch_tensors(model, iter(crops), {output}), watch_tensors(rough, iter(crops), {output, read, f"{read}.dequantized"})
     maps: Numbers = np.zeros(())  # (S, O, C)
@@ -124,9 +131,6 @@ def correct_input(graph: ir.Graph, layer: ir.Node, directions: Numbers, target: 
     restored = layer.inputs[0]
     quantize = _maker(_maker(restored).inputs[0])
     exact, scale, zero_point = quantize.inputs
-    pad = exact.producer() if exact is not None else None
-    if pad is not None and pad.op_type == "Pad":
-        pad.replace_input_with(0, _maker(_maker(pad.inputs[0]).inputs[0]).inputs[0])  # what was not rounded yet
     columns = _GAIN * _signed(directions, target).T[:, :, np.newaxis, np.newaxis]
     kernel = new_constant(graph, _directions_name(str(layer.name)), columns.astype(np.float32))
 

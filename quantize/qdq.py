@@ -130,17 +130,19 @@ def write_qdq(
         readers = () if is_moved(values[name], target) else float_readers
         writer.quantize_activation(values[name], quantization, float_readers=readers)
     if target.moves_integers:
-        _move_integers(model.graph, target, parameters)
+        _move_integers(model.graph, target, parameters, float_readers=float_readers)
     model.graph.sort()
     for weight in [value for value in model.graph.initializers.values() if not value.uses()]:
         del model.graph.initializers[str(weight.name)]  # the fp32 weights that integers replaced
 
 
-def _move_integers(graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters]) -> None:
+def _move_integers(
+    graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters], *, float_readers: Collection[str]
+) -> None:
     """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
     for node in list(graph):
         name = str(node.outputs[0].name).removesuffix(_BEFORE_OUTPUT)
-        if node.op_type not in target.moving_ops or node.inputs[0] is None or name not in parameters:
+        if node.op_type not in target.moving_ops or node.inputs[0] is None or name not in parameters or node.name in float_readers:
             continue
         dequantize, (reader, *others) = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
         assert dequantize is not None

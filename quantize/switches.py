@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
-from quantize.low_rank_correction import is_correctable, rounded_for
+from quantize.low_rank_correction import is_correctable, readings_of_input
 from quantize.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.qdq import QuantizationParameters, activations, is_moved, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
@@ -118,9 +118,8 @@ def _readings_of_input(layer: ir.Node, target: Target) -> frozenset[tuple[str, s
     """The tensors, and who reads them, that are not rounded where `layer` is corrected; none where it cannot be."""
     if not is_correctable(layer, target):
         return frozenset()
-    source, reader = rounded_for(layer, target)
-    padded = {(str(value.name), None) for value in reader.outputs} if reader is not layer else set()
-    return frozenset({(str(source.name), str(reader.name)), *padded})
+    source, *moved = readings_of_input(layer, target)
+    return frozenset({(str(source.tensor.name), str(source.reader.name)), *((str(reading.tensor.name), None) for reading in moved)})
 
 
 def _written(layer: ir.Node, stored: Collection[str], layers: Collection[str], target: Target) -> list[ir.Value]:
