@@ -32,6 +32,7 @@ from benchmarks.loss import (
     mixed_losses,
     our_losses,
     their_loss,
+    trials_of,
 )
 from benchmarks.machine import count_cores, describe_machine
 from calibration.datasets import find_images
@@ -93,9 +94,10 @@ def int8_loss(
                 if not evaluated:
                     _check_apart(bundle, calibrated.found.table.source, calib, data, tell)
                     evaluated = list(evaluate(bundle, data, tell))
-                losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, tell=tell)
-                if mixed and not options.target.everything_int8:
-                    losses += mixed_losses(goal, bundle, options, backend, evaluated, found=calibrated.found, tell=tell)
+                with trials_of(bundle, options, calibrated.found, tell) as trials:
+                    losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, trials=trials, tell=tell)
+                    if mixed and not options.target.everything_int8:
+                        losses += mixed_losses(goal, bundle, options, backend, evaluated, trials=trials, tell=tell)
             if theirs:
                 losses.append(their_loss(goal, bundle, evaluated, some_of(calibrated.found.crops), tell=tell))
     body = {"machine": describe_machine().model_dump(), "protocol": str(PROTOCOL), "losses": [asdict(loss) for loss in losses]}

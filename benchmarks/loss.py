@@ -115,6 +115,14 @@ def evaluate(bundle: Bundle, data: Path, tell: Tell) -> Iterator[Evaluated]:
                 yield Evaluated(pair.name, name, low, high, array, made, _scored(bundle, made, low, high))
 
 
+def trials_of(bundle: Bundle, options: Int8Options, found: FoundTable, tell: Tell) -> Trials:
+    """What rounds weights for these options, once for all rows that are of them."""
+    timing = Timing(shape=(1, 1, 1, 1), warm_up=0, n=0)  # nothing is timed
+    subject = Subject(bundle.manifest, load_fp32(bundle), found.table, options, found.crops, (), "", timing)
+    how = f"sredge {options.effort.value} for {options.target.name}"
+    return Trials(subject, on_step=lambda phase, done, total: tell(f"{how}, {phase} {done} of {total}"))
+
+
 def our_losses(
     goal: Goal,
     bundle: Bundle,
@@ -123,6 +131,7 @@ def our_losses(
     evaluated: Sequence[Evaluated],
     *,
     calibrated: Calibrated,
+    trials: Trials,
     tell: Tell,
 ) -> Iterator[Loss]:
     how = f"sredge {options.effort.value}"
@@ -130,8 +139,8 @@ def our_losses(
     seconds = None
     quantized = Bundle.open(bundle.directory)
     if not quantized_already(quantized, calibrated.found.table, options, compared=True):
-        steps = lambda phase, done, total: tell(f"{how} for {options.target.name}, {phase} {done} of {total}")  # noqa: E731
-        quantized = quantize_bundle(quantized, calibrated.found.table, options, crops=calibrated.found.crops, on_step=steps)
+        found, rounded = calibrated.found, trials.plain.rounded
+        quantized = quantize_bundle(quantized, found.table, options, crops=found.crops, rounded=rounded)
         seconds = calibrated.seconds + time.perf_counter() - began
     graph = quantized.read(quantized.variant("int8", target=options.target.name))
     for backend in backends or _usual_backends(options.target):
@@ -146,21 +155,18 @@ def mixed_losses(
     backends: Sequence[str] | None,
     evaluated: Sequence[Evaluated],
     *,
-    found: FoundTable,
+    trials: Trials,
     tell: Tell,
 ) -> Iterator[Loss]:
     """With the layers in float that gain most for their multiply-accumulates, as many as there is room for."""
     target = options.target.name
-    timing = Timing(shape=(1, 1, 1, 1), warm_up=0, n=0)  # nothing is timed
-    subject = Subject(bundle.manifest, load_fp32(bundle), found.table, options, found.crops, (), "", timing)
     tell(f"sredge {options.effort.value} for {target}: layers to lift")
-    with Trials(subject, on_step=lambda phase, done, total: tell(f"{phase} {done} of {total}")) as trials:
-        room = trials.int8_mac_share(trials.plain) - MIXED_SHARE
-        lifted = frozenset(lifting_order(trials.costs, trials.noise, spare=room))
-        if not lifted:
-            return  # everything is more than there is room for
-        mixed = trials.fitted(lifted)
-        share, graph = trials.int8_mac_share(mixed), mixed.model.SerializeToString(deterministic=True)
+    room = trials.int8_mac_share(trials.plain) - MIXED_SHARE
+    lifted = frozenset(lifting_order(trials.costs, trials.noise, spare=room))
+    if not lifted:
+        return  # everything is more than there is room for
+    mixed = trials.fitted(lifted)
+    share, graph = trials.int8_mac_share(mixed), mixed.model.SerializeToString(deterministic=True)
     how = f"sredge {options.effort.value}, {share:.1%} int8"
     for backend in backends or _usual_backends(options.target):
         tell(f"{how} for {target} on {backend}")
