@@ -19,7 +19,7 @@ part.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import watch_tensors
 from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, is_moved, new_constant, write_qdq
 from quantize.walk import Array
+from runtime.bundle import AddedMacs, Manifest
 from runtime.targets import Target
 
 RANK = 4  # R; with eight, LESRCNN x2 gains a seventh more for twice the arithmetic
@@ -53,11 +54,15 @@ def extra_channels(target: Target) -> int:
     return RANK if target.activation_symmetric else 2 * RANK
 
 
-def added_macs(layer: ir.Node, macs: int, target: Target) -> tuple[float, float]:
-    """Multiply-accumulates in int8 and in float that a layer of `macs` then has beside them."""
-    outputs, channels, *kernel = constant(layer, 1).shape
-    more = extra_channels(target)
-    return macs * more / channels, macs * more / (outputs * math.prod(kernel))
+def added_macs(graph: ir.Graph, layers: Collection[str], manifest: Manifest, target: Target) -> AddedMacs:
+    """What `layers` of the fp32 `graph` then have beside their own."""
+    more, int8, in_float = extra_channels(target), 0, 0
+    macs = {layer.name: layer.macs for layer in manifest.layers}
+    for node in [node for node in graph if node.name in layers]:
+        outputs, channels, *kernel = constant(node, 1).shape
+        int8 += macs[str(node.name)] * more // channels
+        in_float += macs[str(node.name)] * more // (outputs * math.prod(kernel))
+    return AddedMacs(int8=int8, in_float=in_float)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 import calibration
@@ -17,6 +18,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, wri
 from quantize.half import Half, convert_to_half
 from quantize.int8 import quantize_int8, some_of
 from quantize.int8_only import check_int8_only
+from quantize.low_rank_correction import added_macs
 from quantize.opset import opset_of
 from quantize.options import Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
@@ -121,6 +123,7 @@ def quantize_bundle(
             psnr_vs_fp32_db=_psnr_on(some_of(crops), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
             int8_layers=graph.int8_layers,
             merged_layers=graph.merged_layers,
+            added_macs=added_macs(ir.from_proto(model).graph, graph.corrected_layers, bundle.manifest, target),
         ),
     )
     manifest = bundle.manifest.model_copy(update={"calibration": Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION]))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.fingerprint import graph_fingerprint
@@ -53,8 +55,11 @@ def quantize(
     method: Method = Method.PERCENTILE,
     percentile: float = DEFAULT_PERCENTILE,
     without: frozenset[Step] = frozenset(),
+    lifted: frozenset[str] = frozenset(),
+    crops: Sequence[NDArray[np.float32]] = (),
 ) -> Bundle:
-    return quantize_bundle(bundle, table, Int8Options(target=target, method=method, percentile=percentile, without=without))
+    options = Int8Options(target=target, method=method, percentile=percentile, without=without, lifted=lifted)
+    return quantize_bundle(bundle, table, options, crops=crops)
 
 
 def scale_of(bundle: Bundle, tensor: str) -> float:
@@ -75,6 +80,24 @@ def test_two_quantizations_give_the_same_bytes(fresh: Bundle, quantized: Bundle,
     files = {path.name for path in quantized.directory.iterdir()}
     assert {path.name for path in again.directory.iterdir()} == files
     assert all((again.directory / name).read_bytes() == (quantized.directory / name).read_bytes() for name in files)
+
+
+def test_what_reading_a_rounding_error_takes_is_counted(fresh: Bundle, table: CalibrationTable) -> None:
+    """Of the upsampling convolution, 3×3 from 64 channels to 256: eight channels more of 128×128 pixels, and 64 floats for each."""
+    crops = [np.random.default_rng(0).random((1, 3, 12, 12), np.float32)]
+    lifted = frozenset({"upsample.up.body.0.input"})
+
+    without, variant = (
+        quantize(
+            fresh, table, target=find_target("openvino"), without=frozenset({"round-layers"}), lifted=names, crops=crops
+        ).variant("int8", target="openvino")
+        for names in (frozenset[str](), lifted)
+    )
+
+    assert fresh.manifest.int8_mac_share(without) == 1
+    added, in_float = 8 * 256 * 9 * 128**2, 8 * 64 * 128**2
+    everything = fresh.manifest.macs + added + in_float
+    assert fresh.manifest.int8_mac_share(variant) == pytest.approx(1 - in_float / everything, abs=1e-12)
 
 
 @pytest.mark.parametrize("opset", OPSET_RANGE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
 from quantize.switches import SwitchedGraph
 from runtime.backends import Backend, open_backend
-from runtime.bundle import Manifest, sha256_bytes
+from runtime.bundle import AddedMacs, Manifest, sha256_bytes
 from runtime.targets import Precision
 
 _PROBED = 4  # crops that layers' sensitivity is estimated on, a run of the network for each layer and crop
@@ -84,10 +84,9 @@ class Trials:
         layers = {name: LiftingCost(macs.get(name, 0) / total, macs.get(name, 0) / total, name) for name in self._liftable.layers}
         additions = {name: LiftingCost(0.0, 0.0, None) for name in self._liftable.additions}
         inputs = {}
-        nodes = {str(node.name): node for node in self._prepared.model.graph}
         for name, layer in self._liftable.inputs.items():
-            int8, in_float = added_macs(nodes[layer], macs.get(layer, 0), self._prepared.target)
-            inputs[name] = LiftingCost((int8 + in_float) / total, in_float / total, layer)
+            added = self._added_macs([layer])
+            inputs[name] = LiftingCost((added.int8 + added.in_float) / total, added.in_float / total, layer)
         return {**layers, **additions, **inputs}
 
     @cached_property
@@ -136,13 +135,8 @@ class Trials:
 
     def int8_mac_share(self, graph: Int8Graph) -> float:
         """Of the multiply-accumulates of one of these graphs, those that reading rounding errors adds among them."""
-        macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
-        in_int8 = sum(macs[layer] for layer in {*graph.int8_layers, *graph.merged_layers} & macs.keys())
-        added = [
-            cost for name, cost in self.costs.items() if name in self._liftable.inputs and cost.layer in graph.corrected_layers
-        ]
-        more, in_float = sum(cost.touched for cost in added), sum(cost.in_float for cost in added)
-        return (in_int8 / max(self._subject.manifest.macs, 1) + more - in_float) / (1 + more)
+        layers = {*graph.int8_layers, *graph.merged_layers}
+        return self._subject.manifest.share_in_int8(layers, added=self._added_macs(graph.corrected_layers))
 
     def noise(self, lifted: Lifted) -> float:
         """Mean square of the output's error against fp32 with those lifted, integers simulated."""
@@ -151,6 +145,9 @@ class Trials:
         corrected = {layer for name, layer in self._liftable.inputs.items() if name in lifted}
         psnr_db = self._switched.psnr_db(quantized, corrected=corrected & quantized)
         return 0.0 if psnr_db is None else float(10 ** (-psnr_db / 10))
+
+    def _added_macs(self, layers: Collection[str]) -> AddedMacs:
+        return added_macs(self._prepared.model.graph, layers, self._subject.manifest, self._prepared.target)
 
     def _quantize(self, options: Int8Options, rounded: Mapping[str, RoundedWeight] | None) -> Int8Graph:
         subject = self._subject

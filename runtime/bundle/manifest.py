@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -91,6 +92,13 @@ class Layer(Noun):
     """What a backend that fuses it with the additions and activations after it may call the result."""
 
 
+class AddedMacs(Noun):
+    """Multiply-accumulates that a variant has beside those of the layers, for one 128×128 picture."""
+
+    int8: int = Field(default=0, ge=0, le=1 << 60)
+    in_float: int = Field(default=0, ge=0, le=1 << 60)
+
+
 class PassRecord(Noun):
     """A graph rewrite that ran, what it changed, and the graph after it."""
 
@@ -130,6 +138,8 @@ class Variant(Part):
     merged_layers: tuple[str, ...] = ()
     """Layers of the fp32 graph whose work another layer does in this one."""
     int8_layers: tuple[str, ...] = ()
+    added_macs: AddedMacs = AddedMacs()
+    """Those of layers that read their input's rounding error too."""
 
 
 class Manifest(Noun):
@@ -172,9 +182,13 @@ class Manifest(Noun):
         return next((variant for variant in fitting if variant.target == target), fitting[0] if fitting else None)
 
     def int8_mac_share(self, variant: Variant) -> float:
-        """Share of the network's multiply-accumulates that `variant` asks for in int8, merged ones too, 0 to 1."""
-        quantized = {*variant.int8_layers, *variant.merged_layers}
-        return sum(layer.macs for layer in self.layers if layer.name in quantized) / max(self.macs, 1)
+        """Share of the multiply-accumulates that `variant` asks for in int8, merged ones and those it adds too, 0 to 1."""
+        return self.share_in_int8({*variant.int8_layers, *variant.merged_layers}, added=variant.added_macs)
+
+    def share_in_int8(self, layers: Collection[str], *, added: AddedMacs) -> float:
+        """The same for those of `layers`."""
+        in_int8 = sum(layer.macs for layer in self.layers if layer.name in layers) + added.int8
+        return in_int8 / max(self.macs + added.int8 + added.in_float, 1)
 
     def with_variant(self, variant: Variant) -> Manifest:
         """This manifest with `variant` in the place of the one of the same file, or added; what was made from that one goes."""
