@@ -43,7 +43,7 @@ from runtime.targets import Target
 
 _SEED = 0  # of the windows that layers are fitted on, and of the order in which distillation sees crops
 _SOME = 12  # crops
-_LARGEST_SIDE = 128  # pixels of a crop that layers are rounded and distilled on: memory grows with them, what is learned does not
+_LARGEST_SIDE = 96  # pixels of a crop that are learned and compared on: memory grows with them, what is learned does not
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def quantize_int8(
     if graph_fingerprint(given_graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
     check_operators(given_graph, target)
-    crops = _windows_of(crops, given_graph)
+    crops = windows_of(crops, given_graph)
     prepared = prepare(model, table, options, value_range=value_range)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
     lifted = lift(graph_model.graph, options.lifted, target)
@@ -139,8 +139,8 @@ def quantize_int8(
     return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
 
 
-def _windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
-    """The middle of each crop, as much of it as weights are learned on; all of it where `graph` takes one shape alone."""
+def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
+    """The middle of each crop, as much as is learned and compared on; all of it where `graph` takes one shape alone."""
     shape = graph.inputs[0].shape
     if shape is not None and all(isinstance(side, int) for side in list(shape)[2:]):
         return list(crops)

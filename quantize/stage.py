@@ -16,7 +16,7 @@ import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
 from quantize.half import Half, convert_to_half
-from quantize.int8 import quantize_int8, some_of
+from quantize.int8 import quantize_int8, some_of, windows_of
 from quantize.int8_only import check_int8_only
 from quantize.low_rank_correction import added_macs
 from quantize.opset import opset_of
@@ -69,6 +69,7 @@ def quantize_bundle(
     check_target(bundle, options.target, pixel_shuffle=pixel_shuffle)
     fp32 = bundle.variant("fp32")
     model = load_fp32(bundle)
+    fp32_graph = ir.from_proto(model).graph
     target = options.target
     value_range = bundle.manifest.contract.value_range
     recorded = recorded_options(table, options)
@@ -120,10 +121,10 @@ def quantize_bundle(
             opset=opset_of(int8),
             options=recorded,
             tools=current_tools(),
-            psnr_vs_fp32_db=_psnr_on(some_of(crops), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
+            psnr_vs_fp32_db=_psnr_on(windows_of(some_of(crops), fp32_graph), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
             int8_layers=graph.int8_layers,
             merged_layers=graph.merged_layers,
-            added_macs=added_macs(ir.from_proto(model).graph, graph.corrected_layers, bundle.manifest, target),
+            added_macs=added_macs(fp32_graph, graph.corrected_layers, bundle.manifest, target),
         ),
     )
     manifest = bundle.manifest.model_copy(update={"calibration": Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION]))})
@@ -223,7 +224,7 @@ def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) 
     with open_backend("onnxruntime", fp32, precision="fp32") as reference:
         wanted = [reference.run(crop).clip(0, 1) for crop in crops]
     squares, count = 0.0, 0
-    with open_backend("onnxruntime", int8, precision="int8") as quantized:  # after the other: of large crops each takes a gigabyte
+    with open_backend("onnxruntime", int8, precision="int8") as quantized:
         for crop, exact in zip(crops, wanted, strict=True):
             error = exact - quantized.run(crop).clip(0, 1)
             squares += float(np.square(error, dtype=np.float64).sum())
