@@ -27,7 +27,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibrate import watch_tensors
-from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, is_moved, new_constant, write_qdq
+from quantize.placement import moved_chain
+from quantize.qdq import QuantizationParameters, RoundedWeight, activations, constant, new_constant, write_qdq
 from quantize.walk import Array
 from runtime.bundle import AddedMacs, Manifest
 from runtime.targets import Target
@@ -75,12 +76,8 @@ class Reading:
 
 def readings_of_input(layer: ir.Node, target: Target) -> list[Reading]:
     """Of an fp32 graph, from the tensor that `layer` is given, before it is moved about for it, to what the layer reads."""
-    values = [activations(layer)[0]]
-    readers = [layer]
-    while is_moved(values[0], target):
-        readers.insert(0, _maker(values[0]))
-        values.insert(0, activations(readers[0])[0])
-    return [Reading(tensor, reader) for tensor, reader in zip(values, readers, strict=True)]
+    source, *moved = reversed(moved_chain(activations(layer)[0], target))
+    return [Reading(*both) for both in zip((source, *moved), (*map(_maker, moved), layer), strict=True)]
 
 
 def principal_directions(
@@ -90,7 +87,10 @@ def principal_directions(
 
     Where the picture has not a whole number of pixels for each of x, the layer's own weight takes the place of A.
     """
-    before_pad = next(reading for reading in readings_of_input(layer, target) if reading.reader.op_type in ("Pad", layer.op_type))
+    readings = readings_of_input(layer, target)
+    while len(readings) > 1 and readings[-2].reader.op_type == "Pad":  # whose border has no error, and no pixel of the picture
+        readings.pop()
+    before_pad = readings[-1]
     read, output = str(before_pad.tensor.name), str(model.graph.outputs[0].name)
     rough = ir.from_proto(ir.to_proto(model))
     others = [str(node.name) for node in rough.graph if node.name != before_pad.reader.name]

@@ -110,6 +110,20 @@ def test_the_picture_may_have_no_whole_number_of_pixels_for_each_of_the_input(ta
 
 
 @EACH_TARGET
+@pytest.mark.parametrize("pad", [0, 1])
+def test_what_a_layer_is_given_may_be_padded_before_it_is_shuffled(target: Target, pad: int) -> None:
+    graph = Graph(3, channels=3)
+    padded = graph.add("Pad", graph.conv("input", 4 * CHANNELS, 3), graph.constant(np.array([0, 0, pad, pad] * 2)))
+    layer = graph.conv(graph.shuffle(padded), 3, 3)
+    model = graph.proto(layer)
+
+    _, corrected = _quantized(model, measured_on(model, _pictures()), _options(target, f"{layer}.input"))
+
+    shapes = {constant.name: tuple(constant.dims) for constant in corrected.graph.initializer}
+    assert shapes[f"{layer}.weight.quantized"] == (3, CHANNELS + extra_channels(target), 3, 3)
+
+
+@EACH_TARGET
 @ENLARGED
 def test_the_layer_goes_on_reading_integers_as_its_target_wants_them(target: Target, enlarged: int) -> None:
     model, layer = _network(kernel=3, outputs=4, factor=2, enlarged=enlarged)
