@@ -100,6 +100,18 @@ def test_what_reading_a_rounding_error_takes_is_counted(fresh: Bundle, table: Ca
     assert fresh.manifest.int8_mac_share(variant) == pytest.approx(1 - in_float / everything, abs=1e-12)
 
 
+def test_int8_is_compared_on_the_middle_of_a_large_crop(fresh: Bundle, table: CalibrationTable) -> None:
+    """96×96 at most, or memory would grow with the crop."""
+    large = np.random.default_rng(0).random((1, 3, 110, 100), np.float32)
+    nearest = frozenset[Step]({"round-layers"})
+
+    one, other = (
+        quantize(fresh, table, without=nearest, crops=[crop]).variant("int8") for crop in (large, large[:, :, 7:103, 2:98])
+    )
+
+    assert one.psnr_vs_fp32_db == other.psnr_vs_fp32_db is not None
+
+
 @pytest.mark.parametrize("opset", OPSET_RANGE)
 def test_the_ends_of_exports_opset_range_quantize(
     exported: Bundle, table: CalibrationTable, tmp_path: Path, picture: Picture, opset: int
