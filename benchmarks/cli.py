@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +23,12 @@ from benchmarks.worker import Case
 from calibration.datasets import SAMPLES, dataset_names, find_images
 from calibration.pairs import hash_pair
 from runtime import console
-from runtime.backends import BACKENDS, choose_backend
+from runtime.backends import BACKENDS
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
 from runtime.errors import BackendError, UserError
 from runtime.files import write_whole
-from runtime.targets import PRECISIONS, Precision, find_precision
+from runtime.pairs import AUTO, find_pairs
+from runtime.targets import PRECISIONS, TARGETS, Precision, find_precision
 
 app = console.application("Compare fp32, fp16 and int8 in PSNR, SSIM and latency.")
 
@@ -45,6 +47,12 @@ def benchmarks(
         list[str] | None,
         typer.Option(
             help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed that need no engine]"
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"of int8 graphs, {', '.join(known.name for known in TARGETS)}; repeat for several [default: all of them]"
         ),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="timed runs of each case")] = RUNS,
@@ -66,13 +74,14 @@ def benchmarks(
         images = find_images(data, scale=scale, use="evaluation")
         request = Request(
             bundle=bundle,
-            cases=_cases(bundle, precision, backend, threads),
+            cases=_cases(bundle, precision, backend, target, threads),
             images=images,
             hashes=tuple(hash_pair(pair, scale=scale) for pair in images.pairs),
             protocol=chosen,
             runs=runs,
             threads=threads,
             allow_calibration_images=allow_calibration_images,
+            insists=backend is not None,
         )
         check_overlap(request)
         requests.append(request)
@@ -114,41 +123,48 @@ def _measure(requests: Sequence[Request], directory: Path) -> Result:
     return result
 
 
-def _installed() -> list[str]:
-    return [entry.name for entry in BACKENDS if entry.opens_graphs]
-
-
-def _cases(bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, threads: int) -> tuple[Case, ...]:
-    """Every precision on every backend; unless both were asked for by name, only those that go together.
+def _cases(
+    bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, targets: Sequence[str] | None, threads: int
+) -> tuple[Case, ...]:
+    """Every graph asked for on every backend that computes it faithfully; engines only on a backend asked for by name.
 
     Raises:
-        BackendError: no installed backend runs a precision that was asked for.
+        BundleError: the bundle has no such graph.
+        BackendError: no backend runs a precision, or a named one does not run one that was asked for by name.
     """
-    names = dict.fromkeys(choose_backend(name).name for name in backends or _installed())
-    able = {entry.name: entry.precisions for entry in BACKENDS}
-    chosen = _precisions(bundle, precisions)
-    for precision in chosen if precisions is not None and backends is None else ():
-        if not any(precision in able[name] for name in names):
-            entry = next(entry for entry in BACKENDS if precision in entry.precisions)
-            raise BackendError(
-                f"no installed backend runs {precision} (installed: {', '.join(names)}), expected {entry.name}", hint=entry.install
-            )
-    return tuple(
-        Case(bundle.directory, precision, name, threads)
-        for precision in chosen
-        for name in names
-        if precision in able[name] or (precisions is not None and backends is not None)
-    )
+    insists = precisions is not None and backends is not None
+    cases: dict[Case, None] = {}
+    for precision in _precisions(bundle, precisions):
+        found: list[Case] = []
+        unfit: list[BackendError] = []
+        for target, backend in itertools.product(targets or (None,), backends or (AUTO,)):
+            try:
+                pairs = find_pairs(bundle, precision=precision, io="float32", target=target, backend=backend)
+            except BackendError as error:
+                if insists:
+                    raise
+                unfit.append(error)
+                continue
+            wanted = pairs[:1] if backends is not None and backend == AUTO else pairs
+            found += [
+                Case(bundle.directory, precision, entry.name, threads, variant.target)
+                for variant, entry in wanted
+                if backends is not None or not entry.prebuilt
+            ]
+        if not found and unfit and precisions is not None:
+            raise unfit[0]
+        cases.update(dict.fromkeys(found))
+    if not cases:
+        raise BackendError(f"no backend here runs a graph of {bundle.directory}", hint="pip install 'sredge[openvino]'")
+    return tuple(cases)
 
 
 def _precisions(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
-    """Those asked for, each of which the bundle must have; or all it has."""
-    if asked is None:
-        return [precision for precision in PRECISIONS if bundle.manifest.find_variant(precision) is not None]
-    chosen = list(dict.fromkeys(find_precision(name) for name in asked))
-    for precision in chosen:
-        bundle.variant(precision)
-    return chosen
+    """Those asked for, or all the bundle has."""
+    if asked is not None:
+        return list(dict.fromkeys(find_precision(name) for name in asked))
+    present = {variant.precision for variant in bundle.manifest.variants if variant.io == "float32"}
+    return [precision for precision in PRECISIONS if precision in present]
 
 
 def _measured_before(path: Path, *, key: str) -> Result | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.ranges import CalibrationSource, read_table, used_hashes
 from quantize.search.result import HeldBack, read_state
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
-from runtime.errors import DatasetError
+from runtime.errors import BackendError, DatasetError
 from runtime.images import Picture, from_network, to_network
 
 REFERENCE_BACKEND = "onnxruntime"
@@ -53,6 +53,8 @@ class Request:
     runs: int
     threads: int
     allow_calibration_images: bool = False
+    insists: bool = False
+    """The backends were asked for by name: one that does not open is an error, not a note."""
 
     @property
     def scale(self) -> float:
@@ -102,10 +104,7 @@ def check_overlap(request: Request) -> int:
     Raises:
         DatasetError: there are some and the request does not insist; names them.
     """
-    part = request.bundle.manifest.calibration
-    if part is None or all(case.precision != "int8" for case in request.cases):
-        return 0
-    seen: list[CalibrationSource | HeldBack] = [read_table(request.bundle.path(part)).source, *_held_back(request.bundle)]
+    seen = _seen(request)
     shared = list(dict.fromkeys(name for source in seen for name in calibrated_on(source, request.images, request.hashes)))
     if shared and not request.allow_calibration_images:
         raise DatasetError(
@@ -116,10 +115,29 @@ def check_overlap(request: Request) -> int:
     return len(shared)
 
 
-def _held_back(bundle: Bundle) -> list[HeldBack]:
-    """The pictures by which layers were chosen that are not in int8 (`python -m quantize --max-drop-db`)."""
-    states = [read_state(path) for path in sorted((bundle.directory / REPORTS).glob("search-*.json"))]
-    return [state.held_back for state in states if state is not None]
+def _seen(request: Request) -> list[CalibrationSource | HeldBack]:
+    """The pictures that the cases' graphs were calibrated on, and those by which layers were chosen that are not in int8.
+
+    Raises:
+        DatasetError: a graph does not say what it was calibrated on, and the request does not insist.
+    """
+    bundle, asked = request.bundle, {(case.precision, case.target) for case in request.cases}
+    seen: list[CalibrationSource | HeldBack] = []
+    for variant in bundle.manifest.variants:
+        if (variant.precision, variant.target) not in asked or variant.io != "float32":
+            continue
+        if variant.calibration is not None:
+            seen.append(read_table(bundle.path(variant.calibration)).source)
+        elif variant.precision == "int8" and not request.allow_calibration_images:
+            raise DatasetError(
+                f"{bundle.directory} lacks the calibration table of {variant.file}: it may have been made of these pictures",
+                hint=f"python -m quantize {bundle.directory} --calib div2k --target {variant.target}, or insist with "
+                "--allow-calibration-images",
+            )
+        if variant.precision == "int8":
+            state = read_state(bundle.directory / REPORTS / f"search-{variant.target}.json")
+            seen += [] if state is None else [state.held_back]
+    return seen
 
 
 def calibrated_on(source: CalibrationSource | HeldBack, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
@@ -140,6 +158,7 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
     rows: list[Row] = []
     baselines: list[Baseline] = []
     panels: list[Panel] = []
+    refused: list[str] = []
     for request in requests:
         overlap = check_overlap(request)
         reference = Case(request.bundle.directory, "fp32", REFERENCE_BACKEND, request.threads)
@@ -147,6 +166,8 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
         with ExitStack() as stack:
             on_step(f"{request.bundle.directory.name}: opening", 0, 1)
             workers = {case: stack.enter_context(Worker(case)) for case in wanted}
+            request, refusals = _without_refused(request, workers)
+            refused += refusals
             tallies, baseline = _score_pictures(request, reference, workers, panels, on_step)
             baselines.append(baseline)
             taken = _time_in_turn(request, [workers[case] for case in request.cases], on_step)
@@ -159,9 +180,29 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
         reference=f"fp32 on {REFERENCE_BACKEND}",
         protocol=str(requests[0].protocol),
         rows=tuple(rows),
+        refused=tuple(refused),
         bicubic=tuple(baselines),
     )
     return result, panels
+
+
+def _without_refused(request: Request, workers: dict[Case, Worker]) -> tuple[Request, list[str]]:
+    """The request less the cases that do not open, which leave `workers`, and of each of them why.
+
+    Raises:
+        BackendError: the request insists on them, or none is left.
+    """
+    refused: dict[Case, str] = {}
+    for case in request.cases:
+        try:
+            workers[case].variant()
+        except BackendError as error:
+            if request.insists or len(refused) + 1 == len(request.cases):
+                raise
+            refused[case] = f"{case}: {error}"
+    for case in refused:
+        del workers[case]
+    return replace(request, cases=tuple(case for case in request.cases if case not in refused)), list(refused.values())
 
 
 def _score_pictures(
@@ -240,7 +281,7 @@ def _row(
     latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
     device_latency = _time_on_device(request, worker)
     peak = worker.peak_rss_bytes()  # before the look at precisions, which opens the graph once more
-    report = worker.precision_report()
+    report, check = worker.precision_report(), worker.value_check()
     return Row(
         bundle=str(request.bundle.directory),
         model=manifest.model,
@@ -263,6 +304,7 @@ def _row(
         int8_mac_share=round(manifest.int8_mac_share(variant), 6),
         precision_verified=report.verified,
         precision_ran={name: round(share, 6) for name, share in report.mac_share.items()},
+        psnr_vs_simulated_db=None if check is None else check.psnr_db,
         size_bytes=request.bundle.path(variant).stat().st_size,
         peak_rss_bytes=peak,
         calibration_images_evaluated=overlap if case.precision == "int8" else 0,

@@ -127,7 +127,7 @@ def _runs_here(target: Target) -> Target:
     """With float32 around the integers where it has float16: of that with integers CPU backends compute something else."""
     if target.float_dtype == "float32":
         return target
-    return replace(target, name=f"{target.name}-float32", float_dtype="float32", default_backend="onnxruntime")
+    return replace(target, name=f"{target.name}-float32", float_dtype="float32", backends=("onnxruntime",))
 
 
 def _exported(goal: Goal, weights: Path, directory: Path) -> Bundle:

@@ -46,6 +46,8 @@ class Row(Noun):
     precision_verified: bool
     precision_ran: dict[str, float]
     """Share of MACs by the precision that the backend says they ran in."""
+    psnr_vs_simulated_db: float | None
+    """PSNR of what the backend gives for one small picture against the same graph simulated."""
     size_bytes: int
     peak_rss_bytes: int | None
     """None where the system does not tell."""
@@ -72,4 +74,6 @@ class Result(Noun):
     reference: str
     protocol: str
     rows: tuple[Row, ...]
+    refused: tuple[str, ...] = ()
+    """Graphs that did not open on a backend, as "which: why"."""
     bicubic: tuple[Baseline, ...]

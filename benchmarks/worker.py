@@ -26,6 +26,7 @@ from runtime.errors import PipelineError, SredgeError
 from runtime.precision import PrecisionReport
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
+from runtime.value_check import ValueCheck
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ class Case:
     precision: Precision
     backend: str
     threads: int
+    target: str | None = None
+    """Of the graph; None where it is for every target."""
 
     def __str__(self) -> str:
-        return f"{self.bundle.name} {self.precision} on {self.backend}"
+        target = "" if self.target is None else f" for {self.target}"
+        return f"{self.bundle.name} {self.precision}{target} on {self.backend}"
 
 
 class Worker:
@@ -67,6 +71,10 @@ class Worker:
     def variant(self) -> Variant:
         """The graph of the bundle that runs."""
         return cast(Variant, self._ask("variant"))
+
+    def value_check(self) -> ValueCheck | None:
+        """How near the backend is to the graph simulated."""
+        return cast("ValueCheck | None", self._ask("value_check"))
 
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
@@ -102,7 +110,14 @@ def _serve(connection: Connection, case: Case) -> None:
     with suppress(EOFError, ConnectionError), ExitStack() as stack:  # which is how the other end's closing shows
         try:
             upscaler = stack.enter_context(
-                Upscaler.open(case.bundle, precision=case.precision, backend=case.backend, threads=case.threads)
+                Upscaler.open(
+                    case.bundle,
+                    precision=case.precision,
+                    io="float32",
+                    target=case.target,
+                    backend=case.backend,
+                    threads=case.threads,
+                )
             )
         except SredgeError as error:
             connection.recv()
@@ -126,6 +141,8 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
         return upscaler.time_on_device(*arguments)
     if name == "variant":
         return upscaler.variant
+    if name == "value_check":
+        return upscaler.value_check
     if name == "precision_report":
         return upscaler.precision_report
     assert name == "peak_rss"

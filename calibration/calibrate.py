@@ -32,7 +32,7 @@ from runtime.images import Picture, to_network
 CROPS = 64
 CROP_SIZE = (96, 96)
 _CANDIDATES = 4
-Phase = Literal["reading", "measuring", "rounding", "distilling"]
+Phase = Literal["reading", "measuring", "rounding", "distilling", "checking"]
 OnStep = Callable[[Phase, int, int], None]
 """Called with what is being done, how many steps of it are done, and of how many."""
 

@@ -144,7 +144,7 @@ def _write(
     previous = _open_if_valid(directory)
     if previous is not None and variant.sha256 == previous.variant("fp32").sha256:
         made_from_it = tuple(other for other in previous.manifest.variants if other.file != FP32_FILE)
-        manifest = manifest.model_copy(update={"variants": (variant, *made_from_it), "calibration": previous.manifest.calibration})
+        manifest = manifest.model_copy(update={"variants": (variant, *made_from_it)})
     return write_bundle(directory, manifest, files={FP32_FILE: data})
 
 
@@ -175,8 +175,8 @@ def exported_already(
 
 def _options(passes: tuple[Pass, ...]) -> dict[str, Option]:
     return {
-        "without": ", ".join(step.name for step in PASSES if step not in passes) or None,
-        "with": ", ".join(step.name for step in EXTRA_PASSES if step in passes) or None,
+        "without": tuple(step.name for step in PASSES if step not in passes),
+        "with": tuple(step.name for step in EXTRA_PASSES if step in passes),
     }
 
 

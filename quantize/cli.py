@@ -14,6 +14,7 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
+from quantize.faithful import BackendCheck
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
@@ -26,6 +27,7 @@ from runtime.bundle import Bundle, Io, Variant, resolve_bundle
 from runtime.errors import UserError
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
+from runtime.value_check import TOLERANCE_DB
 
 _EXPLAIN = "explain"
 
@@ -148,6 +150,7 @@ def quantize(
         ended = _with_ends(opened, chosen_target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
+    checks: list[BackendCheck] = []
     with console.progress() as bar:
         task = bar.add_task("quantizing", total=None)
         done = quantize_bundle(
@@ -157,9 +160,13 @@ def quantize(
             crops=found.crops,
             pixel_shuffle=shuffle,
             rounded=rounded,
+            on_checked=checks.extend,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
     _print_result(_with_ends(done, chosen_target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
+    for check in checks:
+        refused = "" if check.passed else f" (!) under {TOLERANCE_DB:g} dB: it does not run there"
+        console.show(f"  {'runs on' if check.passed else 'refused'} {check.backend}: {check.found}{refused}")
 
 
 def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:

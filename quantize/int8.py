@@ -28,7 +28,6 @@ from quantize.options import Int8Options
 from quantize.placement import check_operators
 from quantize.prepare import channel_means, prepare
 from quantize.qdq import (
-    ActivationRange,
     QuantizationParameters,
     RoundedWeight,
     activation_parameters,
@@ -71,7 +70,6 @@ def quantize_int8(
     table: CalibrationTable,
     options: Int8Options,
     *,
-    value_range: ActivationRange,
     crops: Sequence[NDArray[np.float32]] = (),
     on_step: OnStep = ignore_step,
     rounded: Mapping[str, RoundedWeight] | None = None,
@@ -98,7 +96,7 @@ def quantize_int8(
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
     check_operators(given_graph, target)
     crops = windows_of(crops, given_graph)
-    prepared = prepare(model, table, options, value_range=value_range)
+    prepared = prepare(model, table, options)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
     lifted = lift(graph_model.graph, options.lifted, target)
     placement = lifted.placement

@@ -13,7 +13,7 @@ picture is brought to scale 1/256 on the way in and back on the way out, by a fa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,11 +68,6 @@ class PixelGrid:
     ranges: Mapping[str, ActivationRange] = field(default_factory=dict)
     merged_layers: tuple[str, ...] = ()
     made_of: Mapping[str, MadeOf] = field(default_factory=dict)
-
-
-def aligns_ends(steps: Collection[str], value_range: ActivationRange) -> bool:
-    """Whether a quantization of those `steps` puts ends on the grid: where values in `value_range` are a picture's, 0 to 1."""
-    return "pixel-grid" in steps and value_range == (0.0, 1.0)
 
 
 def align_ends(model: ir.Model, target: Target) -> PixelGrid:

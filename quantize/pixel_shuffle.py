@@ -22,7 +22,7 @@ from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import align_ends
 from quantize.placement import moved_chain, place_quantizers
-from quantize.qdq import ActivationRange, activation_parameters, new_constant, write_qdq
+from quantize.qdq import activation_parameters, new_constant, write_qdq
 from quantize.tensor_ranges import choose_ranges, known_ranges
 from runtime.errors import UserError
 from runtime.targets import Target
@@ -63,7 +63,6 @@ def convert_to_own_half(
     table: CalibrationTable,
     options: Int8Options,
     *,
-    value_range: ActivationRange,
     chosen: PixelShuffle,
 ) -> onnx.ModelProto:
     """`model` in half precision for a target that has it, and runs some operators on int8 alone.
@@ -73,26 +72,22 @@ def convert_to_own_half(
     Raises:
         PipelineError: an operator for int8 alone is not; the result is not a valid graph.
     """
-    if chosen is PixelShuffle.LOWER:
-        prepared = write_out(model, options.target)
-    else:
-        prepared = _write_islands(model, table, options, value_range)
+    lowered = chosen is PixelShuffle.LOWER
+    prepared = write_out(model, options.target) if lowered else _write_islands(model, table, options)
     half = convert_to_half(prepared, precision)
     check_int8_only(half, options.target, precision=precision)
     return half
 
 
-def _write_islands(
-    model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, value_range: ActivationRange
-) -> onnx.ModelProto:
+def _write_islands(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> onnx.ModelProto:
     """`model` with quantizers around the operators for int8 alone and nowhere else, with scales that float16 can hold."""
     target = replace(options.target, int8_ops=(), moving_ops=options.target.int8_only_ops, float_dtype="float16")
     islands = ir.from_proto(raise_opset(model, _FLOAT16_SCALES_OPSET))
     graph = islands.graph
     if table.equalization is not None:
         equalize(graph, table.equalization)
-    known = known_ranges(graph, value_range, target)
-    if len(moved_chain(graph.outputs[0], target)) > 1 and value_range == (0.0, 1.0):
+    known = known_ranges(graph, target)
+    if len(moved_chain(graph.outputs[0], target)) > 1:
         known |= align_ends(islands, target).ranges  # an island at the end takes all 256 codes for the picture, not half
     placement = place_quantizers(graph, target)
     ranges = choose_ranges(placement, table, replace(options, target=target), known=known)

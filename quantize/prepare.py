@@ -15,7 +15,7 @@ from quantize.centre import Centred, centre
 from quantize.equalize import equalize
 from quantize.opset import raise_opset
 from quantize.options import Int8Options
-from quantize.pixel_grid import PixelGrid, align_ends, aligns_ends
+from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.qdq import ActivationRange
 from quantize.tensor_ranges import known_ranges, largest_values
 from runtime.targets import Target
@@ -38,15 +38,15 @@ class Prepared:
     target: Target
 
 
-def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, *, value_range: ActivationRange) -> Prepared:
+def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> Prepared:
     """`model`, at the lowest opset that the target takes or its own, and what is known of it."""
     target, prepared = options.target, ir.from_proto(raise_opset(model, options.target.opset_range[0]))
     graph = prepared.graph
     if table.equalization is not None:
         equalize(graph, table.equalization)
-    known = known_ranges(graph, value_range, target)
+    known = known_ranges(graph, target)
     grid, centred = PixelGrid(), Centred()
-    if aligns_ends(options.steps, value_range):
+    if "pixel-grid" in options.steps:
         grid = align_ends(prepared, target)
     if "centre" in options.steps and target.activation_symmetric:
         centred = centre(graph, target, largest_values(graph, table, options))

@@ -65,8 +65,13 @@ def main(directory: Path, out: Path) -> None:
 
     bundle = Bundle.open(directory)
     variant = bundle.variant("int8")
+    assert variant.calibration is not None
     model = onnx.load_model_from_string(bundle.read(variant))
-    write_rounding(out, read_rounding(model, variant.int8_layers), made_of=made_of(variant.options))
+    write_rounding(
+        out,
+        read_rounding(model, variant.int8_layers),
+        made_of=made_of(variant.options, calibration_sha256=variant.calibration.sha256),
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
+from quantize.faithful import BackendCheck, check_backends
 from quantize.half import Half, convert_to_half
 from quantize.int8 import quantize_int8, some_of, windows_of
 from quantize.int8_only import check_int8_only
@@ -25,12 +27,17 @@ from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to
 from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
-from runtime.bundle import CALIBRATION, Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
 from runtime.errors import UserError
 from runtime.targets import Target
 
 HALVES: tuple[Half, ...] = ("fp16", "bf16")
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
+
+
+def ignore_checks(checks: Sequence[BackendCheck]) -> None:
+    """Where nobody is told."""
+    del checks
 
 
 def int8_file(target: Target) -> str:
@@ -55,48 +62,53 @@ def quantize_bundle(
     pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
     on_step: OnStep = ignore_step,
     rounded: Mapping[str, RoundedWeight] | None = None,
+    on_checked: Callable[[Sequence[BackendCheck]], None] = ignore_checks,
 ) -> Bundle:
     """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
     figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
-    on these crops already.
+    on these crops already. `on_checked` is told what the target's backends made of the int8 graph.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.
-        PipelineError: an invalid graph, or one that the target does not run.
+        PipelineError: an invalid graph, one that the target does not run, or one that no backend here computes right.
     """
     check_target(bundle, options.target, pixel_shuffle=pixel_shuffle)
     fp32 = bundle.variant("fp32")
     model = load_fp32(bundle)
     fp32_graph = ir.from_proto(model).graph
     target = options.target
-    value_range = bundle.manifest.contract.value_range
-    recorded = recorded_options(table, options)
+    recorded = recorded_options(options)
+    written = write_table(table)
+    digest = sha256_bytes(written)
     if rounded is None and not crops and target.name == SHIPPED_TARGET:
-        rounded = find_shipped_rounding(made_of(recorded_options(table, replace(options, lifted=frozenset()))))
+        rounded = find_shipped_rounding(made_of(recorded_options(replace(options, lifted=frozenset())), calibration_sha256=digest))
     graph = quantize_int8(
         model,
         table,
         options,
-        value_range=value_range,
         crops=crops,
         on_step=on_step,
         rounded=rounded,
-        progress=_progress_file(bundle, target, recorded),
+        progress=_progress_file(bundle, target, made_of(recorded, calibration_sha256=digest)),
     )
     int8 = graph.model
     check_int8_only(int8, target, precision="int8")
+    on_step("checking", 0, 1)
+    contract = bundle.manifest.contract
+    on_checked(check_backends(int8.SerializeToString(deterministic=True), target, contract, precision="int8"))
     halves = {
-        half: convert_to_own_half(model, half, table, options, value_range=value_range, chosen=pixel_shuffle)
+        half: convert_to_own_half(model, half, table, options, chosen=pixel_shuffle)
         if target.int8_only_ops
         else convert_to_half(model, half)
         for half in halves_of(target)
     }
+    calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
         int8_file(target): int8.SerializeToString(deterministic=True),
         **{half_file(half, target): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
-        CALIBRATION: write_table(table),
+        calibration_part.file: written,
     }
     variants = (
         *(
@@ -108,6 +120,7 @@ def quantize_bundle(
                 parent_sha256=fp32.sha256,
                 opset=opset_of(graph),
                 options=_half_options(recorded, target, pixel_shuffle),
+                calibration=calibration_part if target.int8_only_ops else None,
                 tools=current_tools(),
             )
             for half, graph in halves.items()
@@ -120,6 +133,7 @@ def quantize_bundle(
             parent_sha256=fp32.sha256,
             opset=opset_of(int8),
             options=recorded,
+            calibration=calibration_part,
             tools=current_tools(),
             psnr_vs_fp32_db=_psnr_on(windows_of(some_of(crops), fp32_graph), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
             int8_layers=graph.int8_layers,
@@ -127,15 +141,15 @@ def quantize_bundle(
             added_macs=added_macs(fp32_graph, graph.corrected_layers, bundle.manifest, target),
         ),
     )
-    manifest = bundle.manifest.model_copy(update={"calibration": Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION]))})
+    manifest = bundle.manifest
     for variant in variants:
         manifest = manifest.with_variant(variant)
     return write_bundle(bundle.directory, manifest, files=files)
 
 
-def _progress_file(bundle: Bundle, target: Target, recorded: Mapping[str, Option]) -> Path:
-    """Where a distillation that was cut off is gone on from, with the same options and the same tools."""
-    key = sha256_bytes(f"{made_of(recorded)}; {made_of(current_tools())}".encode())
+def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:
+    """Where a distillation that was cut off is gone on from, `made` of the same and with the same tools."""
+    key = sha256_bytes(json.dumps([made, current_tools()], sort_keys=True).encode())
     return bundle.directory / f".distilled-{target.name}-{key[:16]}"
 
 
@@ -169,12 +183,14 @@ def quantized_already(
 ) -> bool:
     """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on."""
     manifest = bundle.manifest
-    target, recorded = options.target, recorded_options(table, options)
+    target, recorded = options.target, recorded_options(options)
     int8 = manifest.find_variant("int8", target=target.name)
     halves = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
     wanted = {half_file(half, target): _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
     return (
         int8 is not None
+        and int8.calibration is not None
+        and int8.calibration.sha256 == sha256_bytes(write_table(table))
         and halves == {**halves, **wanted}
         and int8.parent_sha256 == bundle.variant("fp32").sha256
         and int8.options == recorded
@@ -183,38 +199,36 @@ def quantized_already(
     )
 
 
-def made_of(recorded: Mapping[str, Option]) -> str:
-    """What rounded weights depend on, in a line; `recorded`, the options in the manifest."""
-    return ", ".join(f"{key}={value}" for key, value in sorted(recorded.items()))
+def made_of(recorded: Mapping[str, Option], *, calibration_sha256: str) -> str:
+    """What rounded weights depend on, as JSON in a line; `recorded`, the options in the manifest."""
+    return json.dumps({**recorded, "calibration_sha256": calibration_sha256}, sort_keys=True)
 
 
-def recorded_options(table: CalibrationTable, options: Int8Options) -> dict[str, Option]:
+def recorded_options(options: Int8Options) -> dict[str, Option]:
     """What the manifest says of how an int8 graph was made."""
     return {
         "method": options.method.value,
         "percentile": options.percentile if options.method is Method.PERCENTILE else None,
         "effort": options.effort.value,
-        "without": ", ".join(sorted(options.without)),
-        "calibration_sha256": sha256_bytes(write_table(table)),
-        **({"lifted": ", ".join(sorted(options.lifted))} if options.lifted else {}),
+        "without": tuple(sorted(options.without)),
+        "lifted": tuple(sorted(options.lifted)),
     }
 
 
 def options_of(variant: Variant, target: Target) -> Int8Options:
     """How an int8 graph was made, by what the manifest says of it."""
     recorded = variant.options
+    percentile, without, lifted = recorded["percentile"], recorded.get("without", ()), recorded.get("lifted", ())
+    assert isinstance(without, tuple)
+    assert isinstance(lifted, tuple)
     return Int8Options(
         target=target,
         method=Method(recorded["method"]),
-        percentile=DEFAULT_PERCENTILE if recorded["percentile"] is None else float(str(recorded["percentile"])),
+        percentile=percentile if isinstance(percentile, float) else DEFAULT_PERCENTILE,
         effort=Effort(recorded["effort"]),
-        without=find_steps(_split(recorded["without"])),
-        lifted=frozenset(_split(recorded.get("lifted", ""))),
+        without=find_steps(without),
+        lifted=frozenset(lifted),
     )
-
-
-def _split(listed: Option) -> list[str]:
-    return [name for name in str(listed).split(", ") if name]
 
 
 def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) -> float | None:

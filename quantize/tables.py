@@ -128,18 +128,19 @@ def _measure(
 
 
 def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, request: TableRequest) -> CalibrationTable | None:
-    """The bundle's own table, where measuring again would give the same."""
-    int8 = bundle.manifest.find_variant("int8")
-    if bundle.manifest.calibration is None or int8 is None or int8.tools != current_tools():
-        return None
-    table = read_table(bundle.path(bundle.manifest.calibration))
-    same = (
-        table.source == source
-        and table.graph_fingerprint == graph_fingerprint(graph)
-        and holds_percentiles(table, request.percentile)
-        and (table.equalization is not None) == request.equalize
-    )
-    return table if same and set(table.tensors) == set(observed_tensors(graph)) else None
+    """The one of the bundle's tables, if any, that measuring again would give."""
+    current = [variant for variant in bundle.manifest.variants if variant.precision == "int8" and variant.tools == current_tools()]
+    for part in dict.fromkeys(variant.calibration for variant in current if variant.calibration is not None):
+        table = read_table(bundle.path(part))
+        same = (
+            table.source == source
+            and table.graph_fingerprint == graph_fingerprint(graph)
+            and holds_percentiles(table, request.percentile)
+            and (table.equalization is not None) == request.equalize
+        )
+        if same and set(table.tensors) == set(observed_tensors(graph)):
+            return table
+    return None
 
 
 def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: MissingDatasetError) -> FoundTable:

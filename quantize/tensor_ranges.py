@@ -21,15 +21,15 @@ def observed_tensors(graph: ir.Graph) -> Collection[str]:
     return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
 
 
-def known_ranges(graph: ir.Graph, value_range: ActivationRange, target: Target) -> dict[str, ActivationRange]:
-    """Ranges that need no measuring, because a picture's values lie in `value_range` whatever pictures were calibrated on.
+def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
+    """Ranges that need no measuring, because a picture's values lie in [0, 1] whatever pictures were calibrated on.
 
     They are the input's and the output's, and that of a 1×1 convolution from the input's colours to as many (a mean shift):
     interval arithmetic, Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges
     would clip a white that the calibration pictures did not happen to have.
     """
     ends = [value for end in graph.outputs for value in moved_chain(end, target)]
-    known = {str(value.name): value_range for value in (*graph.inputs, *ends)}
+    known: dict[str, ActivationRange] = {str(value.name): (0.0, 1.0) for value in (*graph.inputs, *ends)}
     for node in graph:
         source = node.inputs[0] if node.op_type == "Conv" else None
         if source is None or source.name not in known:

@@ -24,9 +24,11 @@ from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
 from runtime.files import write_whole
 from runtime.images import read_image
 from runtime.memory import parse_bytes
+from runtime.pairs import AUTO, only_for
 from runtime.pixel_io import find_io
-from runtime.targets import PRECISIONS, find_precision
+from runtime.targets import PRECISIONS, TARGETS, find_precision, find_target
 from runtime.upscaler import Upscaler
+from runtime.value_check import VERIFY, find_verify
 
 _COMMANDS = "sredge.commands"
 
@@ -51,7 +53,11 @@ def upscale(
     io: Annotated[
         str | None, typer.Option(help="float32, uint8: the graph of floats or of raw pixels [default: floats where there is one]")
     ] = None,
-    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = "auto",
+    target: Annotated[
+        str | None,
+        typer.Option(help=f"of its graphs that for {', '.join(known.name for known in TARGETS)} [default: what fits best]"),
+    ] = None,
+    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = AUTO,
     device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
@@ -60,6 +66,9 @@ def upscale(
         str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
     tile: Annotated[int | None, typer.Option(min=1, help="pixels a side that a tile keeps [default: what --memory allows]")] = None,
+    verify: Annotated[
+        str, typer.Option(help=f"hold the backend against the graph simulated: {', '.join(VERIFY)} (once a machine and graph)")
+    ] = "once",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="also write NAME-compare: bicubic and the network side by side")
@@ -79,6 +88,7 @@ def upscale(
         Bundle.open(resolve_bundle(bundle)),
         precision=chosen,
         io=None if io is None else find_io(io),
+        target=target,
         backend=backend,
         device=device,
         threads=threads,
@@ -86,8 +96,9 @@ def upscale(
         cache=cache,
         memory_bytes=memory_bytes,
         tile=tile,
+        verify=find_verify(verify),
     ) as upscaler:
-        ran = f"{upscaler.variant.precision} on {upscaler.backend_name}"
+        ran = f"{upscaler.variant} on {upscaler.backend_name}"
         if piped:
             _run_piped(upscaler, pictures[0], out, overwrite=overwrite)
         else:
@@ -167,10 +178,13 @@ def _notes(upscaler: Upscaler) -> Iterator[str]:
 @app.command()
 def info(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    target: Annotated[str | None, typer.Option(help="of its graphs those alone that run for this target")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the manifest itself")] = False,
 ) -> None:
-    """Say what a bundle holds, after verifying it."""
+    """Say what a bundle holds, after verifying it, and which of it would run here."""
     opened = Bundle.open(resolve_bundle(bundle))
+    if target is not None:
+        opened = only_for(opened, find_target(target))
     if as_json:
         console.show(opened.manifest.model_dump_json(indent=1))
         return

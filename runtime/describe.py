@@ -7,15 +7,15 @@ from pathlib import Path
 
 from runtime.bundle import ENGINES, Bundle, Contract, Manifest, Variant
 from runtime.engines import read_engine
-from runtime.errors import BackendError
+from runtime.errors import BackendError, BundleError
+from runtime.pairs import find_pairs
 
 
 def describe(bundle: Bundle) -> Iterator[str]:
     """Lines for a person: the contract, what it costs, and every graph with its hash."""
     manifest = bundle.manifest
     contract, checkpoint = manifest.contract, manifest.checkpoint
-    low, high = contract.value_range
-    values = f"{contract.dtype} {contract.colour}, {low:g} to {high:g}"
+    values = f"{contract.dtype} {contract.colour}, 0 to 1"
     yield f"{bundle.directory}: {manifest.model} x{manifest.scale:g}, {checkpoint.source} weights, sha256 {checkpoint.sha256}"
     yield f"  input   {_shape(contract, factor=1)} {contract.layout}, {values}"
     factor = 1 if contract.pre_upscale else manifest.scale
@@ -31,10 +31,17 @@ def describe(bundle: Bundle) -> Iterator[str]:
     yield f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture"
     for variant in manifest.variants:
         yield f"  {variant.precision:<7} {_describe_variant(manifest, variant)}"
-    if manifest.calibration is not None:
-        yield f"  ranges  {manifest.calibration.file}, sha256 {manifest.calibration.sha256}"
+    yield f"  runs    {_describe_choice(bundle)}"
     for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*.json")):
         yield f"  engine  {_describe_engine(bundle, path)}"
+
+
+def _describe_choice(bundle: Bundle) -> str:
+    """What `--backend auto` would open first."""
+    try:
+        return f"{find_pairs(bundle)[0]}, where no other is asked for"
+    except (BackendError, BundleError) as error:
+        return f"nothing here: {error}"
 
 
 def _describe_engine(bundle: Bundle, path: Path) -> str:
@@ -75,4 +82,5 @@ def _describe_variant(manifest: Manifest, variant: Variant) -> str:
     pixels = ", raw pixels" if variant.io == "uint8" else ""
     share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
     psnr = "" if variant.psnr_vs_fp32_db is None else f", {variant.psnr_vs_fp32_db:.1f} dB from fp32"
-    return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}, sha256 {variant.sha256}"
+    table = "" if variant.calibration is None else f", ranges of {variant.calibration.file}"
+    return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}{table}, sha256 {variant.sha256}"

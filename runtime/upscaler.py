@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -12,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, choose_backend, open_backend
+from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
-from runtime.bundle import ENGINES, IOS, Bundle, Io, Variant
+from runtime.bundle import ENGINES, Bundle, Io, Variant
 from runtime.errors import BackendError, ImageError
 from runtime.memory import default_budget
 from runtime.ordered import in_order
+from runtime.pairs import AUTO, Pair, find_pairs
 from runtime.pixels import AnyPicture, check_picture
 from runtime.plan import Plan, plan_run
 from runtime.precision import PrecisionReport, verify_precision
 from runtime.seams import SeamError, SeamMeter
-from runtime.targets import Precision, find_target
+from runtime.targets import Precision
+from runtime.value_check import ValueCheck, Verify, check_values
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class Upscaler:
         bundle: the opened bundle.
         variant: the graph of it that runs.
         backend_name: the backend that runs it.
+        value_check: how near the backend is to the graph simulated; None where that was not to be checked.
         parallel: runs of the network at a time.
         seam_error: of the last picture that was run in tiles with seams; None where none was.
     """
@@ -50,11 +54,13 @@ class Upscaler:
         tile: int | None = None,
         memory_bytes: int | None = None,
         parallel: int = 1,
+        value_check: ValueCheck | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.backend_name = backend.name
         self.parallel = parallel
+        self.value_check = value_check
         self.seam_error: SeamError | None = None
         self._backend: Backend | None = backend
         self._limits = backend.limits
@@ -68,53 +74,66 @@ class Upscaler:
         *,
         precision: Precision | None = None,
         io: Io | None = None,
-        backend: str = "auto",
+        target: str | None = None,
+        backend: str = AUTO,
         device: str | None = None,
         threads: int | None = None,
         parallel: int = 1,
         cache: Path | str | None = None,
         tile: int | None = None,
         memory_bytes: int | None = None,
+        verify: Verify = "once",
     ) -> Upscaler:
-        """Opens a bundle's graph of `precision` on `backend`.
+        """Opens a bundle's graph of `precision` on `backend`, which must compute that graph faithfully.
 
         Args:
             bundle: its folder, or an opened one.
             precision: None takes int8 where the bundle has it, else fp32.
             io: what the graph takes and gives, floats, or raw 8-bit pixels with the same result; None takes floats where the bundle
                 has that graph.
-            backend: "auto" takes the fastest installed: the target's own where there is one, else the first of BACKENDS.
+            target: the accelerator that the graph was made for; None takes any.
+            backend: "auto" takes the best of those that compute such a graph faithfully (see `find_pairs`), and the next where
+                one does not open.
             device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
             threads: of the backend; None leaves it to the backend. tensorrt has none.
             parallel: runs of the network at a time: tiles, frames of `stream`, calls from several threads.
-            cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none.
+            cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none. What
+                `verify` found is remembered there too; with None in the user's own cache folder.
             tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A
                 network that looks at the whole picture runs whole unless a tile is asked for; `seam_error` says what that cost.
             memory_bytes: what tiles may take, beside the picture and its output; None: a quarter of what is free now.
+            verify: whether a small picture is run and held against the same graph simulated: "once" on each machine, for each
+                graph and version of the backend, "always", or "never".
 
         Raises:
             BundleError: no valid bundle there, or it has no such graph.
-            UnknownNameError, BackendError: no such backend, not installed, or unable to run the graph.
+            UnknownNameError, BackendError: no such backend, not installed, unable to run the graph, or found to compute it wrongly.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-        variant = _choose_variant(opened, precision, io, backend=backend)
-        preferred = None if variant.target is None else find_target(variant.target).default_backend
-        name = choose_backend(backend, preferred=preferred).name
         if tile is not None and tile < 1:
             raise ImageError(f"a tile of {tile} pixels: expected 1 or more")
+        pairs = find_pairs(opened, precision=precision, io=io, target=target, backend=backend)
         folder = None if cache is None else Path(cache)
-        compiled = open_backend(
-            name,
-            opened.read(variant),
-            precision=variant.precision,
-            threads=threads,
-            parallel=parallel,
-            device=device,
-            cache=folder,
-            engines=None if opened.packed is not None else opened.directory / ENGINES,
-            io=variant.io,
-        )
-        return cls(opened, variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
+
+        def open_pair(pair: Pair) -> Upscaler:
+            compiled = open_backend(
+                pair.backend.name,
+                opened.read(pair.variant),
+                precision=pair.variant.precision,
+                threads=threads,
+                parallel=parallel,
+                device=device,
+                cache=folder,
+                engines=None if opened.packed is not None else opened.directory / ENGINES,
+                io=pair.variant.io,
+            )
+            with ExitStack() as stack:
+                stack.enter_context(compiled)
+                check = check_values(compiled, opened, pair.variant, verify=verify, cache=folder, device=device)
+                stack.pop_all()
+            return cls(opened, pair.variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel, value_check=check)
+
+        return _open_first(pairs, open_pair)
 
     def __call__(self, picture: NDArray[Samples]) -> NDArray[Samples]:
         """(H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB, to the nearest pixel.
@@ -194,10 +213,8 @@ class Upscaler:
         if array.dtype != np.float32 or array.ndim != 4 or array.shape[1] != contract.channels or 0 in array.shape:
             raise ImageError(f"expected a (N, {contract.channels}, H, W) float32 array, got {array.shape} {array.dtype}")
         low, high = float(array.min()), float(array.max())  # NaN where there is one
-        if not (contract.value_range[0] <= low and high <= contract.value_range[1]):
-            raise ImageError(
-                f"expected values in [{contract.value_range[0]:g}, {contract.value_range[1]:g}], got {low:g} to {high:g}"
-            )
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ImageError(f"expected values in [0, 1], got {low:g} to {high:g}")
         fixed = contract.static_shape
         if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
             raise ImageError(
@@ -247,17 +264,20 @@ class Upscaler:
         return self._backend
 
 
-def _choose_variant(bundle: Bundle, precision: Precision | None, io: Io | None, *, backend: str) -> Variant:
-    """The first that there is of what was asked for: int8 before fp32, floats before raw pixels; of int8 that for a target called
-    as the backend is before others."""
-    precisions: tuple[Precision, ...] = ("int8", "fp32") if precision is None else (precision,)
-    ios = IOS if io is None else (io,)
-    for one in precisions:
-        for kind in ios:
-            found = bundle.manifest.find_variant(one, target=backend, io=kind) or bundle.manifest.find_variant(one, io=kind)
-            if found is not None:
-                return found
-    return bundle.variant(precisions[-1], io=ios[0])
+def _open_first(pairs: Sequence[Pair], open_pair: Callable[[Pair], Upscaler]) -> Upscaler:
+    """The first that opens; says which did not, and of which precision it is where that is not the first one's."""
+    failed: list[BackendError] = []
+    for index, pair in enumerate(pairs):
+        try:
+            opened = open_pair(pair)
+        except BackendError as error:
+            failed.append(error)
+            if index + 1 < len(pairs):
+                _log.warning("%s: %s; next: %s", pair, error, pairs[index + 1])
+        else:
+            _log.info("opened %s", pair)
+            return opened
+    raise failed[0]
 
 
 def _describe_filling(plan: Plan, *, halo: int | str) -> str:

@@ -48,8 +48,8 @@ def small_int8(target: Target, *, brightness: float = 0.5, narrowed: Mapping[str
     cut = {name: table.tensors[name].model_copy(update={"maximum": largest}) for name, largest in (narrowed or {}).items()}
     table = table.model_copy(update={"tensors": {**table.tensors, **cut}})
     options = Int8Options(target=target, method=Method.MINMAX)
-    int8 = quantize_int8(model, table, options, value_range=(0.0, 1.0)).model
-    return SmallInt8(ir.to_proto(prepare(model, table, options, value_range=(0.0, 1.0)).model), int8, crops, target)
+    int8 = quantize_int8(model, table, options).model
+    return SmallInt8(ir.to_proto(prepare(model, table, options).model), int8, crops, target)
 
 
 @cache

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+import runtime.pairs
 from benchmarks import cli
 from benchmarks.latency import summarise
 from benchmarks.report import write_report
@@ -259,7 +261,8 @@ def test_a_users_mistake_is_one_clear_error(
 def test_a_precision_that_no_installed_backend_runs_is_an_error_and_no_empty_table(
     quantized: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(cli, "_installed", lambda: ["onnxruntime"])
+    without = [replace(entry, packages=("no_such_package",)) if entry.name == "openvino" else entry for entry in BACKENDS]
+    monkeypatch.setattr(runtime.pairs, "BACKENDS", tuple(without))
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(quantized.directory), f"--data={folder}", "--precision=bf16", *others])
     assert stopped.value.code == 2

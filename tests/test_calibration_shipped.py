@@ -12,7 +12,7 @@ import pytest
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range, read_table
+from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range, read_table, write_table
 from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
 from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
@@ -21,7 +21,7 @@ from quantize.options import Int8Options
 from quantize.shipped_rounding import find_shipped_rounding
 from quantize.stage import made_of, recorded_options
 from quantize.tensor_ranges import observed_tensors
-from runtime.bundle import Bundle, Contract
+from runtime.bundle import Bundle, Contract, sha256_bytes
 from runtime.targets import find_target
 
 SHIPPED = [(network, scale) for network in NETWORKS for scale in network.shipped]
@@ -79,8 +79,8 @@ def test_a_shipped_table_is_not_found_for_anything_else(table: CalibrationTable,
 
 def test_weights_rounded_beforehand_ship_for_every_table(table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
     path, model = shipped
-    options = recorded_options(table, Int8Options(target=find_target("cpu"), method=Method.PERCENTILE))
-    rounded = find_shipped_rounding(made_of(options))
+    options = recorded_options(Int8Options(target=find_target("cpu"), method=Method.PERCENTILE))
+    rounded = find_shipped_rounding(made_of(options, calibration_sha256=sha256_bytes(write_table(table))))
 
     layers = {str(node.name): node.inputs[1] for node in model.graph if node.op_type == "Conv"}
     assert rounded, f"{path.with_suffix('.safetensors')} was made of another table: {RENEW}"

@@ -611,7 +611,7 @@ def test_every_network_quantizes_at_the_ends_of_the_opset_range(name: str, scale
     graph = ir.from_proto(model)
     table = measure_activations(graph, iter([crop]), tensors=observed_tensors(graph.graph), source=source, percentile=99.99)
     options = Int8Options(target=find_target("cpu"), method=Method.MINMAX)
-    quantized = quantize_int8(model, table, options, value_range=(0.0, 1.0))
+    quantized = quantize_int8(model, table, options)
     assert len((*quantized.int8_layers, *quantized.merged_layers)) == sum(node.op_type == "Conv" for node in model.graph.node)
     error = np.clip(_run(quantized.model, crop), 0, 1) - np.clip(_run(model, crop), 0, 1)
     assert np.sqrt(np.mean(np.square(error))) < 0.1  # untrained weights; what is wired wrongly is off by a third

@@ -103,7 +103,7 @@ def test_the_quantizer_is_the_relu_and_no_operator_is_left_of_it(target: Target)
 @pytest.mark.parametrize("target", SYMMETRIC_TARGETS, ids=lambda target: target.name)
 def test_what_is_prepared_computes_what_the_network_did(target: Target) -> None:
     model, crops, table = small_network()
-    prepared = prepare(model, table, Int8Options(target=target, method=Method.MINMAX), value_range=(0.0, 1.0))
+    prepared = prepare(model, table, Int8Options(target=target, method=Method.MINMAX))
     for crop in crops:
         np.testing.assert_allclose(run(ir.to_proto(prepared.model), crop), run(model, crop), atol=2e-6)
 
@@ -115,7 +115,7 @@ def test_centring_brings_the_output_closer_to_fp32() -> None:
     errors = []
     left_out: tuple[frozenset[Step], ...] = (frozenset(), frozenset({"centre"}))
     for without in left_out:
-        int8 = quantize_int8(model, table, replace(options, without=without), value_range=(0.0, 1.0)).model
+        int8 = quantize_int8(model, table, replace(options, without=without)).model
         made = [values[""].clip(0, 1) for values in values_as_written(int8, crops)]
         errors.append([np.square(one - other).mean() for one, other in zip(made, pictures, strict=True)])
     centred, plain = np.mean(errors, axis=1)

@@ -13,7 +13,8 @@ from calibration.ranges import read_table
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
-from runtime.bundle import CALIBRATION, MANIFEST, Bundle
+from runtime.bundle import MANIFEST, Bundle
+from tests.tables import table_in
 from tests.typed import Ran
 
 SMALL = ("--crops", "2", "--crop-size", "16x16", "--effort", "fast")
@@ -86,7 +87,7 @@ def test_a_folder_of_pictures_is_calibrated_on(
 
     assert ran.code == 0
     assert f"3 pictures of {folder.name}, 4 crops" in ran.out
-    source = read_table(other_weights / CALIBRATION).source
+    source = read_table(table_in(other_weights)).source
     assert (source.crops, source.crop_size, source.seed, len(source.images)) == (4, (16, 24), 5, 3)
 
 
@@ -101,7 +102,7 @@ def test_crops_are_enlarged_for_a_network_that_takes_them_so(
     ran = run(bundle.directory, "--calib", picture_folder((3, 200), (40, 30)), "--crops", "4", "--effort", "fast")
 
     assert ran.code == 0, ran.err
-    assert read_table(bundle.directory / CALIBRATION).source.crop_size == ((96, 96) if static is None else (16, 24))
+    assert read_table(table_in(bundle.directory)).source.crop_size == ((96, 96) if static is None else (16, 24))
     assert Bundle.open(bundle.directory).variant("int8").psnr_vs_fp32_db is not None
 
 
@@ -138,10 +139,11 @@ def test_a_changed_picture_is_measured_again(
     assert (ran.code, "measured before" in ran.out, "up to date" in ran.out) == (0, False, False)
 
 
-@pytest.mark.parametrize("table", [CALIBRATION, "copied.json"], ids=["the bundle's own", "a copy"])
-def test_a_table_file_is_reused(run: Callable[..., Ran], fresh: Path, quantized: Bundle, table: str) -> None:
-    path = fresh.parent / table
-    shutil.copy(quantized.directory / CALIBRATION, path)
+@pytest.mark.parametrize("table", [None, "copied.json"], ids=["the bundle's own", "a copy"])
+def test_a_table_file_is_reused(run: Callable[..., Ran], fresh: Path, quantized: Bundle, table: str | None) -> None:
+    own = table_in(quantized.directory)
+    path = fresh.parent / (table or own.name)
+    shutil.copy(own, path)
 
     ran = run(fresh, "--calib", path)
 
@@ -150,7 +152,7 @@ def test_a_table_file_is_reused(run: Callable[..., Ran], fresh: Path, quantized:
 
 
 def test_a_table_of_other_weights_is_refused(run: Callable[..., Ran], other_weights: Path, quantized: Bundle) -> None:
-    ran = run(other_weights, "--calib", quantized.directory / CALIBRATION)
+    ran = run(other_weights, "--calib", table_in(quantized.directory))
 
     assert (ran.code, "another graph" in ran.err) == (2, True)
 
@@ -174,7 +176,7 @@ def test_the_same_command_gives_the_same_bundle_whatever_ran_before(
     command = ("--calib", picture_folder((40, 40), (30, 50)), *SMALL)
     straight = Path(shutil.copytree(other_weights, tmp_path / "straight"))
     run(straight, *command)
-    run(other_weights, *(("--calib", straight / CALIBRATION) if earlier is None else (*command, *earlier)))
+    run(other_weights, *(("--calib", table_in(straight)) if earlier is None else (*command, *earlier)))
 
     run(other_weights, *command)
 

@@ -169,10 +169,9 @@ def test_what_is_lifted_is_lifted_while_weights_are_learned() -> None:
     lifted = replace(options, lifted=frozenset(["conv3"]))
 
     balanced, plain, fresh = (
-        quantize_int8(model, table, asked, value_range=(0.0, 1.0), crops=crops)
-        for asked in (replace(options, effort=Effort.BALANCED), options, lifted)
+        quantize_int8(model, table, asked, crops=crops) for asked in (replace(options, effort=Effort.BALANCED), options, lifted)
     )
-    from_plain = quantize_int8(model, table, lifted, value_range=(0.0, 1.0), crops=crops, rounded=plain.rounded)
+    from_plain = quantize_int8(model, table, lifted, crops=crops, rounded=plain.rounded)
 
     assert any((plain.rounded[name].weight != layer.weight).any() for name, layer in balanced.rounded.items())  # it learned
     assert set(plain.int8_layers) - set(fresh.int8_layers) == {"conv3"} == plain.rounded.keys() - fresh.rounded.keys()

@@ -172,11 +172,11 @@ def test_a_packed_bundle_has_no_place_for_the_plot(run: Callable[..., Ran], quan
     assert "zipfile" in ran.err
 
 
-def test_a_graph_that_another_table_was_written_over_is_refused(
+def test_a_graph_without_its_calibration_table_is_refused(
     run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path]
 ) -> None:
     int8 = bundle_copy.variant("int8")
-    other = int8.model_copy(update={"options": {**int8.options, "calibration_sha256": "0" * 64}})
+    other = int8.model_copy(update={"calibration": None})
     write_bundle(bundle_copy.directory, bundle_copy.manifest.with_variant(other), files={})
 
     ran = run("explain", bundle_copy.directory, "--calib", picture_folder(SIZES[0]))

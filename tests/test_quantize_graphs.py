@@ -69,7 +69,7 @@ def plain(exported: Bundle) -> Graph:
     """The int8 graph with every step left out that changes weights or biases."""
     options = Int8Options(target=find_target("cpu"), method=Method.PERCENTILE, without=frozenset(STEPS))
     table = read_table(SHIPPED_TABLES / "lesrcnn_x2.json")
-    return Graph(quantize_int8(load_fp32(exported), table, options, value_range=(0.0, 1.0)).model)
+    return Graph(quantize_int8(load_fp32(exported), table, options).model)
 
 
 def is_activation_quantizer(graph: Graph, node: onnx.NodeProto) -> bool:

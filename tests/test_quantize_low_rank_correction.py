@@ -67,9 +67,9 @@ def _others(model: onnx.ModelProto, layer: str) -> list[str]:
 
 def _quantized(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> Quantized:
     """The fp32 graph with the tensors of the int8 one, and that."""
-    prepared = prepare(model, table, options, value_range=(0.0, 1.0)).model
-    plain = quantize_int8(model, table, replace(options, lifted=frozenset()), value_range=(0.0, 1.0))
-    int8 = quantize_int8(model, table, options, value_range=(0.0, 1.0), crops=_pictures(), rounded=plain.rounded)
+    prepared = prepare(model, table, options).model
+    plain = quantize_int8(model, table, replace(options, lifted=frozenset()))
+    int8 = quantize_int8(model, table, options, crops=_pictures(), rounded=plain.rounded)
     return ir.to_proto(prepared), int8.model
 
 
@@ -209,5 +209,5 @@ def test_directions_are_measured_on_pictures() -> None:
     table = measured_on(model, _pictures())
 
     with pytest.raises(UserError, match="there are none") as raised:
-        quantize_int8(model, table, _options(find_target("openvino"), f"{layer}.input"), value_range=(0.0, 1.0))
+        quantize_int8(model, table, _options(find_target("openvino"), f"{layer}.input"))
     assert "--calib" in str(raised.value.hint)

@@ -390,7 +390,7 @@ def test_of_large_crops_the_middle_is_rounded_on() -> None:
     large = [_smooth_picture(seed, side=150) for seed in range(4)]
 
     of_large, of_middle = (
-        quantize_int8(model, table, options, value_range=(0.0, 1.0), crops=crops).model.SerializeToString(deterministic=True)
+        quantize_int8(model, table, options, crops=crops).model.SerializeToString(deterministic=True)
         for crops in (large, [crop[:, :, 11:139, 11:139] for crop in large])
     )
 

@@ -27,6 +27,7 @@ from runtime.images import from_network, write_picture
 from runtime.precision import verify_precision
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Graph
+from tests.tables import table_in
 from tests.test_quantize_placement import small_graph
 from tests.typed import Ran
 
@@ -465,6 +466,6 @@ def test_a_mistake_exits_2_and_says_what_was_expected(
 def test_a_search_without_pictures_is_told_to_bring_some(run: Callable[..., Ran], bundle: Path, pictures: Path) -> None:
     run(bundle, "--calib", pictures, *SMALL)
 
-    ran = run(bundle, "--calib", bundle / "calibration.json", "--max-drop-db", "0.1")
+    ran = run(bundle, "--calib", table_in(bundle), "--max-drop-db", "0.1")
 
     assert (ran.code, "brings none" in ran.err, "--calib FOLDER" in ran.err) == (2, True, True)

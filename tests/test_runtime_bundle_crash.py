@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from calibration.shipped_tables import SHIPPED_TABLES
-from runtime.bundle import CALIBRATION, MANIFEST, Bundle, Manifest, Part, sha256_bytes, staging, write_bundle
+from runtime.bundle import MANIFEST, Bundle, Manifest, Part, sha256_bytes, staging, write_bundle
 from runtime.errors import BundleError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,13 +40,18 @@ class Content:
 def _content(template: Manifest, data: bytes, *, without: tuple[str, ...] = ()) -> Content:
     """`template` with `data` for the bytes of each part, less the variants and the table named in `without`."""
     files = {part.file: data + part.file.encode() for part in template.parts if part.file not in without}
+    parts = {file: Part(file=file, sha256=sha256_bytes(written)) for file, written in files.items()}
     variants = tuple(
-        variant.model_copy(update={"sha256": sha256_bytes(files[variant.file])})
+        variant.model_copy(
+            update={
+                "sha256": parts[variant.file].sha256,
+                "calibration": variant.calibration and parts[variant.calibration.file],
+            }
+        )
         for variant in template.variants
         if variant.file in files
     )
-    table = Part(file=CALIBRATION, sha256=sha256_bytes(files[CALIBRATION])) if CALIBRATION in files else None
-    return Content(template.model_copy(update={"variants": variants, "calibration": table}), files)
+    return Content(template.model_copy(update={"variants": variants}), files)
 
 
 @pytest.fixture(scope="module")

@@ -62,8 +62,9 @@ def test_an_operator_has_one_role_in_a_target(target: Target) -> None:
 
 
 @targets
-def test_the_default_backend_of_a_target_is_a_backend(target: Target) -> None:
-    assert target.default_backend in {backend.name for backend in BACKENDS}
+def test_the_backends_of_a_target_are_backends(target: Target) -> None:
+    assert target.backends
+    assert set(target.backends) <= {backend.name for backend in BACKENDS}
 
 
 @targets

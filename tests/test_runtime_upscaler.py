@@ -234,19 +234,6 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it(monkeypatch: pyt
     assert caught.value.hint == ABSENT.install
 
 
-def test_auto_is_the_first_backend_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [entry for entry in BACKENDS if entry.opens_graphs]
-    monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT, *installed))
-    assert choose_backend("auto") is installed[0]
-
-
-def test_auto_without_any_backend_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.backends, "BACKENDS", (ABSENT,))
-    with pytest.raises(BackendError, match="no inference backend") as caught:
-        choose_backend("auto")
-    assert caught.value.hint == ABSENT.install
-
-
 @backends
 def test_bytes_that_are_no_graph_are_a_backend_error(backend: str) -> None:
     with pytest.raises(BackendError) as caught:

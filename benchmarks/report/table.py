@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.protocols import find_protocol
 from benchmarks.result import Result, Row
+from runtime.value_check import TOLERANCE_DB
 
 COLUMNS = (
     "bundle",
@@ -80,6 +81,13 @@ def notes(result: Result) -> list[str]:
     if published_cells(result):
         protocol = find_protocol(first.protocol)
         lines.append(f"published: by {protocol.source}; on {protocol.published_on}, not these pictures; not measured here")
+    checked = [row.psnr_vs_simulated_db for row in result.rows if row.psnr_vs_simulated_db is not None]
+    if checked:
+        lines.append(
+            f"values: each backend is {min(checked):.1f} dB or more from the same graph simulated, on one small picture "
+            f"(expected {TOLERANCE_DB:g})"
+        )
+    lines += [f"(!) refused: {refusal}" for refusal in result.refused]
     lines += [
         f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
         for row in result.rows

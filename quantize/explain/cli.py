@@ -17,6 +17,7 @@ from quantize.reports import write_report
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, resolve_bundle
+from runtime.pairs import find_pairs
 from runtime.targets import TARGETS, find_target
 
 _WORST = 5  # pictures in the table; --json has all
@@ -46,10 +47,10 @@ def explain_bundle(
     """Compare int8 with fp32 layer by layer and picture by picture; a plot goes into the bundle's reports."""
     chosen = None if target is None else find_target(target).name
     opened = Bundle.open(resolve_bundle(bundle))
-    variant = opened.variant("int8", target=chosen)
+    variant = find_pairs(opened, precision="int8", target=chosen, backend=backend)[0].variant
     file = opened.path(variant).parent / REPORTS / f"explain-{variant.target}.png"
     images = find_images(calib, scale=opened.manifest.scale, use="evaluation", root=data)
-    request = ExplainRequest(images=images, target=chosen, backend=backend, crops=crops, sensitivity=sensitivity)
+    request = ExplainRequest(images=images, target=variant.target, backend=backend, crops=crops, sensitivity=sensitivity)
     with console.progress() as bar:
         task = bar.add_task("reading", total=None)
         found = explain(

@@ -22,6 +22,7 @@ from quantize.stage import load_fp32, options_of
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Bundle, Variant
 from runtime.errors import BundleError
+from runtime.pairs import find_pairs
 from runtime.precision import PrecisionReport
 from runtime.targets import find_target
 from runtime.upscaler import Upscaler
@@ -56,7 +57,8 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
         SredgeError: pictures that cannot be read, a backend that cannot run.
     """
     manifest = bundle.manifest
-    variant, contract, scale = bundle.variant("int8", target=request.target), manifest.contract, manifest.scale
+    contract, scale = manifest.contract, manifest.scale
+    variant = find_pairs(bundle, precision="int8", target=request.target, backend=request.backend)[0].variant
     table = _table_of(bundle, variant)
     source = describe_source(
         request.images,
@@ -95,17 +97,12 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
 
 
 def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
-    part = bundle.manifest.calibration
-    if (
-        part is None
-        or variant.options.get("calibration_sha256") != part.sha256
-        or variant.parent_sha256 != bundle.variant("fp32").sha256
-    ):
+    if variant.calibration is None:
         raise BundleError(
-            f"{bundle.directory}: the graph {variant.file} was not made of the fp32 graph and the calibration table that are there",
+            f"{bundle.directory} lacks the calibration table that {variant.file} was made of",
             hint=f"quantize it again: python -m quantize {bundle.directory} --target {variant.target} --calib div2k",
         )
-    return read_table(bundle.path(part))
+    return read_table(bundle.path(variant.calibration))
 
 
 def _calibrated_on(source: CalibrationSource, table: CalibrationTable) -> int:
@@ -125,7 +122,7 @@ def _explain_layers(
 ) -> tuple[ExplainedLayer, ...]:
     target = find_target(variant.target or "")
     options = options_of(variant, target)
-    prepared = prepare(load_fp32(bundle), table, options, value_range=bundle.manifest.contract.value_range)
+    prepared = prepare(load_fp32(bundle), table, options)
     reference, target = ir.to_proto(prepared.model), prepared.target
     int8 = onnx.load_model_from_string(bundle.read(variant))
     macs = {layer.name: layer.macs for layer in bundle.manifest.layers if layer.name not in variant.merged_layers}

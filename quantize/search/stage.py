@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet
-from calibration.ranges import CalibrationTable
+from calibration.ranges import CalibrationTable, write_table
 from quantize.options import Int8Options
 from quantize.qdq import RoundedWeight
 from quantize.reports import write_report
@@ -22,9 +22,9 @@ from quantize.search.held_back import hold_back
 from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state
 from quantize.search.trials import WARM_UP, N, Subject, Trials
 from quantize.stage import current_tools, load_fp32, recorded_options
-from runtime.backends import choose_backend
 from runtime.bundle import REPORTS, Bundle, sha256_bytes
 from runtime.errors import UserError
+from runtime.pairs import backend_for
 
 _TIMED_SIDE = 128  # pixels of the low-resolution picture that is timed, as `python -m benchmarks` times it
 OnStep = Callable[[str, int, int], None]
@@ -76,7 +76,7 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     manifest, target = bundle.manifest, request.options.target
     if target.everything_int8:
         raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="drop --max-drop-db")
-    backend = choose_backend(request.backend, preferred=target.default_backend)
+    backend = backend_for(target, request.backend)
     held_back, crops = hold_back(
         request.images,
         request.table.source,
@@ -141,7 +141,8 @@ def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Ti
     """Of all that the figures depend on, this machine too; not of the budget."""
     parts = [
         bundle.variant("fp32").sha256,
-        recorded_options(request.table, request.options),
+        recorded_options(request.options),
+        sha256_bytes(write_table(request.table)),
         request.options.target.name,
         bool(request.crops),
         held_back.model_dump(mode="json"),

@@ -155,7 +155,6 @@ class Trials:
             subject.model,
             subject.table,
             options,
-            value_range=subject.manifest.contract.value_range,
             crops=subject.crops,
             on_step=self._on_step,
             rounded=rounded,
@@ -164,8 +163,7 @@ class Trials:
     @cached_property
     def _prepared(self) -> Prepared:
         subject = self._subject
-        value_range = subject.manifest.contract.value_range
-        return prepare(subject.model, subject.table, subject.options, value_range=value_range)
+        return prepare(subject.model, subject.table, subject.options)
 
     @cached_property
     def _liftable(self) -> Liftable:

@@ -1,6 +1,6 @@
 """Inference backends: one file each, and this list, the fastest first.
 
-The order is that of measured int8 latency on x86 with VNNI; `auto` takes the first that is installed.
+The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/pairs.py.
 """
 
 from __future__ import annotations
@@ -77,25 +77,20 @@ BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry(
         "onnxruntime", "runtime.backends.onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")
     ),
-    # The last: `auto` takes it only for a graph that was made for it.
+    # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry(
         "tensorrt", "runtime.backends.tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True
     ),
 )
 
 
-def choose_backend(name: str, *, preferred: str | None = None) -> BackendEntry:
-    """The backend of that name; for "auto" the `preferred` one where it is installed, else the first that is.
+def choose_backend(name: str) -> BackendEntry:
+    """The backend of that name.
 
     Raises:
         UnknownNameError: no such backend; lists them.
         BackendError: it is not installed; says how to get it.
     """
-    if name == "auto":
-        for entry in sorted(BACKENDS, key=lambda entry: entry.name != preferred):
-            if entry.opens_graphs or (entry.installed and entry.name == preferred):
-                return entry
-        raise BackendError("no inference backend is installed", hint=BACKENDS[0].install)
     for entry in BACKENDS:
         if entry.name == name:
             if not entry.installed:

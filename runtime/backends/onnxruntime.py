@@ -97,6 +97,22 @@ class OnnxRuntimeBackend:
             raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
 
 
+def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
+    """Runs each operator of `graph` as ONNX defines it, one after the other: the graph optimiser is off.
+
+    Raises:
+        BackendError: ONNX Runtime cannot open or run it.
+    """
+    options = _options(None)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        outputs: list[NDArray[Values]] = session.run(None, {session.get_inputs()[0].name: array})
+    except Exception as error:  # its own exceptions have no base but this
+        raise BackendError(f"onnxruntime {ort.__version__} cannot simulate this graph: {str(error).splitlines()[0]}") from error
+    return outputs[0]
+
+
 def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY

@@ -7,7 +7,6 @@ from runtime.bundle.bundle import Bundle, pack_bundle, resolve_bundle
 from runtime.bundle.digests import sha256_bytes, sha256_file, source_digest, tool_versions
 from runtime.bundle.manifest import (
     BUILD,
-    CALIBRATION,
     ENGINES,
     IOS,
     MANIFEST,
@@ -34,7 +33,6 @@ from runtime.bundle.write import write_bundle
 
 __all__ = [
     "BUILD",
-    "CALIBRATION",
     "ENGINES",
     "IOS",
     "MANIFEST",

@@ -73,11 +73,17 @@ class Bundle:
         return data
 
     def variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant:
-        """The variant of that precision; BundleError names those present."""
+        """The variant of that precision, as `Manifest.find_variant` finds it; BundleError names those present."""
         found = self.manifest.find_variant(precision, target=target, io=io)
         if found is None:
             pixels = " of raw pixels"
-            present = ", ".join(f"{one.precision}{pixels if one.io == 'uint8' else ''}" for one in self.manifest.variants)
+            several = [one.target for one in self.manifest.variants if (one.precision, one.io) == (precision, io) and one.target]
+            if target is None and several:
+                raise BundleError(
+                    f"{self.directory} has several {precision} graphs, for targets {', '.join(map(str, several))}",
+                    hint=f"name one with --target: --target {several[0]}",
+                )
+            present = ", ".join(map(str, self.manifest.variants))
             suffix = f"{pixels if io == 'uint8' else ''}{f' for target {target!r}' if target else ''}"
             asked = f" --target {target}" if target else ""
             hint = f"python -m quantize {self.directory} --calib div2k{asked}" if precision != "fp32" else ""

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from runtime.bicubic import upscaled_size
 from runtime.targets import TARGETS, Precision
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-CALIBRATION = "calibration.json"
 REPORTS = "reports"
 ENGINES = "engines"
 BUILD = Path("build")
@@ -26,7 +25,7 @@ Io = Literal["float32", "uint8"]
 IOS: tuple[Io, ...] = get_args(Io)
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Pixels along one side of a picture."""
-Option = str | int | float | bool | None
+Option = str | int | float | bool | None | tuple[str, ...]
 
 
 class Noun(BaseModel):
@@ -51,14 +50,13 @@ class Checkpoint(Noun):
 
 
 class Contract(Noun):
-    """What a graph takes and gives: (N, C, H, W) float32 with values in [0, 1]; C is 3 of RGB, or 1 of luma (Y).
+    """What a graph takes and gives: (N, C, H, W) float32 with values from 0 (black) to 1 (white); C is 3 of RGB, or 1 of luma (Y).
 
     That is for variants whose `io` is float32. Those of uint8 take and give the same as raw pixels: (N, H, W, C) uint8.
     """
 
     layout: Literal["NCHW"] = "NCHW"
     dtype: Literal["float32"] = "float32"
-    value_range: tuple[float, float] = (0.0, 1.0)
     colour: Colour = "RGB"
     """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
     pre_upscale: bool = False
@@ -130,6 +128,8 @@ class Variant(Part):
     """What the graph takes and gives: what the contract says; or raw pixels, (N, H, W, C) uint8, its output clipped and rounded."""
     opset: int
     options: dict[str, Option] = {}
+    calibration: Part | None = None
+    """The calibration table that its quantizers were made of, named by its content; None where it has no quantizers."""
     tools: dict[str, str] = {}
     passes: tuple[PassRecord, ...] = ()
     parity: Parity | None = None
@@ -141,11 +141,16 @@ class Variant(Part):
     added_macs: AddedMacs = AddedMacs()
     """Those of layers that read their input's rounding error too."""
 
+    def __str__(self) -> str:
+        """In words: its precision, its target, its ends where they are not floats."""
+        target = "" if self.target is None else f" for {self.target}"
+        return f"{self.precision}{target}{' of raw pixels' if self.io == 'uint8' else ''}"
+
 
 class Manifest(Noun):
     """Everything a reader of the bundle needs to know; the same inputs give the same bytes."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model: str
     scale: float = Field(gt=1, le=64, allow_inf_nan=False)
     checkpoint: Checkpoint
@@ -156,7 +161,6 @@ class Manifest(Noun):
     """Where that is "global": the operator that looks at the whole picture."""
     layers: tuple[Layer, ...]
     variants: tuple[Variant, ...]
-    calibration: Part | None = None
 
     @property
     def macs(self) -> int:
@@ -165,21 +169,23 @@ class Manifest(Noun):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (*self.variants, *((self.calibration,) if self.calibration else ()))
+        """The graphs, and the calibration tables, each once."""
+        return (*self.variants, *dict.fromkeys(one.calibration for one in self.variants if one.calibration is not None))
 
     def find_variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant | None:
-        """The variant of that precision: of several that of `target`, else the one that is for every target, else the first.
+        """The target's own variant of that precision, else the one for every target; None where there is neither.
 
-        A target that runs some operators on int8 alone is given its own graphs and no others: another could crash it.
+        A target that runs some operators on int8 alone is given its own graphs and no others: another could crash it. With None for
+        `target`, the one for every target, else the only one.
         """
+        fitting = [one for one in self.variants if (one.precision, one.io) == (precision, io)]
+        own = [one for one in fitting if one.target == target]
+        if own:
+            return own[0]
+        if target is None:
+            return fitting[0] if len(fitting) == 1 else None
         own_alone = any(known.int8_only_ops for known in TARGETS if known.name == target)
-        fitting = [
-            variant
-            for variant in self.variants
-            if (variant.precision, variant.io) == (precision, io)
-            and (target is None or variant.target == target or (variant.target is None and not own_alone))
-        ]
-        return next((variant for variant in fitting if variant.target == target), fitting[0] if fitting else None)
+        return next((one for one in fitting if one.target is None and not own_alone), None)
 
     def int8_mac_share(self, variant: Variant) -> float:
         """Share of the multiply-accumulates that `variant` asks for in int8, merged ones and those it adds too, 0 to 1."""

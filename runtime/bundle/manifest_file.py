@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from runtime.bundle.digests import sha256_bytes
 from runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from runtime.bundle.older import upgraded
 from runtime.errors import BundleError
 
 _DIGEST = "digest"
@@ -68,7 +69,7 @@ def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
         )
     digest = body.pop(_DIGEST, None)
     try:
-        manifest = Manifest.model_validate(body)
+        manifest = Manifest.model_validate(upgraded(body))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import CALIBRATION, MANIFEST, Manifest, Part
+from runtime.bundle.manifest import MANIFEST, Manifest, Part
 from runtime.bundle.manifest_file import manifest_bytes, read_manifest
 from runtime.bundle.staging import STAGED, settle, write_synced
 from runtime.errors import BundleError
@@ -33,7 +33,7 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
             settle(directory, part)
         for name in {part.file for part in before} - {part.file for part in manifest.parts}:
             (directory / name).unlink(missing_ok=True)
-        for staged in (*directory.glob(f"model.*.onnx{STAGED}"), *directory.glob(CALIBRATION + STAGED)):
+        for staged in (*directory.glob(f"model.*.onnx{STAGED}"), *directory.glob(f"calibration*.json{STAGED}")):
             staged.unlink(missing_ok=True)  # what a write killed before it took effect left
     except OSError as error:
         raise BundleError(

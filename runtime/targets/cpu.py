@@ -15,5 +15,5 @@ TARGET = Target(
     moving_ops=("DepthToSpace", "Pad"),
     fused_activations=("Relu",),
     opset_range=(13, 26),  # 13 brought per-channel DequantizeLinear
-    default_backend="openvino",
+    backends=("openvino", "onnxruntime"),
 )

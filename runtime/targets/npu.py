@@ -17,7 +17,7 @@ TARGET = Target(
     moving_ops=("DepthToSpace", "Pad"),
     fused_activations=("Relu",),
     opset_range=(13, 26),
-    default_backend="onnxruntime",
+    backends=("onnxruntime", "openvino"),
 )
 
 POWER_OF_TWO = replace(

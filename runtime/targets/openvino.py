@@ -12,5 +12,4 @@ TARGET = replace(
     fused_activations=("Relu", "PRelu", "Sigmoid"),  # as its runtime graph shows them
     fuses_addition=True,
     writes_floats=True,
-    default_backend="openvino",
 )

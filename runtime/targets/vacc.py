@@ -20,5 +20,5 @@ TARGET = Target(
     fused_activations=("Relu",),
     static_shapes=True,
     opset_range=(13, 26),
-    default_backend="onnxruntime",
+    backends=("onnxruntime", "openvino"),
 )

@@ -1,0 +1,193 @@
+"""Holds what a backend computes against the same graph simulated, on one small picture: "verified" means values.
+
+A backend fuses and reorders operators, and may get that wrong for one network and not for the next; the precision that its layers
+ran in says nothing of it. The simulation runs each operator as ONNX defines it, one after the other. With y what the backend gives
+and s what the simulation gives,
+
+    PSNR = 10 log10(p² / mean((y - s)²)),    p = max(1, max s - min s)
+
+A bfloat16 graph, which the simulation cannot run, is held against the fp32 graph it was made from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import platform
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from runtime.backends import BACKENDS, Backend
+from runtime.bundle import ENGINES, Bundle, Contract, Io, Noun, Variant, sha256_bytes
+from runtime.engines import find_engine
+from runtime.errors import BackendError, UnknownNameError
+from runtime.files import write_whole
+from runtime.pixels import Picture, to_floats
+
+Verify = Literal["once", "always", "never"]
+"""When values are checked: at the first opening on a machine, at every one, or at none."""
+VERIFY: tuple[Verify, ...] = get_args(Verify)
+
+TOLERANCE_DB = 40.0
+"""The least PSNR. A sum that is rounded otherwise moves a code by one here and there: right backends gave 50 dB and more, wrong
+ones 22 dB and less (`python -m benchmarks.faithfulness`); int8 itself is 35 to 46 dB from fp32."""
+
+Floats = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
+_SIZE = (48, 64)  # (H, W) of the picture: multiples of 16 for graphs that halve, and no square, so that a transposition shows
+_LARGEST_RECORD = 1 << 12  # bytes
+_EQUAL_DB, _EQUAL = 200.0, 1e-20  # what stands for no difference: float32 itself is within 150 dB
+
+
+class ValueCheck(Noun):
+    """What the check of one graph on one backend gave: dB between backend and simulation, capped at 200 where they are equal."""
+
+    psnr_db: float = Field(allow_inf_nan=False)
+
+    @property
+    def passed(self) -> bool:
+        return self.psnr_db >= TOLERANCE_DB
+
+    def __str__(self) -> str:
+        return f"{self.psnr_db:.1f} dB from the graph simulated"
+
+
+def find_verify(name: str) -> Verify:
+    """`name` as when to check values; UnknownNameError lists the valid ones."""
+    for verify in VERIFY:
+        if verify == name:
+            return verify
+    raise UnknownNameError("--verify", name, valid=VERIFY)
+
+
+def check_values(
+    backend: Backend, bundle: Bundle, variant: Variant, *, verify: Verify, cache: Path | None, device: str | None
+) -> ValueCheck | None:
+    """Checks `variant`, opened on `backend`; what was found on this machine before is not measured again where `verify` is "once".
+
+    Args:
+        cache: the folder where results are remembered; None takes sredge's own in the user's cache folder.
+
+    Returns:
+        None where `verify` is "never".
+
+    Raises:
+        BackendError: the backend gives something else than the graph says; or cannot run it.
+    """
+    if verify == "never":
+        return None
+    folder = (platformdirs.user_cache_path("sredge") if cache is None else cache) / "verified"
+    record = folder / f"{_key(backend, bundle, variant, device=device)}.json"
+    check = _remembered(record) if verify == "once" else None
+    if check is None:
+        reference = bundle.read(bundle.variant("fp32")) if variant.precision == "bf16" else None
+        check = measure_values(backend, bundle.read(variant), bundle.manifest.contract, io=variant.io, simulated=reference)
+        _remember(record, check)
+    if not check.passed:
+        raise BackendError(
+            f"{backend.name} computes {variant.file} wrongly: {check}, expected {TOLERANCE_DB:g} dB or more",
+            hint="another backend (--backend), or --verify never to see what it gives",
+        )
+    return check
+
+
+def measure_values(backend: Backend, graph: bytes, contract: Contract, *, io: Io, simulated: bytes | None = None) -> ValueCheck:
+    """Runs the small picture through `backend`, which has `graph` open, and through the simulation.
+
+    Args:
+        io: what `graph` takes and gives.
+        simulated: another graph to hold it against, of floats; None is the same graph.
+
+    Raises:
+        BackendError: one of the two cannot run it, or they give other shapes.
+    """
+    size = contract.static_shape or _SIZE
+    planes = _picture(size if backend.limits is None else backend.limits.window(size))[..., : contract.channels]
+    pixels, floats = planes[np.newaxis], to_floats(planes)
+    given = _as_floats(backend.run(pixels) if io == "uint8" else backend.run(floats))
+    if simulated is None:
+        wanted = _run_as_written(graph, pixels if io == "uint8" else floats)
+    else:
+        wanted = _run_as_written(simulated, floats)
+        wanted = wanted if io == "float32" else wanted.clip(0, 1)
+    return compare(given, wanted, who=backend.name)
+
+
+def compare(given: Floats, simulated: Floats, *, who: str) -> ValueCheck:
+    """The PSNR of what `who` gave; BackendError where it is of another shape."""
+    if given.shape != simulated.shape:
+        raise BackendError(f"{who} gives {given.shape} where the graph gives {simulated.shape}")
+    peak = max(1.0, float(simulated.max() - simulated.min()))
+    error = float(np.mean(np.square(given - simulated)))
+    if not np.isfinite(error):
+        return ValueCheck(psnr_db=0.0)
+    return ValueCheck(psnr_db=round(min(-10 * np.log10(max(error / peak**2, _EQUAL)), _EQUAL_DB), 1))
+
+
+def _run_as_written(graph: bytes, array: NDArray[np.float32] | NDArray[np.uint8]) -> Floats:
+    backend = importlib.import_module("runtime.backends.onnxruntime")  # loaded where it is needed alone
+    return _as_floats(backend.run_as_written(graph, array))
+
+
+def _as_floats(output: NDArray[np.float32] | NDArray[np.uint8]) -> Floats:
+    """(N, C, H, W) float64, of raw pixels too."""
+    if output.dtype == np.uint8:
+        return np.asarray(output.transpose(0, 3, 1, 2) / 255, np.float64)
+    return output.astype(np.float64)
+
+
+def _picture(size: tuple[int, int]) -> Picture:
+    """(H, W, 3): gradients, waves, squares with sharp edges and noise, of every brightness; the same for the same size."""
+    rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+    smooth = np.stack([rows / size[0], columns / size[1], 0.5 + 0.5 * np.sin((rows + 2 * columns) * 0.35)], axis=-1)
+    squares = np.where((rows // 8 + columns // 8) % 2 == 0, 0.12, -0.12)[..., np.newaxis]
+    noise = np.random.default_rng(0).normal(0, 0.04, (*size, 3))
+    levels = (0.2 + 0.6 * smooth + squares + noise).clip(0, 1) * 255
+    return levels.round().astype(np.uint8)
+
+
+def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | None) -> str:
+    """Of all that the result depends on."""
+    entry = next(entry for entry in BACKENDS if entry.name == backend.name)
+    versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in entry.packages]
+    plan = ""
+    if entry.prebuilt:
+        found = find_engine(bundle.directory / ENGINES, graph_sha256=variant.sha256, precision=variant.precision, io=variant.io)
+        plan = found.plan.sha256
+    parts = (variant.sha256, entry.name, *versions, device or "", plan, describe_processor())
+    return sha256_bytes("\0".join(parts).encode())
+
+
+def describe_processor() -> str:
+    """The processor's name and what it can do, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    known = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return " ".join((platform.machine(), *dict.fromkeys(known)))
+
+
+def _remembered(record: Path) -> ValueCheck | None:
+    """What is in the file; None where there is none that can be read."""
+    try:
+        with record.open("rb") as file:
+            return ValueCheck.model_validate_json(file.read(_LARGEST_RECORD))
+    except (OSError, ValidationError):
+        return None
+
+
+def _remember(record: Path, check: ValueCheck) -> None:
+    """Writes the file; where that cannot be, the next start measures again."""
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(record, check.model_dump_json().encode())
+    except OSError as error:
+        _log.info("%s cannot be written (%s): values are checked again at the next start", record, error)
