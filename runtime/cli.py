@@ -55,7 +55,7 @@ def upscale(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help=f"of its graphs that for {', '.join(known.name for known in TARGETS)} [default: what fits best]"),
+        typer.Option(help=f"of int8 graphs: {', '.join(known.name for known in TARGETS)} [default: what fits best]"),
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = AUTO,
     device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,

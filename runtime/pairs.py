@@ -36,8 +36,8 @@ def find_pairs(
     target: str | None = None,
     backend: str = AUTO,
 ) -> tuple[Pair, ...]:
-    """The pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a graph on
-    its target's own backend before others, a backend called as the target is before one that computes it too.
+    """The pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a target
+    called as the backend is before others, then in the order of TARGETS; the target's own backend before one that computes it too.
 
     Args:
         precision, io, target: of the graph; None takes any, of precisions int8 and fp32.
@@ -73,10 +73,10 @@ def find_pairs(
         return (
             precisions.index(variant.precision),
             ios.index(variant.io),
-            own.index(entry.name) if own else 0,
             variant.target != entry.name,
+            names.index(variant.target) if variant.target else -1,
+            own.index(entry.name) if own else 0,
             BACKENDS.index(entry),
-            names.index(variant.target) if variant.target else len(names),
         )
 
     return tuple(sorted(ready, key=rank))
@@ -127,17 +127,14 @@ def _faithful(variant: Variant, asked: Target | None, named: BackendEntry | None
 def _refuse(bundle: Bundle, graphs: Sequence[Variant], faithful: Sequence[Pair], named: BackendEntry | None) -> BackendError:
     found = ", ".join(dict.fromkeys(str(variant) for variant in graphs))
     if faithful:  # none of them is installed, or has such arithmetic
-        precision, able = (
-            faithful[0].variant.precision,
-            [pair for pair in faithful if pair.variant.precision in pair.backend.precisions],
-        )
+        precision = faithful[0].variant.precision
+        able = [entry for _, entry in faithful if precision in entry.precisions]
         if not able:
             others = [entry.name for entry in BACKENDS if precision in entry.precisions]
             return BackendError(f"{faithful[0].backend.name} has no {precision} arithmetic", hint=f"--backend {', '.join(others)}")
         installed = ", ".join(entry.name for entry in BACKENDS if entry.installed) or "none"
         return BackendError(
-            f"no installed backend runs {found} (installed: {installed}), expected {able[0].backend.name}",
-            hint=able[0].backend.install,
+            f"no installed backend runs {found} (installed: {installed}), expected {able[0].name}", hint=able[0].install
         )
     others = list(dict.fromkeys(entry.name for variant in graphs for entry in _faithful(variant, None, None)))
     quantize = f"python -m quantize {bundle.directory} --calib div2k"
