@@ -1,8 +1,8 @@
 """python -m benchmarks.faithfulness [BUNDLE…]: does each backend compute what each graph says?
 
-Every network is exported, quantized for every target and run on every backend that is installed, on one small picture; what comes out
-is held against the same graph simulated, each operator as ONNX defines it. A backend that a target names must come near enough; what
-the others give shows why they are not named. With bundles, their own graphs are run instead.
+Every network is exported, quantized for every target and run on every backend that is installed, on one small picture. What comes
+out is held against the same graph simulated, each operator as ONNX defines it. A backend that a target names must come near enough;
+what the others give shows why they are not named. With bundles, their own graphs are run instead.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Annotated
 
 import numpy as np
 import onnx
-import torch
 import typer
 from rich.table import Table
+from safetensors.numpy import save_file
 
 from benchmarks.machine import describe_machine
 from calibration.ranges import Method
@@ -147,7 +147,7 @@ def _graphs_of(networks: Sequence[Network], targets: Sequence[Target], weights: 
 
 
 def _bytes(model: onnx.ModelProto) -> bytes:
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _weights(network: Network, scale: int, weights: Path | None, folder: Path) -> str:
@@ -157,15 +157,14 @@ def _weights(network: Network, scale: int, weights: Path | None, folder: Path) -
         return str(weights / published)
     if scale in network.shipped:
         return "shipped"
-    rng, state = np.random.default_rng(0), network.build(scale).state_dict()
-    for key, value in state.items():
-        if value.is_floating_point():
-            drawn = rng.standard_normal(tuple(value.shape)).astype(np.float32)
-            fan_in = float(np.sqrt(np.prod(value.shape[1:])))
-            drawn = drawn / np.float32(fan_in) if value.dim() > 1 else drawn * np.float32(0.05)
-            state[key] = torch.from_numpy(np.abs(drawn) + 0.5 if key.endswith("running_var") else drawn)
-    path = folder / f"{network.name}_x{scale}.pth"
-    torch.save(state, path)
+    rng, state = np.random.default_rng(0), {}
+    for key, value in network.build(scale).state_dict().items():
+        drawn = rng.standard_normal(tuple(value.shape)).astype(np.float32)
+        drawn = drawn / np.sqrt(drawn[0].size, dtype=np.float32) if drawn.ndim > 1 else drawn * np.float32(0.05)
+        drawn = np.abs(drawn) + np.float32(0.5) if key.endswith("running_var") else drawn
+        state[key] = drawn if value.is_floating_point() else np.zeros(drawn.shape, np.int64)
+    path = folder / f"{network.name}_x{scale}.safetensors"
+    save_file(state, path)
     return str(path)
 
 
@@ -195,14 +194,12 @@ def _print_findings(found: Sequence[Finding]) -> None:
     console.out.print(table)
     wrong = [finding for finding in found if finding.named and not finding.passed]
     for finding in wrong:
-        what = finding.error or f"{finding.psnr_db:.1f} dB"
-        console.show(
-            f"(!) refused: {finding.network} {finding.precision} for {finding.target or 'every target'} on {finding.backend}: {what}"
-        )
+        graph = f"{finding.network} {finding.precision} for {finding.target or 'every target'}"
+        console.show(f"(!) refused: {graph} on {finding.backend}: {finding.error or f'{finding.psnr_db:.1f} dB'}")
     machine = describe_machine()
     console.show(
-        f"dB between backend and simulation (200: equal), one picture of 48×64; expected {TOLERANCE_DB:g} of backends that the target "
-        f"names, the others are in brackets; {machine.processor}"
+        f"dB between backend and simulation (200: equal), one picture of 48×64; expected {TOLERANCE_DB:g} of backends that the "
+        f"target names, the others are in brackets; {machine.processor}"
     )
 
 
