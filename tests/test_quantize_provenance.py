@@ -98,7 +98,7 @@ def test_a_table_that_no_graph_names_any_more_goes(on_two: tuple[Bundle, Path], 
     effort=st.sampled_from(list(Effort)),
     percentile=st.floats(50, 100),
 )
-def test_options_come_back_from_the_manifest_as_they_were_given(**options: Any) -> None:
+def test_options_come_back_from_the_manifest_as_they_were_given(**options: Any) -> None:  # noqa: ANN401 # as hypothesis draws them
     if options["method"] is not Method.PERCENTILE:
         del options["percentile"]  # the others have none
     given_options = Int8Options(**options)
