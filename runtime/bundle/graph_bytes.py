@@ -92,14 +92,16 @@ class _Reader:
         for number, start, stop in self._fields(GRAPH, span):
             if number == 1:
                 nodes += 1
+                if nodes > MOST_NODES:
+                    raise self._refuse(f"has more than {MOST_NODES} operators")
                 self._check_node((start, stop))
             elif number == 5:
                 self._check_tensor((start, stop))
             elif number in (11, 12, 13):
                 ends += number != 13
                 self._check_value((start, stop))
-        if not 0 < nodes <= MOST_NODES or ends < 2:
-            raise self._refuse(f"has {nodes} operators and {ends} inputs and outputs; expected up to {MOST_NODES}, and one of each")
+        if not nodes or ends < 2:
+            raise self._refuse(f"has {nodes} operators and {ends} inputs and outputs, expected one of each at least")
 
     def _check_node(self, span: Span) -> None:
         for number, start, stop in self._fields(NODE, span):
@@ -145,7 +147,7 @@ class _Reader:
                 kind = start
             elif number == 14:
                 if start != 0:
-                    raise self._refuse("has external data, a file beside the bundle's own")
+                    raise self._refuse("has external data, which a bundle's graph has not")
             elif number in (4, 5, 7, 9, 10, 11):
                 values[number] = (start, stop)
         if kind not in BITS:

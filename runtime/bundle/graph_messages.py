@@ -52,7 +52,7 @@ TENSOR = Message(
     "tensor",
     once={2: VARINT, 4: BYTES, 5: BYTES, 7: BYTES, 8: BYTES, 9: BYTES, 10: BYTES, 11: BYTES, 12: BYTES, 14: VARINT},
     many={1: (VARINT, BYTES), 16: (BYTES,)},
-    refused={3: "segments", 6: "text", 13: "external data, a file beside the bundle's own"},
+    refused={3: "segments", 6: "text", 13: "external data"},
 )
 OPSET = Message("operator set", once={1: BYTES, 2: VARINT}, many={})
 VALUE = Message("value", once={1: BYTES, 2: BYTES, 3: BYTES}, many={4: (BYTES,)})
