@@ -5,7 +5,6 @@ SREDGE_WRITER_PAIRS=40 runs more pairs than the few that the suite has time for.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import resource
@@ -27,20 +26,12 @@ from runtime.engines import EngineKey, ShapeProfile, read_engine, read_plan
 from runtime.errors import BundleError
 from runtime.lock import LOCK, locked
 from runtime.targets import Precision
-from tests.bundle_writers import add_engine, add_pixels
+from tests.bundle_processes import add_engine, add_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = int(os.environ.get("SREDGE_WRITER_PAIRS", "4"))
 PATIENCE_S = 60
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Starts processes that have the imports already, and no threads of this one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.bundle_writers"])
-    return context
 
 
 def _copy(bundle: Bundle, directory: Path) -> Path:
@@ -184,7 +175,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(bundle_copy: Bundle)
     largest = bundle_copy.path(bundle_copy.variant("fp32")).stat().st_size
     # A limit on the size of files: the system ends a write in its middle, as a full disk does.
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    code = "import sys, pathlib, tests.bundle_writers as writers; writers.add_pixels(pathlib.Path(sys.argv[1]), 'fp32', 0)"
+    code = "import sys, pathlib, tests.bundle_processes as writers; writers.add_pixels(pathlib.Path(sys.argv[1]), 'fp32', 0)"
     ended = subprocess.run(
         [sys.executable, "-c", code, str(bundle_copy.directory)],
         cwd=ROOT,
@@ -209,7 +200,7 @@ def _as_anybody(command: list[str]) -> list[str]:
 COMMANDS = {
     "quantize": ("-m", "quantize", "--calib", str(SHIPPED_TABLES / "lesrcnn_x2.json"), "--target", "openvino"),
     "export": ("-m", "export", "lesrcnn", "--scale", "2", "--force", "--out"),
-    "pixel io": ("-c", "import sys, pathlib, tests.bundle_writers as it; it.add_pixels(pathlib.Path(sys.argv[1]), 'fp32', 0)"),
+    "pixel io": ("-c", "import sys, pathlib, tests.bundle_processes as it; it.add_pixels(pathlib.Path(sys.argv[1]), 'fp32', 0)"),
 }
 
 

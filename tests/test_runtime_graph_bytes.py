@@ -38,7 +38,8 @@ def _refusal(data: bytes) -> str:
 def _changed(change: Change) -> bytes:
     model = _model()
     change(model)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _external(tensor: TensorProto | None = None) -> TensorProto:
