@@ -186,6 +186,7 @@ def their_loss(
     alike = [crop for crop in crops if crop.shape == crops[0].shape]  # its calibrator takes one size
     tell(_THEIRS)
     began = time.perf_counter()
+    bundle.read(bundle.variant("fp32"))  # checked, since ONNX Runtime opens it by its path
     graph = onnxruntime_quantizer.quantize(bundle.path(bundle.variant("fp32")), alike)
     seconds = time.perf_counter() - began
     return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)

@@ -23,10 +23,12 @@ from runtime.bundle import (
     Manifest,
     Option,
     Variant,
+    check_graph_bytes,
+    check_writable,
     sha256_bytes,
     sha256_file,
     tool_versions,
-    write_bundle,
+    update_bundle,
 )
 from runtime.errors import BundleError
 
@@ -49,10 +51,11 @@ def export_network(
     What was made from that bundle's fp32 graph stays where the graph comes out the same, and goes where it does not.
 
     Raises:
-        UserError: an opset out of range, a checkpoint that does not fit.
+        UserError: an opset out of range, a checkpoint that does not fit, a folder that cannot be written.
         PipelineError: an invalid graph, or torch and ONNX differ.
     """
     check_opset(opset)
+    check_writable(directory)
     module = load_module(network, scale=scale, weights=weights)
     contract = network.contract.model_copy(update={"static_shape": static_shape})
     return _write(
@@ -80,10 +83,11 @@ def export_foreign(
     """Exports somebody's ONNX file, read from `path`, into the bundle `directory`.
 
     Raises:
-        UserError: an opset out of range.
+        UserError: an opset out of range, an operator that bundles do not take, a folder that cannot be written.
         PipelineError: an invalid graph, or one that gives something else than the file.
     """
     check_opset(opset)
+    check_writable(directory)
     return _write(
         foreign.model,
         name=file_stem(path),
@@ -118,6 +122,7 @@ def _write(
     side = round(SIDE * scale) if contract.pre_upscale else SIDE
     model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
     data = convert_opset(ir.to_proto(model), opset).SerializeToString(deterministic=True)
+    check_graph_bytes(data, what=f"the graph of {name}")
     variant = Variant(
         file=FP32_FILE,
         sha256=sha256_bytes(data),
@@ -131,7 +136,7 @@ def _write(
     )
     plain = with_shuffles(model)
     halo, global_operator = receptive_halo(plain.graph)
-    manifest = Manifest(
+    exported = Manifest(
         model=name,
         scale=scale,
         checkpoint=checkpoint,
@@ -141,11 +146,15 @@ def _write(
         layers=count_macs(ir.to_proto(plain), side=side),
         variants=(variant,),
     )
-    previous = _open_if_valid(directory)
-    if previous is not None and variant.sha256 == previous.variant("fp32").sha256:
-        made_from_it = tuple(other for other in previous.manifest.variants if other.file != FP32_FILE)
-        manifest = manifest.model_copy(update={"variants": (variant, *made_from_it)})
-    return write_bundle(directory, manifest, files={FP32_FILE: data})
+
+    def keep_what_was_made_from_it(now: Bundle | None) -> Manifest:
+        previous = None if now is None else now.manifest.find_variant("fp32")
+        if now is None or previous is None or variant.sha256 != previous.sha256:
+            return exported
+        made_from_it = tuple(other for other in now.manifest.variants if other.file != FP32_FILE)
+        return exported.model_copy(update={"variants": (variant, *made_from_it)})
+
+    return update_bundle(directory, keep_what_was_made_from_it, files={FP32_FILE: data})
 
 
 def exported_already(

@@ -23,7 +23,7 @@ from quantize.stage import check_target, halves_of, quantize_bundle, quantized_a
 from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
-from runtime.bundle import Bundle, Io, Variant, resolve_bundle
+from runtime.bundle import Bundle, Io, Variant, check_writable, resolve_bundle
 from runtime.errors import UserError
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
@@ -112,6 +112,7 @@ def quantize(
     )
     budget = make_budget(max_drop_db, min_int8_macs=min_int8_macs, backend=backend, lifted=options.lifted)
     opened = Bundle.open(resolve_bundle(bundle))
+    check_writable(opened.directory)
     if pixel_shuffle is not None and not chosen_target.int8_only_ops:
         raise UserError(f"--pixel-shuffle has no effect with --target {target}", hint="drop one of the two")
     shuffle = pixel_shuffle or PixelShuffle.ISLAND

@@ -14,4 +14,8 @@ def write_report(file: Path, data: bytes) -> None:
         file.parent.mkdir(exist_ok=True)
         write_whole(file, data)
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy") from error
+        raise unwritable(file, error) from error
+
+
+def unwritable(file: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {file}: {error.strerror or error}", hint="copy the bundle, and name the copy")

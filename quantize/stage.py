@@ -27,7 +27,17 @@ from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to
 from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
-from runtime.bundle import Bundle, Option, Part, Variant, sha256_bytes, tool_versions, write_bundle
+from runtime.bundle import (
+    Bundle,
+    Manifest,
+    Option,
+    Part,
+    Variant,
+    check_writable,
+    extend_bundle,
+    sha256_bytes,
+    tool_versions,
+)
 from runtime.errors import UserError
 from runtime.targets import Target
 
@@ -74,6 +84,7 @@ def quantize_bundle(
         UserError: the table is not this graph's, or `check_target` refuses.
         PipelineError: an invalid graph, one that the target does not run, or one that no backend here computes right.
     """
+    check_writable(bundle.directory)
     check_target(bundle, options.target, pixel_shuffle=pixel_shuffle)
     fp32 = bundle.variant("fp32")
     model = load_fp32(bundle)
@@ -141,10 +152,13 @@ def quantize_bundle(
             added_macs=added_macs(fp32_graph, graph.corrected_layers, bundle.manifest, target),
         ),
     )
-    manifest = bundle.manifest
-    for variant in variants:
-        manifest = manifest.with_variant(variant)
-    return write_bundle(bundle.directory, manifest, files=files)
+
+    def add(manifest: Manifest) -> Manifest:
+        for variant in variants:
+            manifest = manifest.with_variant(variant)
+        return manifest
+
+    return extend_bundle(bundle, add, files=files)
 
 
 def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:

@@ -18,6 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 from runtime.bundle import Io, Noun, Part, Sha256, Side, sha256_bytes
 from runtime.errors import BackendError
 from runtime.files import write_whole
+from runtime.lock import locked
+from runtime.regular_files import read_regular
 from runtime.targets import Precision
 from runtime.tiling import SizeLimits
 
@@ -25,6 +27,7 @@ HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"
 ComputeCapability = tuple[int, int]
 _AMPERE: ComputeCapability = (8, 0)
 _LARGEST_RECORD = 1 << 20  # bytes; ours have one or two thousand
+_LARGEST_PLAN = 2 << 30
 
 
 class ShapeProfile(Noun):
@@ -136,8 +139,7 @@ def read_engine(path: Path) -> EngineRecord | None:
         BackendError: it cannot be read, or is no record.
     """
     try:
-        with path.open("rb") as file:
-            return EngineRecord.model_validate_json(file.read(_LARGEST_RECORD))
+        return EngineRecord.model_validate_json(read_regular(path, most_bytes=_LARGEST_RECORD))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -155,6 +157,8 @@ def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io
     Raises:
         BackendError: there is none; says how to build it.
     """
+    if folder.is_symlink():
+        raise BackendError(f"{folder} is a link; a bundle's engines are in the bundle", hint="copy the engines there")
     records = [record for path in sorted(folder.glob("*.json")) if (record := read_engine(path)) is not None]
     for record in records:
         if (record.key.graph_sha256, record.key.precision) == (graph_sha256, precision):
@@ -174,7 +178,7 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
     path = folder / record.plan.file
     again = build_command(folder.parent, precision=record.key.precision, io=record.key.io)
     try:
-        plan = path.read_bytes()
+        plan = read_regular(path, most_bytes=_LARGEST_PLAN)
     except OSError as error:
         raise BackendError(f"{path} cannot be read: {error.strerror or error}", hint=again) from error
     if sha256_bytes(plan) != record.plan.sha256:
@@ -192,12 +196,13 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     file = f"{path.stem}-{digest[:16]}.plan"
     record = EngineRecord(plan=Part(file=file, sha256=digest), key=key, other_precision=other_precision)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.parent / file, plan)
-    write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
-    for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
-        if old.name != file:
-            with suppress(OSError):  # a process that has it open keeps it, where the system does so
-                old.unlink()
+    with locked(path.parent):  # a build beside this one may not take the plan for an old one
+        write_whole(path.parent / file, plan)
+        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+        for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
+            if old.name != file:
+                with suppress(OSError):  # a process that has it open keeps it, where the system does so
+                    old.unlink()
     return record
 
 

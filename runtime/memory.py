@@ -23,10 +23,14 @@ _SHARE = 4  # a quarter of what is free
 
 
 def bytes_per_pixel(manifest: Manifest, *, factor: int) -> int:
-    """Memory that the network takes for each pixel of its input, by estimate; `factor` output pixels a side become of it."""
+    """Memory that the network takes for each pixel of its input, by estimate; `factor` output pixels a side become of it.
+
+    It takes its input and output at least, whatever the manifest says of its layers.
+    """
     costs = [layer.macs for layer in manifest.layers]
     pixels = math.prod(manifest.contract.input_size((128, 128), scale=manifest.scale))  # the picture that MACs are stated for
-    return math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9))
+    ends = 4 * manifest.contract.channels * (1 + factor**2)
+    return max(ends, math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9)))
 
 
 def largest_kept(size: tuple[int, int], *, halo: int, pixel_bytes: int, output_bytes: int, budget_bytes: int) -> int:
@@ -55,6 +59,23 @@ def largest_kept(size: tuple[int, int], *, halo: int, pixel_bytes: int, output_b
             hint=f"--memory {math.ceil(needed / _UNITS['M'])}M",
         )
     return even_kept(max(size), most)
+
+
+def check_fixed(window: tuple[int, int], *, width: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, hint: str) -> None:
+    """Raises ImageError where windows of that fixed (H, W) do not fit.
+
+    Args:
+        width: pixels of a row of the picture.
+        pixel_bytes: what the network takes for each pixel that it reads.
+        output_bytes: what each pixel kept becomes in the band of output rows.
+    """
+    needed = math.prod(window) * pixel_bytes + window[0] * max(width, window[1]) * output_bytes
+    if needed > budget_bytes:
+        raise ImageError(
+            f"this graph runs on {window[0]}×{window[1]} pixels (height×width) at a time and takes about {format_bytes(needed)}; "
+            f"{format_bytes(budget_bytes)} are allowed",
+            hint=f"--memory {math.ceil(needed / _UNITS['M'])}M, or {hint}",
+        )
 
 
 def even_kept(length: int, most: int) -> int:

@@ -24,7 +24,7 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from runtime.bundle import IOS, Bundle, Io, Variant, sha256_bytes, write_bundle
+from runtime.bundle import IOS, Bundle, Io, Variant, extend_bundle, sha256_bytes
 from runtime.errors import UnknownNameError
 
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
@@ -78,7 +78,7 @@ def add_pixel_io(bundle: Bundle, variant: Variant, *, parse: Callable[[bytes], O
     )
     if pixels in bundle.manifest.variants:
         return bundle
-    return write_bundle(bundle.directory, bundle.manifest.with_variant(pixels), files={pixels.file: data})
+    return extend_bundle(bundle, lambda manifest: manifest.with_variant(pixels), files={pixels.file: data})
 
 
 def with_pixel_io(model: Model) -> Model:

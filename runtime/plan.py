@@ -10,7 +10,7 @@ from functools import partial
 from runtime.bicubic import upscaled_size
 from runtime.bundle import Manifest
 from runtime.errors import ImageError
-from runtime.memory import bytes_per_pixel, even_kept, format_bytes, largest_kept
+from runtime.memory import bytes_per_pixel, check_fixed, even_kept, format_bytes, largest_kept
 from runtime.tiling import Cut, SizeLimits, Span, Tile, cut_axis, cut_axis_fixed, make_bands, reading_share
 
 SEAM_CONTEXT = 32
@@ -85,8 +85,8 @@ def plan_run(
         limits: of a graph that was compiled for some sizes alone; its windows are as large as those allow.
 
     Raises:
-        ImageError: no tile fits into the budget; the network has to see the whole picture, which does not; or a tile is asked of a
-            graph that has its own.
+        ImageError: no tile, or not the graph's own, fits into the budget; the network has to see the whole picture, which does not;
+            or a tile is asked of a graph that has its own.
     """
     contract = manifest.contract
     grid = contract.input_size(size, scale=manifest.scale)
@@ -94,11 +94,19 @@ def plan_run(
     if contract.static_shape is not None:
         limits = SizeLimits(contract.static_shape, contract.static_shape)
     window = None if limits is None else limits.window(grid)
+    pixel_bytes, output_bytes = bytes_per_pixel(manifest, factor=factor), factor**2 * sample_bytes
     make = partial(Plan, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=window)
     if window is not None:
+        check_fixed(
+            window,
+            width=grid[1],
+            pixel_bytes=pixel_bytes * parallel,
+            output_bytes=output_bytes,
+            budget_bytes=budget_bytes,
+            hint="export it with a smaller --static" if contract.static_shape else "build its engine with a smaller --max",
+        )
         rows, columns = _cut_fixed(manifest, grid, window, tile=tile)
         return make(rows=rows, columns=columns, exact=True)
-    pixel_bytes = bytes_per_pixel(manifest, factor=factor)
     why_whole = _why_whole(manifest)
     if why_whole and tile is None:
         _check_whole_fits(manifest, size, needed_bytes=grid[0] * grid[1] * pixel_bytes, budget_bytes=budget_bytes)
@@ -108,7 +116,7 @@ def plan_run(
             grid,
             halo=_halo(manifest),
             pixel_bytes=pixel_bytes * parallel,
-            output_bytes=factor**2 * sample_bytes,
+            output_bytes=output_bytes,
             budget_bytes=budget_bytes,
         )
     rows, columns = (cut_axis(length, kept=even_kept(length, tile), halo=_halo(manifest)) for length in grid)

@@ -129,6 +129,11 @@ class Upscaler:
             )
             with ExitStack() as stack:
                 stack.enter_context(compiled)
+                if verify != "never":  # its picture is as large as a graph or an engine wants it
+                    budget = default_budget() if memory_bytes is None else memory_bytes
+                    plan_run(
+                        opened.manifest, (1, 1), sample_bytes=3, tile=None, budget_bytes=budget, parallel=1, limits=compiled.limits
+                    )
                 check = check_values(compiled, opened, pair.variant, verify=verify, cache=folder, device=device)
                 stack.pop_all()
             return cls(opened, pair.variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel, value_check=check)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     for variable in ("SREDGE_DATA", "SREDGE_WEIGHTS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts processes that have the imports of `tests.bundle_processes` already, and no threads of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.bundle_processes"])
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, publis
 from benchmarks.result import Result
 from runtime.errors import UserError
 from runtime.files import write_whole
+from runtime.lock import locked
 
 __all__ = ["RESULT_FILE", "write_report"]
 
@@ -52,8 +53,9 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_whole(directory / name, data)
+        with locked(directory):  # else two reports written at once would be one of pieces of both
+            for name, data in files.items():
+                write_whole(directory / name, data)
     except OSError as error:
         raise UserError(
             f"cannot write the report to {directory}: {error.strerror or error}", hint="choose a folder with --out"

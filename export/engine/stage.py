@@ -15,7 +15,7 @@ from export.engine.refit import Refit, refit_plan
 from export.engine.structure import structure_digest
 from runtime.backends.cuda import Gpu
 from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import ENGINES, Bundle, Io, Variant
+from runtime.bundle import ENGINES, Bundle, Io, Variant, check_writable
 from runtime.engines import (
     EngineKey,
     EngineRecord,
@@ -89,6 +89,7 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
     """
     variant = bundle.variant(precision, target=TARGET, io=options.io)
     path = bundle.path(variant).parent / ENGINES / f"{Path(variant.file).stem}.json"
+    check_writable(path.parent)
     graph = bundle.read(variant)
     check_graph(graph, what=variant.file)
     gpu = Gpu(options.device)

@@ -95,7 +95,7 @@ def _save(progress: Path, network: torch.nn.Module, optimizer: torch.optim.Optim
 
 def _resume(progress: Path | None, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """How many steps were done already; a damaged file, and one of another torch, counts for nothing."""
-    if progress is None or not progress.exists():
+    if progress is None or not progress.is_file():
         return 0
     with suppress(pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError):
         state = torch.load(progress, weights_only=True)

@@ -8,7 +8,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from calibration.ranges import CalibrationImage
+from quantize.reports import unwritable, write_report
 from runtime.bundle import Noun, Sha256
+from runtime.lock import locked
+from runtime.regular_files import read_regular
+
+_MOST_BYTES = 64 << 20  # of a search that tried thousands of graphs
 
 
 class HeldBack(Noun):
@@ -71,9 +76,28 @@ class SearchState(Noun):
 def read_state(file: Path) -> SearchState | None:
     """What a search wrote; None where there is no such file, or nothing that one could have written."""
     try:
-        return SearchState.model_validate_json(file.read_bytes())
+        return SearchState.model_validate_json(read_regular(file, most_bytes=_MOST_BYTES))
     except (OSError, ValidationError):
         return None
+
+
+def write_state(file: Path, state: SearchState, *, replace: bool = False) -> None:
+    """Writes `state` and, unless it is to `replace` that, what another search of the same key has written meanwhile.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(exist_ok=True)
+        with locked(file.parent):
+            other = None if replace else read_state(file)
+            if other is not None and other.key == state.key:
+                own = {(trial.lifted, trial.fitted) for trial in state.trials}
+                trials = (*(trial for trial in other.trials if (trial.lifted, trial.fitted) not in own), *state.trials)
+                state = state.model_copy(update={"noise": {**other.noise, **state.noise}, "trials": trials})
+            write_report(file, state.model_dump_json(indent=1).encode() + b"\n")
+    except OSError as error:
+        raise unwritable(file, error) from error
 
 
 def lifted_key(lifted: Iterable[str]) -> str:

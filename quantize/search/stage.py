@@ -16,13 +16,12 @@ from calibration.pairs import ImageSet
 from calibration.ranges import CalibrationTable, write_table
 from quantize.options import Int8Options
 from quantize.qdq import RoundedWeight
-from quantize.reports import write_report
 from quantize.search.choose import Budget, Lifted, choose_lifted
 from quantize.search.held_back import hold_back
-from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state
+from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state, write_state
 from quantize.search.trials import WARM_UP, N, Subject, Trials
 from quantize.stage import current_tools, load_fp32, recorded_options
-from runtime.bundle import REPORTS, Bundle, sha256_bytes
+from runtime.bundle import REPORTS, Bundle, check_writable, sha256_bytes
 from runtime.errors import UserError
 from runtime.pairs import backend_for
 
@@ -76,6 +75,7 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     manifest, target = bundle.manifest, request.options.target
     if target.everything_int8:
         raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="drop --max-drop-db")
+    check_writable(bundle.directory / REPORTS)
     backend = backend_for(target, request.backend)
     held_back, crops = hold_back(
         request.images,
@@ -95,17 +95,21 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
         state = earlier if earlier is not None and earlier.key == key else state
     subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
     with Trials(subject, on_step=on_step) as trials:
-        memory = _Memory(file, state, trials, on_step)
+        memory = _Memory(file, state, trials, on_step, forget=request.measure_again)
         chosen = choose_lifted(trials.costs, request.budget, noise=memory.noise, attempt=memory.attempt, fit=memory.fit)
         rounded = trials.rounded.get(frozenset(chosen.lifted))
         return Found(chosen, memory.state, len(memory.state.trials) - len(state.trials), rounded)
 
 
 class _Memory:
-    """Measures what was not measured before, and writes it down at once: a search that was killed goes on where it was."""
+    """Measures what was not measured before, and writes it down at once: a search that was killed goes on where it was.
 
-    def __init__(self, file: Path, state: SearchState, trials: Trials, on_step: OnStep) -> None:
+    Where it is to `forget`, the first result replaces what earlier searches wrote.
+    """
+
+    def __init__(self, file: Path, state: SearchState, trials: Trials, on_step: OnStep, *, forget: bool) -> None:
         self.state = state
+        self._forget = forget
         self._file = file
         self._trials = trials
         self._on_step = on_step
@@ -134,7 +138,8 @@ class _Memory:
 
     def _note(self, changed: Mapping[str, object]) -> None:
         self.state = self.state.model_copy(update=changed)
-        write_report(self._file, self.state.model_dump_json(indent=1).encode() + b"\n")
+        write_state(self._file, self.state, replace=self._forget)
+        self._forget = False
 
 
 def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Timing, *, version: str) -> str:

@@ -5,6 +5,7 @@ Everyone else takes what concerns it from here.
 
 from runtime.bundle.bundle import Bundle, pack_bundle, resolve_bundle
 from runtime.bundle.digests import sha256_bytes, sha256_file, source_digest, tool_versions
+from runtime.bundle.graph_bytes import check_graph_bytes
 from runtime.bundle.manifest import (
     BUILD,
     ENGINES,
@@ -29,7 +30,7 @@ from runtime.bundle.manifest import (
     Variant,
 )
 from runtime.bundle.manifest_file import manifest_schema
-from runtime.bundle.write import write_bundle
+from runtime.bundle.write import check_writable, extend_bundle, update_bundle, write_bundle
 
 __all__ = [
     "BUILD",
@@ -54,6 +55,9 @@ __all__ = [
     "Sha256",
     "Side",
     "Variant",
+    "check_graph_bytes",
+    "check_writable",
+    "extend_bundle",
     "manifest_schema",
     "pack_bundle",
     "resolve_bundle",
@@ -61,5 +65,6 @@ __all__ = [
     "sha256_file",
     "source_digest",
     "tool_versions",
+    "update_bundle",
     "write_bundle",
 ]

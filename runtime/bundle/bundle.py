@@ -1,4 +1,8 @@
-"""An opened bundle: every part is checked against its sha256 on open, and again when it is read."""
+"""An opened bundle: every part is checked against its sha256 on open, and again when it is read.
+
+A bundle may come from anywhere. Its parts are regular files in it, and a graph that is read says nothing that `graph_bytes`
+refuses, so that no backend reads or runs anything beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.bundle.archive import pack_files, unpack_files
-from runtime.bundle.digests import sha256_bytes, sha256_file
+from runtime.bundle.digests import sha256_bytes
+from runtime.bundle.graph_bytes import check_graph_bytes
 from runtime.bundle.manifest import BUILD, MANIFEST, Io, Manifest, Part, Variant
 from runtime.bundle.manifest_file import manifest_bytes, parse_manifest, read_manifest
-from runtime.bundle.staging import settle
+from runtime.bundle.staging import ChangedPartError, find_part, read_part
 from runtime.errors import BundleError
 from runtime.targets import Precision
 
@@ -30,47 +35,51 @@ class Bundle:
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
-        """Reads and verifies the bundle in `directory`, or packed into that file.
-
-        A write that was cut off after it took effect is finished.
+        """Reads and verifies the bundle in `directory`, or packed into that file; writes nothing.
 
         Raises:
             BundleError: no manifest, a newer schema, a part missing or changed.
         """
-        if directory.is_file():
+        if not directory.is_dir() and directory.exists():
             return _open_packed(directory)
-        manifest = read_manifest(directory)
-        try:
-            for part in manifest.parts:
-                _verify(directory, part)
-        except BundleError:
-            if read_manifest(directory) == manifest:
-                raise
-            return cls.open(directory)  # somebody wrote it anew in between
-        return cls(directory, manifest)
+        while True:
+            moment = _last_written(directory)
+            manifest = read_manifest(directory)
+            try:
+                for part in manifest.parts:
+                    _verify(directory, part)
+            except BundleError:
+                if _last_written(directory) == moment:
+                    raise
+            else:
+                return cls(directory, manifest)
 
     def path(self, part: Part) -> Path:
         """Where the part's file is; BundleError of a packed bundle, whose parts are no files."""
         if self.packed is not None:
             unpack = f"python -m zipfile -e {self.directory} FOLDER, and name that"
             raise BundleError(f"{self.directory} is packed; this needs a bundle that is a folder", hint=unpack)
-        return self.directory / part.file
+        return find_part(self.directory, part)
 
     def read(self, part: Part) -> bytes:
         """The part's bytes, verified: what a backend opens is what was checked, and nothing beside it.
 
         Raises:
-            BundleError: it changed since the bundle was opened.
+            BundleError: it changed since the bundle was opened, or is a graph that says what none here does (`graph_bytes`).
         """
-        if self.packed is not None:
-            return self.packed[part.file]
-        try:
-            data = self.path(part).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{self.path(part)} cannot be read: {error.strerror or error}") from error
-        if sha256_bytes(data) != part.sha256:
-            raise BundleError(f"{self.path(part)} changed since the bundle was opened", hint="open it again")
+        data = self._read_folder(part) if self.packed is None else self.packed[part.file]
+        if isinstance(part, Variant):
+            check_graph_bytes(data, what=f"{part.file} of {self.directory}")
         return data
+
+    def _read_folder(self, part: Part) -> bytes:
+        path = self.directory / part.file
+        try:
+            return read_part(self.directory, part)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+        except ChangedPartError as error:
+            raise BundleError(f"{path} changed since the bundle was opened", hint="open it again") from error
 
     def variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant:
         """The variant of that precision, as `Manifest.find_variant` finds it; BundleError names those present."""
@@ -132,14 +141,17 @@ def _open_packed(path: Path) -> Bundle:
 def _verify(directory: Path, part: Part) -> None:
     path = directory / part.file
     try:
-        if path.is_file() and sha256_file(path) == part.sha256:
-            return
-        settle(directory, part)
-        if sha256_file(path) == part.sha256:
-            return
+        read_part(directory, part)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}", hint="run the export again") from error
-    raise BundleError(
-        f"{path} is not the file the manifest describes (sha256 differs)",
-        hint=f"make it anew: rm -r {directory} and run the export again",
-    )
+    except ChangedPartError as error:
+        raise BundleError(str(error), hint=f"make it anew: rm -r {directory} and run the export again") from error
+
+
+def _last_written(directory: Path) -> tuple[int, int] | None:
+    """Tells one write of the manifest from another; None where there is none."""
+    try:
+        status = (directory / MANIFEST).stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

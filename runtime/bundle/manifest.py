@@ -25,6 +25,9 @@ Io = Literal["float32", "uint8"]
 IOS: tuple[Io, ...] = get_args(Io)
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Pixels along one side of a picture."""
+Count = Annotated[int, Field(ge=0, le=1 << 60)]
+_MOST_LAYERS = 1 << 16  # as many as a graph may have operators
+_MOST_VARIANTS = 256
 Option = str | int | float | bool | None | tuple[str, ...]
 
 
@@ -85,7 +88,7 @@ class Layer(Noun):
 
     name: str
     op: str
-    macs: int = Field(ge=0, le=1 << 60)
+    macs: Count
     aliases: tuple[str, ...] = ()
     """What a backend that fuses it with the additions and activations after it may call the result."""
 
@@ -102,8 +105,8 @@ class PassRecord(Noun):
 
     name: str
     changes: str
-    nodes: int
-    macs: int
+    nodes: Count
+    macs: Count
     """Multiply-accumulates for one 128×128 picture."""
     max_abs_difference: float | None = None
     """From the network's own output, on one random input."""
@@ -112,7 +115,7 @@ class PassRecord(Noun):
 class Parity(Noun):
     """Largest difference between torch and ONNX Runtime on one random input of `shape` (N, C, H, W)."""
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[Count, Count, Count, Count]
     max_abs_difference: float
     tolerance: float
 
@@ -126,7 +129,7 @@ class Variant(Part):
     """The graph it was made from; of fp32, the checkpoint."""
     io: Io = "float32"
     """What the graph takes and gives: what the contract says; or raw pixels, (N, H, W, C) uint8, its output clipped and rounded."""
-    opset: int
+    opset: Annotated[int, Field(ge=1, le=1 << 16)]
     options: dict[str, Option] = {}
     calibration: Part | None = None
     """The calibration table that its quantizers were made of, named by its content; None where it has no quantizers."""
@@ -159,8 +162,8 @@ class Manifest(Noun):
     """Pixels of the graph's input around a tile, on each side, that its output depends on."""
     global_operator: str = ""
     """Where that is "global": the operator that looks at the whole picture."""
-    layers: tuple[Layer, ...]
-    variants: tuple[Variant, ...]
+    layers: Annotated[tuple[Layer, ...], Field(max_length=_MOST_LAYERS)]
+    variants: Annotated[tuple[Variant, ...], Field(max_length=_MOST_VARIANTS)]
 
     @property
     def macs(self) -> int:

@@ -11,8 +11,11 @@ from runtime.bundle.digests import sha256_bytes
 from runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
 from runtime.bundle.older import upgraded
 from runtime.errors import BundleError
+from runtime.regular_files import read_regular
 
 _DIGEST = "digest"
+MOST_MANIFEST_BYTES = 4 << 20
+"""That of the largest network here, with all its graphs, has a hundredth of it."""
 
 
 def manifest_schema() -> dict[str, object]:
@@ -26,8 +29,16 @@ def manifest_schema() -> dict[str, object]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
+    """The file's content.
+
+    Raises:
+        BundleError: it is larger than a manifest may be.
+    """
     body = manifest.model_dump(mode="json")
-    return json.dumps({**body, _DIGEST: _digest(body)}, indent=1).encode() + b"\n"
+    text = json.dumps({**body, _DIGEST: _digest(body)}, indent=1).encode() + b"\n"
+    if len(text) > MOST_MANIFEST_BYTES:
+        raise BundleError(f"the manifest of {manifest.model} has {len(text)} bytes, expected {MOST_MANIFEST_BYTES} at most")
+    return text
 
 
 def _digest(body: object) -> str:
@@ -42,9 +53,12 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        text = path.read_bytes()
+        text = read_regular(path, most_bytes=MOST_MANIFEST_BYTES)
     except OSError as error:
-        reason = "it has no manifest.json" if directory.is_dir() else "there is no such folder"
+        if path.is_symlink() or path.exists():
+            reason = f"its {MANIFEST} cannot be read: {error.strerror or error}"
+        else:
+            reason = f"it has no {MANIFEST}" if directory.is_dir() else "there is no such folder"
         raise BundleError(f"{directory} is not a bundle: {reason}", hint="python -m export lesrcnn --scale 2") from error
     return parse_manifest(text, path, again=f"make it anew: rm -r {directory} and run the export again")
 
@@ -56,7 +70,9 @@ def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
         BundleError: no manifest, an edited one, or one of a newer schema.
     """
     try:
-        body = json.loads(text)
+        if len(text) > MOST_MANIFEST_BYTES:
+            raise ValueError(f"it has {len(text)} bytes, expected {MOST_MANIFEST_BYTES} at most")
+        body = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
         if not isinstance(body, dict):
             raise TypeError("a manifest is a JSON object")
     except (ValueError, TypeError, RecursionError) as error:
@@ -77,3 +93,14 @@ def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
     if digest != _digest(body):
         raise BundleError(f"{path} was changed after it was written (its digest does not match)", hint=again)
     return manifest
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it has a key twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
