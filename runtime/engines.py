@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from runtime.bundle import Io, Noun, Part, Sha256, Side, sha256_bytes
 from runtime.errors import BackendError
-from runtime.files import write_whole
+from runtime.files import alone_in, write_whole
 from runtime.targets import Precision
 from runtime.tiling import SizeLimits
 
@@ -191,13 +191,13 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     digest = sha256_bytes(plan)
     file = f"{path.stem}-{digest[:16]}.plan"
     record = EngineRecord(plan=Part(file=file, sha256=digest), key=key, other_precision=other_precision)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.parent / file, plan)
-    write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
-    for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
-        if old.name != file:
-            with suppress(OSError):  # a process that has it open keeps it, where the system does so
-                old.unlink()
+    with alone_in(path.parent):  # else the plan that goes may be the one another writer has just written the record for
+        write_whole(path.parent / file, plan)
+        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+        for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
+            if old.name != file:
+                with suppress(OSError):  # a process that has it open keeps it, where the system does so
+                    old.unlink()
     return record
 
 

@@ -84,6 +84,26 @@ def no_empty_folders(folders: Iterable[Path]) -> Iterator[None]:
                 folder.rmdir()
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes `folder`, and waits until nobody else is in this block for it: files that belong together are one writer's.
+
+    Where there are no locks it does not wait.
+    """
+    with no_empty_folders([folder]):
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            yield
+            return
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
 def folds_case(folder: Path) -> bool:
     """Whether names that differ only in case are one file in `folder`, which need not be there yet.
 

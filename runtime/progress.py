@@ -21,8 +21,8 @@ class TileBars:
             self._bar.update(self._whole, completed=done, total=count)
         elif count > 1:
             if job not in self._under_way:
-                self._under_way[job] = self._bar.add_task(job.source.name)
-            self._bar.update(self._under_way[job], completed=done, total=count)
+                self._under_way[job] = self._bar.add_task(job.source.name, total=count)
+            self._bar.update(self._under_way[job], completed=done)
 
     def on_picture(self, job: Job, *, megapixels_per_s: float) -> None:
         """After the last tile, or a failure."""

@@ -12,7 +12,7 @@ from benchmarks.report.pictures import draw_latency, draw_panels
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from runtime.errors import UserError
-from runtime.files import write_whole
+from runtime.files import alone_in, write_whole
 
 __all__ = ["RESULT_FILE", "write_report"]
 
@@ -51,9 +51,9 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
         RESULT_FILE: result.model_dump_json(indent=1).encode() + b"\n",
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_whole(directory / name, data)
+        with alone_in(directory):
+            for name, data in files.items():
+                write_whole(directory / name, data)
     except OSError as error:
         raise UserError(
             f"cannot write the report to {directory}: {error.strerror or error}", hint="choose a folder with --out"
