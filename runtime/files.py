@@ -35,10 +35,14 @@ def write_whole(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, as `staged` does.
 
     Raises:
-        OSError: the folder cannot be written; nothing is left behind.
+        OSError: `path`, which the error names, cannot be written; nothing is left behind.
     """
-    with staged(path) as file:
-        file.write(data)
+    try:
+        with staged(path) as file:
+            file.write(data)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
