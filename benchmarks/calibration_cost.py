@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks import onnxruntime_quantizer
 from benchmarks.machine import count_cores, describe_machine
+from benchmarks.worker import end_with_parent
 from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
@@ -100,7 +101,7 @@ def _network(directory: Path, crops: Crops) -> None:
 
 
 def _in_a_process(way: Callable[[], None]) -> Cost:
-    with get_context("spawn").Pool(1) as pool:
+    with get_context("spawn").Pool(1, initializer=end_with_parent) as pool:
         return pool.apply(_measured, (way,))
 
 

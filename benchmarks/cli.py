@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,7 @@ from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
 from runtime.errors import BackendError, UserError
-from runtime.files import write_whole
+from runtime.files import check_writable, write_whole
 from runtime.pairs import AUTO, find_pairs
 from runtime.targets import PRECISIONS, TARGETS, Precision, find_precision
 
@@ -101,13 +100,11 @@ def benchmarks(
 def _check_writable(directory: Path, json_file: Path | None) -> None:
     """UserError now rather than after minutes of measuring."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for folder in (directory, *([json_file.parent] if json_file is not None else [])):
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+        for path in (directory / RESULT_FILE, *([json_file] if json_file is not None else [])):
+            check_writable(path)
     except OSError as error:
         raise UserError(
-            f"cannot write the report to {error.filename}: {error.strerror}", hint="choose other places with --out and --json"
+            f"cannot write {path}: {error.strerror or error}", hint="choose other places with --out and --json"
         ) from error
 
 

@@ -5,12 +5,14 @@ The process imports the runtime alone, so that its peak memory is about what a d
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -46,7 +48,7 @@ class Case:
 
 
 class Worker:
-    """A process that has `case` open. A context manager; leaving it ends the process."""
+    """A process that has `case` open. A context manager; leaving it ends the process, and so does the end of this one."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -88,7 +90,8 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._connection.close()
-        self._process.join(timeout=5)
+        if error is None:  # else it may be computing, and nobody waits for what
+            self._process.join(timeout=5)
         self._process.kill()
         self._process.join()
 
@@ -106,6 +109,7 @@ class Worker:
 
 def _serve(connection: Connection, case: Case) -> None:
     """Answers commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
     with suppress(EOFError, ConnectionError), ExitStack() as stack:  # which is how the other end's closing shows
         try:
@@ -130,6 +134,21 @@ def _serve(connection: Connection, case: Case) -> None:
             except SredgeError as error:
                 answer = error
             connection.send(answer)
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does, also when that is killed, and whatever this one is doing.
+
+    A thread waits for that end. It needs the interpreter for a moment only, which backends leave free while they compute.
+    """
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)  # without the cleaning up that whatever is running would have to end for
 
 
 def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:

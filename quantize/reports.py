@@ -11,7 +11,6 @@ from runtime.files import write_whole
 def write_report(file: Path, data: bytes) -> None:
     """Writes a file of the bundle's reports; UserError where that cannot be."""
     try:
-        file.parent.mkdir(exist_ok=True)
         write_whole(file, data)
     except OSError as error:
         raise unwritable(file, error) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from functools import partial
+from types import TracebackType
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.backends import Backend, Values
 from runtime.bicubic import Samples
@@ -15,8 +19,42 @@ from runtime.errors import PipelineError
 from runtime.ordered import in_order
 from runtime.pixels import from_floats, from_planes, to_floats, to_planes
 from runtime.plan import Plan
-from runtime.seams import SeamMeter
+from runtime.seams import SeamError, SeamMeter
 from runtime.tiling import Tile
+
+OnTile = Callable[[int, int], None]
+"""Called with how many tiles of a picture are done, and of how many."""
+
+
+class Bands(Generic[Samples]):
+    """The output from top to bottom in pieces of whole rows, (n, W·scale, …): an iterator.
+
+    A context manager: leaving it, or `close`, stops the tiles that have not begun.
+    """
+
+    def __init__(self, pieces: Generator[NDArray[Samples], None, None], meter: SeamMeter | None) -> None:
+        self._pieces = pieces
+        self._meter = meter
+
+    @property
+    def seam_error(self) -> SeamError | None:
+        """Of the picture's tiles so far, of all of them after the last piece; None where tiles are exact."""
+        return None if self._meter is None else self._meter.error
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> NDArray[Samples]:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 def run_bands(
@@ -27,27 +65,40 @@ def run_bands(
     *,
     io: Io,
     parallel: int,
-    meter: SeamMeter | None = None,
-) -> Iterator[NDArray[Samples]]:
-    """The output from top to bottom in pieces of whole rows, (n, W·scale, …); `parallel` tiles run ahead of what is waited for.
-
-    `io` is what the graph takes and gives; `meter` is shown every tile.
+    on_tile: OnTile | None = None,
+) -> Bands[Samples]:
+    """The picture's output; `parallel` tiles run ahead of what is waited for. `io` is what the graph takes and gives.
 
     Raises:
         PipelineError: the network's output holds NaN or infinity, or is not of the size that the manifest says.
         BackendError: the backend cannot run it.
     """
     tiles = [tile for band in plan.bands for tile in band]
+    meter = None if plan.exact else SeamMeter(plan)
     run = partial(_run_tile, backend, manifest, picture, plan, io=io)
-    results = map(run, tiles) if len(tiles) == 1 else in_order(run, tiles, workers=parallel)
+    results = (run(tile) for tile in tiles) if len(tiles) == 1 else in_order(run, tiles, workers=parallel)
+    return Bands(_joined(tiles, results, plan, meter=meter, on_tile=on_tile), meter)
+
+
+def _joined(
+    tiles: Sequence[Tile],
+    results: Generator[NDArray[Samples], None, None],
+    plan: Plan,
+    *,
+    meter: SeamMeter | None,
+    on_tile: OnTile | None,
+) -> Generator[NDArray[Samples], None, None]:
     pieces: list[NDArray[Samples]] = []
-    for tile, pixels in zip(tiles, results, strict=True):
-        if meter is not None:
-            meter.add(tile, pixels)
-        pieces.append(_kept(pixels, tile, plan))
-        if len(pieces) == len(plan.columns):
-            yield pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-            pieces = []
+    with closing(results):
+        for done, (tile, pixels) in enumerate(zip(tiles, results, strict=True), start=1):
+            if meter is not None:
+                meter.add(tile, pixels)
+            if on_tile is not None:
+                on_tile(done, len(tiles))
+            pieces.append(_kept(pixels, tile, plan))
+            if len(pieces) == len(plan.columns):
+                yield pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+                pieces = []
 
 
 def _run_tile(

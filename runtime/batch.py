@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +14,19 @@ from threading import Event
 import numpy as np
 
 from runtime.bicubic import upscale_bicubic
-from runtime.encode import SUFFIXES, check_format, open_writer
+from runtime.claims import Claim, check_claims
+from runtime.decode import Decoded
+from runtime.encode import SUFFIXES, RowWriter, open_writer
 from runtime.errors import ImageError, SredgeError
+from runtime.files import no_empty_folders
 from runtime.images import is_image_file, read_image
 from runtime.ordered import in_order
 from runtime.pixels import AnyPicture
+from runtime.seams import SeamError
 from runtime.tiling import Span
 from runtime.upscaler import Upscaler
+
+_log = logging.getLogger(__name__)
 
 _DIVIDER = 4  # white columns between the two pictures of a comparison
 
@@ -35,20 +43,29 @@ class Job:
         """Where bicubic and the network are shown side by side."""
         return self.result.with_name(f"{self.result.stem}-compare{self.result.suffix}")
 
+    def outputs(self, *, compare: bool) -> tuple[Path, ...]:
+        """What the job writes."""
+        return (self.result, self.comparison) if compare else (self.result,)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the sizes (H, W) it went from and to, or why it failed."""
+    """What became of a job: the sizes (H, W) it went from and to and what its tiles cost, or why it failed."""
 
     job: Job
     source_size: tuple[int, int] = (0, 0)
     result_size: tuple[int, int] = (0, 0)
+    seam_error: SeamError | None = None
     error: SredgeError | None = None
 
     @property
     def megapixels(self) -> float:
         """Of the result."""
         return self.result_size[0] * self.result_size[1] / 1e6
+
+
+OnTile = Callable[[Job, int, int], None]
+"""Called with a job, how many tiles of it are done, and of how many."""
 
 
 class _StoppedError(Exception):
@@ -58,77 +75,121 @@ class _StoppedError(Exception):
 def find_jobs(sources: Iterable[Path], out: Path) -> tuple[Job, ...]:
     """A job for each file named and each picture below a folder named: below `out` it keeps its path there and its name.
 
-    One file goes to `out` itself, unless that is a folder or has no suffix. A GIF becomes a PNG.
+    One file goes to `out` itself, unless that is a folder or has no suffix. A GIF becomes a PNG. Pictures below `out` are
+    results, and no sources of a folder around it.
 
     Raises:
-        ImageError: a source is not there, a folder has no pictures, or a result would be two sources' or a source itself.
+        ImageError: a source is not there, a folder has no pictures, several would go into one file, or `out` is a folder named.
     """
     sources = tuple(sources)
     if len(sources) == 1 and not sources[0].is_dir() and not out.is_dir() and out.suffix:
         return (Job(sources[0], out),)
+    _check_is_folder(out)
     jobs: dict[Path, Job] = {}
-    for path, relative in (pair for source in sources for pair in _pictures_of(source)):
+    for path, relative in (pair for source in sources for pair in _pictures_of(source, out)):
         job = Job(path, out / (relative if path.suffix.lower() in SUFFIXES else relative.with_suffix(".png")))
         if job.result in jobs:
             raise ImageError(f"{jobs[job.result].source} and {path} would both become {job.result}", hint="run them one by one")
-        if job.result.resolve() == path.resolve():
-            raise ImageError(f"{path} would be replaced by its own result", hint="-o another folder")
         jobs[job.result] = job
     return tuple(jobs.values())
 
 
-def _pictures_of(source: Path) -> list[tuple[Path, Path]]:
+def _check_is_folder(out: Path) -> None:
+    """ImageError where `out` is, or looks like, one picture."""
+    if out.is_dir():
+        return
+    if out.suffix.lower() in SUFFIXES:
+        raise ImageError(
+            f"{out} names one picture, and more are asked for", hint=f"-o {out.with_suffix('')} puts them into a folder"
+        )
+    if os.path.lexists(out):
+        raise ImageError(f"{out} is a file, and pictures go into a folder", hint="-o another name")
+
+
+def _pictures_of(source: Path, out: Path) -> list[tuple[Path, Path]]:
     """Each picture, and what is below the folder that was named of its path."""
     if not source.is_dir():
         return [(source, Path(source.name))]
-    found = [(path, path.relative_to(source)) for path in sorted(source.rglob("*")) if path.is_file() and is_image_file(path)]
-    if not found:
+    folder, results = source.resolve(), out.resolve()
+    if folder == results:
+        raise ImageError(f"each picture in {source} would be replaced by its own result", hint=f"-o {source / 'larger'}")
+    pictures = [path for path in sorted(source.rglob("*")) if path.is_file() and is_image_file(path)]
+    if folder in results.parents:
+        kept = [path for path in pictures if results not in path.resolve().parents]
+        if len(kept) < len(pictures):
+            _log.warning("%d pictures below %s are left out: the results go there", len(pictures) - len(kept), out)
+        pictures = kept
+    if not pictures:
         raise ImageError(f"{source} has no pictures in it", hint="their names should end in .png, .jpg, .webp, .tiff, .gif or .bmp")
-    return found
+    return [(path, path.relative_to(source)) for path in pictures]
 
 
-def run_jobs(upscaler: Upscaler, jobs: Iterable[Job], *, compare: bool = False) -> Generator[Outcome, None, None]:
+def check_outputs(jobs: Sequence[Job], *, compare: bool, in_place: bool) -> None:
+    """ImageError where two outputs of the jobs are one file, or one is a source; `in_place` allows a source its own result."""
+    claims = [Claim(job.result, job.source, str(job.source)) for job in jobs]
+    if compare:
+        claims += [Claim(job.comparison, job.source, f"the comparison of {job.source}") for job in jobs]
+    check_claims(claims, in_place=in_place)
+
+
+def run_jobs(
+    upscaler: Upscaler, jobs: Iterable[Job], *, compare: bool = False, on_tile: OnTile | None = None
+) -> Generator[Outcome, None, None]:
     """Upscales files in the order of `jobs`; while the network runs, others are decoded and encoded.
 
-    Leaving early stops those under way: a result is whole or not there.
+    Leaving early stops those under way: a result is whole or not there, and no folder stays empty.
 
     Args:
         compare: also write `Job.comparison`.
+        on_tile: called after each tile, by several threads.
+
+    Raises:
+        ImageError: as `check_outputs` does, before the first picture is read.
     """
+    jobs = tuple(jobs)
+    check_outputs(jobs, compare=compare, in_place=len(jobs) == 1)
+    return _outcomes(upscaler, jobs, compare=compare, on_tile=on_tile)
+
+
+def _outcomes(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, on_tile: OnTile | None) -> Generator[Outcome, None, None]:
     stop = Event()
-    return in_order(partial(_run_job, upscaler, compare=compare, stop=stop), jobs, workers=upscaler.parallel + 1, stop=stop)
+    run = partial(_run_job, upscaler, compare=compare, on_tile=on_tile, stop=stop)
+    with (
+        no_empty_folders(job.result.parent for job in jobs),
+        closing(in_order(run, jobs, workers=upscaler.parallel + 1, stop=stop)) as outcomes,
+    ):
+        yield from outcomes
 
 
-def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, stop: Event) -> Outcome:
+def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, on_tile: OnTile | None, stop: Event) -> Outcome:
+    def after_tile(done: int, count: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        if on_tile is not None:
+            on_tile(job, done, count)
+
     try:
         image = read_image(job.source)
-        pixels = image.pixels
-        size = upscaler.plan(pixels).size
-        for path in (job.result, job.comparison) if compare else (job.result,):
-            check_format(path.suffix, (*size, *pixels.shape[2:]), pixels.dtype, name=str(path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _write(upscaler, job, pixels, size, icc_profile=image.icc_profile, compare=compare, stop=stop)
+        size = upscaler.plan(image.pixels).size
+        with upscaler.bands(image.pixels, on_tile=after_tile) as bands:
+            _write(job, image, bands, size, compare=compare)
     except (SredgeError, _StoppedError) as error:
         return Outcome(job, error=error if isinstance(error, SredgeError) else ImageError(f"{job.source}: stopped"))
-    except OSError as error:
-        return Outcome(job, error=ImageError(f"cannot write {job.result}: {error.strerror or error}"))
-    return Outcome(job, (pixels.shape[0], pixels.shape[1]), size)
+    return Outcome(job, (image.pixels.shape[0], image.pixels.shape[1]), size, bands.seam_error)
 
 
-def _write(
-    upscaler: Upscaler, job: Job, pixels: AnyPicture, size: tuple[int, int], *, icc_profile: bytes, compare: bool, stop: Event
-) -> None:
-    channels = pixels.shape[2:]
+def _write(job: Job, image: Decoded, bands: Iterable[AnyPicture], size: tuple[int, int], *, compare: bool) -> None:
+    pixels, channels = image.pixels, image.pixels.shape[2:]
     with ExitStack() as stack:
-        result = stack.enter_context(open_writer(job.result, (*size, *channels), pixels.dtype, icc_profile=icc_profile))
-        beside = None
-        if compare:
-            shape = (size[0], 2 * size[1] + _DIVIDER, *channels)
-            beside = stack.enter_context(open_writer(job.comparison, shape, pixels.dtype, icc_profile=icc_profile))
+
+        def opened(path: Path, width: int) -> RowWriter:
+            shape = (size[0], width, *channels)
+            return stack.enter_context(open_writer(path, shape, pixels.dtype, icc_profile=image.icc_profile))
+
+        result = opened(job.result, size[1])
+        beside = opened(job.comparison, 2 * size[1] + _DIVIDER) if compare else None
         top = 0
-        for band in upscaler.bands(pixels):
-            if stop.is_set():
-                raise _StoppedError
+        for band in bands:
             result.write(band)
             if beside is not None:
                 beside.write(_side_by_side(pixels, band, size, rows=Span(top, top + len(band))))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +17,7 @@ import typer
 
 from runtime import console
 from runtime.backends import BACKENDS
-from runtime.batch import Job, find_jobs, run_jobs
+from runtime.batch import Job, check_outputs, find_jobs, run_jobs
 from runtime.bundle import Bundle, pack_bundle, resolve_bundle, sha256_bytes
 from runtime.decode import decode
 from runtime.describe import describe
@@ -26,6 +28,8 @@ from runtime.images import read_image
 from runtime.memory import parse_bytes
 from runtime.pairs import AUTO, only_for
 from runtime.pixel_io import find_io
+from runtime.progress import TileBars
+from runtime.seams import SeamError
 from runtime.targets import PRECISIONS, TARGETS, find_precision, find_target
 from runtime.upscaler import Upscaler
 from runtime.value_check import VERIFY, find_verify
@@ -79,11 +83,14 @@ def upscale(
     memory_bytes = None if memory is None else parse_bytes(memory, option="--memory")
     piped = _PIPE in (out, *pictures)
     if piped:
-        _check_pipe(pictures, compare=compare, out=out)
-    jobs = () if piped else find_jobs(pictures, out)
-    left = [] if overwrite else [job for job in jobs if job.result.exists()]
+        _check_pipe(pictures, compare=compare, out=out, overwrite=overwrite)
+    jobs = [] if piped else list(find_jobs(pictures, out))
+    left = [] if overwrite else [job for job in jobs if _already_there(job, compare=compare)]
     if left and len(jobs) == 1:
-        raise ImageError(f"{left[0].result} is there already", hint="--overwrite replaces it")
+        raise ImageError(f"{_already_there(left[0], compare=compare)[0]} is there already", hint="--overwrite replaces it")
+    if left:
+        jobs = [job for job in jobs if job not in set(left)]
+    check_outputs(jobs, compare=compare, in_place=jobs == [Job(pictures[0], out)])
     with Upscaler.open(
         Bundle.open(resolve_bundle(bundle)),
         precision=chosen,
@@ -100,30 +107,35 @@ def upscale(
     ) as upscaler:
         ran = f"{upscaler.variant} on {upscaler.backend_name}"
         if piped:
-            _run_piped(upscaler, pictures[0], out, overwrite=overwrite)
+            _run_piped(upscaler, pictures[0], out)
         else:
-            _run(upscaler, [job for job in jobs if job not in left], compare=compare, ran=ran)
+            _run(upscaler, jobs, compare=compare, ran=ran)
         if left:
             console.show(f"{len(left)} left as they are: their results are there already (--overwrite replaces them)")
-        for note in _notes(upscaler):
-            typer.echo(f"(!) {note}", err=out == _PIPE)
+        if not upscaler.precision_report.verified:
+            typer.echo(f"(!) it ran in {upscaler.precision_report}", err=out == _PIPE)
+
+
+def _already_there(job: Job, *, compare: bool) -> list[Path]:
+    return [path for path in job.outputs(compare=compare) if os.path.lexists(path)]
 
 
 def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) -> None:
     """Runs jobs with progress on stderr and a line each on stdout; one that fails is reported at the end."""
     failed = []
     began, megapixels = time.perf_counter(), 0.0
-    with console.progress() as bar, closing(run_jobs(upscaler, jobs, compare=compare)) as outcomes:
-        task = bar.add_task("upscaling", total=len(jobs))
-        for outcome in outcomes:
-            if outcome.error is not None:
-                failed.append(outcome.error)
-            else:
-                megapixels += outcome.megapixels
-                (height, width), (tall, wide) = outcome.source_size, outcome.result_size
-                console.show(f"{outcome.job.result}: {width}×{height} -> {wide}×{tall}, {ran}")
-            rate = megapixels / (time.perf_counter() - began)
-            bar.update(task, advance=1, description=f"upscaling, {rate:.2f} MP/s")
+    with console.progress() as bar:
+        shown = TileBars(bar, pictures=len(jobs))
+        with closing(run_jobs(upscaler, jobs, compare=compare, on_tile=shown.on_tile)) as outcomes:
+            for outcome in outcomes:
+                if outcome.error is not None:
+                    failed.append(outcome.error)
+                else:
+                    megapixels += outcome.megapixels
+                    (height, width), (tall, wide) = outcome.source_size, outcome.result_size
+                    console.show(f"{outcome.job.result}: {width}×{height} -> {wide}×{tall}, {ran}")
+                    _show_seams(upscaler, outcome.job.result, outcome.seam_error)
+                shown.on_picture(outcome.job, megapixels_per_s=megapixels / (time.perf_counter() - began))
     seconds = time.perf_counter() - began
     if len(jobs) == 1 and failed:
         raise failed[0]
@@ -138,41 +150,44 @@ def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) ->
         )
 
 
-def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path) -> None:
+def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path, overwrite: bool) -> None:
     if len(pictures) > 1:
         raise UserError("a pipe takes one picture", hint="python -m runtime upscale - -o - < IN.png > OUT.png")
     if compare:
         raise UserError("--compare writes a second file, which a pipe has not", hint="name files instead of -")
     if out == _PIPE and sys.stdout.isatty():
         raise UserError("stdout is a terminal, which shows no picture", hint="-o FILE, or > FILE")
+    if out != _PIPE and os.path.lexists(out) and not overwrite:
+        raise ImageError(f"{out} is there already", hint="--overwrite replaces it")
 
 
-def _run_piped(upscaler: Upscaler, source: Path, out: Path, *, overwrite: bool) -> None:
+def _run_piped(upscaler: Upscaler, source: Path, out: Path) -> None:
     """From stdin, or to stdout as PNG, or both."""
     image = decode(sys.stdin.buffer.read(), name="stdin") if source == _PIPE else read_image(source)
-    bands = upscaler.bands(image.pixels)
     shape = (*upscaler.plan(image.pixels).size, *image.pixels.shape[2:])
-    if out != _PIPE:
-        if out.exists() and not overwrite:
-            raise ImageError(f"{out} is there already", hint="--overwrite replaces it")
-        with open_writer(out, shape, image.pixels.dtype, icc_profile=image.icc_profile) as writer:
-            for band in bands:
-                writer.write(band)
-        return
-    first = next(bands)  # before a header is written: what fails in the network leaves stdout empty
-    to_stdout = make_writer(sys.stdout.buffer, ".png", shape, image.pixels.dtype, icc_profile=image.icc_profile, name="stdout")
-    for band in itertools.chain([first], bands):
-        to_stdout.write(band)
-    to_stdout.finish()
-    sys.stdout.buffer.flush()
+    job = Job(source, out)
+    with console.progress() as bar:
+        shown = TileBars(bar, pictures=1)
+        bands = upscaler.bands(image.pixels, on_tile=partial(shown.on_tile, job))
+        if out != _PIPE:
+            with open_writer(out, shape, image.pixels.dtype, icc_profile=image.icc_profile) as writer:
+                for band in bands:
+                    writer.write(band)
+        else:
+            first = next(bands)  # before a header is written: what fails in the network leaves stdout empty
+            stdout, profile = sys.stdout.buffer, image.icc_profile
+            to_stdout = make_writer(stdout, ".png", shape, image.pixels.dtype, icc_profile=profile, name="stdout")
+            for band in itertools.chain([first], bands):
+                to_stdout.write(band)
+            to_stdout.finish()
+            stdout.flush()
+    _show_seams(upscaler, source, bands.seam_error, err=out == _PIPE)
 
 
-def _notes(upscaler: Upscaler) -> Iterator[str]:
-    """What the user should know of how it ran."""
-    if not upscaler.precision_report.verified:
-        yield f"it ran in {upscaler.precision_report}"
-    if upscaler.seam_error is not None:
-        yield f"{upscaler.bundle.manifest.model} looks at the whole picture and was run in tiles: {upscaler.seam_error}"
+def _show_seams(upscaler: Upscaler, picture: Path, error: SeamError | None, *, err: bool = False) -> None:
+    if error is not None:
+        model = upscaler.bundle.manifest.model
+        typer.echo(f"(!) {picture}: {model} looks at the whole picture and was run in tiles: {error}", err=err)
 
 
 @app.command()
@@ -202,7 +217,7 @@ def pack(
     try:
         write_whole(out, packed)
     except OSError as error:
-        raise BundleError(f"cannot write {out}: {error.strerror or error}", hint="-o a file in a folder that is there") from error
+        raise BundleError(f"cannot write {out}: {error.strerror or error}", hint="-o another file") from error
     console.show(f"{out}: {len(packed)} bytes, sha256 {sha256_bytes(packed)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from runtime.errors import ImageError
+from runtime.files import staged
 from runtime.tiff import Rows, TiffWriter, big_endian
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -70,18 +71,11 @@ def open_writer(
         ImageError: the suffix names no format or one that cannot hold the picture, or the file cannot be written.
     """
     check_format(path.suffix, shape, dtype, name=str(path))
-    staged = path.with_name(f".{path.name}.part")
     try:
-        try:
-            with staged.open("wb") as file:
-                writer = make_writer(file, path.suffix, shape, dtype, icc_profile=icc_profile, name=str(path))
-                yield writer
-                writer.finish()
-            staged.replace(path)
-        except BaseException:  # Ctrl-C too
-            with suppress(OSError):
-                staged.unlink()
-            raise
+        with staged(path) as file:
+            writer = make_writer(file, path.suffix, shape, dtype, icc_profile=icc_profile, name=str(path))
+            yield writer
+            writer.finish()
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -195,7 +195,6 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     digest = sha256_bytes(plan)
     file = f"{path.stem}-{digest[:16]}.plan"
     record = EngineRecord(plan=Part(file=file, sha256=digest), key=key, other_precision=other_precision)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):  # a build beside this one may not take the plan for an old one
         write_whole(path.parent / file, plan)
         write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")

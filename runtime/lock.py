@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from runtime.errors import UserError
+from runtime.files import no_empty_folders
 
 LOCK = ".sredge.lock"
 _PATIENCE_S = 120  # a writer takes milliseconds, on a slow network folder seconds
@@ -21,7 +22,7 @@ _PATIENCE_S = 120  # a writer takes milliseconds, on a slow network folder secon
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`, which exists.
+    """Makes `folder` and holds its lock; a folder in which nothing was written goes again.
 
     Raises:
         OSError: the folder cannot be written.
@@ -29,19 +30,21 @@ def locked(folder: Path) -> Iterator[None]:
     """
     file = folder / LOCK
     lock = FileLock(file, timeout=_PATIENCE_S)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"another process has been writing in {folder} for {_PATIENCE_S} s",
-            hint="end it, or wait, and run this again",
-        ) from error
-    try:
-        yield
-    finally:
+    with no_empty_folders([folder]):
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            if not isinstance(lock, SoftFileLock):
-                with suppress(OSError):  # Windows removes it on release instead
-                    file.unlink()
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"another process has been writing in {folder} for {_PATIENCE_S} s",
+                hint="end it, or wait, and run this again",
+            ) from error
+        try:
+            yield
         finally:
-            lock.release()
+            try:
+                if not isinstance(lock, SoftFileLock):
+                    with suppress(OSError):  # Windows removes it on release instead
+                        file.unlink()
+            finally:
+                lock.release()

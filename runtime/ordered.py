@@ -17,14 +17,15 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """`function` of each item, `workers` at a time in threads; never more than one item beyond those is taken from `items`.
 
-    What `function` or `items` raises is raised here, at its place in the order. Leaving early drops what has not begun, and sets
-    `stop`, by which `function` may see that what it does is no longer wanted.
+    What `function` or `items` raises is raised here, at its place in the order: the results of the items before come first. What
+    interrupts rather than fails (Ctrl-C) is raised at once. Leaving early drops what has not begun, and sets `stop`, by which
+    `function` may see that its result is no longer wanted.
     """
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     try:
-        for item in items:
-            pending.append(pool.submit(function, item))
+        for task in _submitted(pool, function, items):
+            pending.append(task)
             if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:
@@ -33,3 +34,16 @@ def in_order(
         if stop is not None:
             stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Generator[Future[Result], None, None]:
+    """A future for each item; the error of `items` itself is the last one's."""
+    try:
+        for item in items:
+            yield pool.submit(function, item)
+    except Exception as error:  # noqa: BLE001 # it is raised at its place
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        yield failed

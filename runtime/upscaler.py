@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
-from runtime.bands import run_bands
+from runtime.bands import Bands, OnTile, run_bands
 from runtime.bicubic import Samples
 from runtime.bundle import ENGINES, Bundle, Io, Variant
 from runtime.errors import BackendError, ImageError
@@ -24,11 +27,19 @@ from runtime.pairs import AUTO, Pair, find_pairs
 from runtime.pixels import AnyPicture, check_picture
 from runtime.plan import Plan, plan_run
 from runtime.precision import PrecisionReport, verify_precision
-from runtime.seams import SeamError, SeamMeter
+from runtime.seams import SeamError
 from runtime.targets import Precision
 from runtime.value_check import ValueCheck, Verify, check_values
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upscaled(Generic[Samples]):
+    """A picture's output, and what running it in tiles cost: None where the tiles are exact."""
+
+    pixels: NDArray[Samples]
+    seam_error: SeamError | None
 
 
 class Upscaler:
@@ -42,7 +53,6 @@ class Upscaler:
         backend_name: the backend that runs it.
         value_check: how near the backend is to the graph simulated; None where that was not to be checked.
         parallel: runs of the network at a time.
-        seam_error: of the last picture that was run in tiles with seams; None where none was.
     """
 
     def __init__(
@@ -61,7 +71,7 @@ class Upscaler:
         self.backend_name = backend.name
         self.parallel = parallel
         self.value_check = value_check
-        self.seam_error: SeamError | None = None
+        self._last = threading.local()
         self._backend: Backend | None = backend
         self._limits = backend.limits
         self._tile = tile
@@ -100,7 +110,7 @@ class Upscaler:
             cache: a folder where the backend keeps compiled graphs, so that the next start is fast; None keeps none. What
                 `verify` found is remembered there too; with None in the user's own cache folder.
             tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A
-                network that looks at the whole picture runs whole unless a tile is asked for; `seam_error` says what that cost.
+                network that looks at the whole picture runs whole unless a tile is asked for; `upscale` says what that cost.
             memory_bytes: what tiles may take, beside the picture and its output; None: a quarter of what is free now.
             verify: whether a small picture is run and held against the same graph simulated: "once" on each machine, for each
                 graph and version of the backend, "always", or "never".
@@ -149,25 +159,41 @@ class Upscaler:
         Raises:
             ImageError: another shape or type, an empty picture, or more than the memory allowed.
         """
-        plan = self.plan(picture)
-        bands = self._run_bands(picture, plan)
-        if len(plan.rows) == 1:
-            (output,) = bands
-            return output
-        output = np.empty((*plan.size, *picture.shape[2:]), picture.dtype)
-        top = 0
-        for band in bands:
-            output[top : top + len(band)] = band
-            top += len(band)
-        return output
+        return self.upscale(picture).pixels
 
-    def bands(self, picture: NDArray[Samples]) -> Iterator[NDArray[Samples]]:
+    def upscale(self, picture: NDArray[Samples]) -> Upscaled[Samples]:
+        """What a call gives, and the seam error of this very picture.
+
+        Raises:
+            ImageError: as a call does.
+        """
+        plan = self.plan(picture)
+        with self._run_bands(picture, plan) as bands:
+            if len(plan.rows) == 1:
+                (output,) = bands
+            else:
+                output = np.empty((*plan.size, *picture.shape[2:]), picture.dtype)
+                top = 0
+                for band in bands:
+                    output[top : top + len(band)] = band
+                    top += len(band)
+        self._last.seam_error = bands.seam_error
+        return Upscaled(output, bands.seam_error)
+
+    @property
+    def seam_error(self) -> SeamError | None:
+        """Of the last picture that this thread called the Upscaler with; `upscale` and `bands` give it with the picture."""
+        return getattr(self._last, "seam_error", None)
+
+    def bands(self, picture: NDArray[Samples], *, on_tile: OnTile | None = None) -> Bands[Samples]:
         """What a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
+
+        After the last piece `seam_error` is the picture's. `on_tile` is called after each tile, by the thread that takes pieces.
 
         Raises:
             ImageError: as a call does, before the first piece.
         """
-        return self._run_bands(picture, self.plan(picture))
+        return self._run_bands(picture, self.plan(picture), on_tile=on_tile)
 
     def stream(self, frames: Iterable[NDArray[Samples]]) -> Iterator[NDArray[Samples]]:
         """What a call gives for each frame, in their order; the next ones run while one is being used.
@@ -253,15 +279,11 @@ class Upscaler:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _run_bands(self, picture: NDArray[Samples], plan: Plan) -> Iterator[NDArray[Samples]]:
+    def _run_bands(self, picture: NDArray[Samples], plan: Plan, *, on_tile: OnTile | None = None) -> Bands[Samples]:
         if any(plan.filled_in):
             _log.warning("%s", _describe_filling(plan, halo=self.bundle.manifest.halo))
-        meter = None if plan.exact else SeamMeter(plan)
-        yield from run_bands(
-            self._opened(), self.bundle.manifest, picture, plan, io=self.variant.io, parallel=self.parallel, meter=meter
-        )
-        if meter is not None:
-            self.seam_error = meter.error
+        manifest = self.bundle.manifest
+        return run_bands(self._opened(), manifest, picture, plan, io=self.variant.io, parallel=self.parallel, on_tile=on_tile)
 
     def _opened(self) -> Backend:
         if self._backend is None:

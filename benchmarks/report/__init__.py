@@ -52,7 +52,6 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
         RESULT_FILE: result.model_dump_json(indent=1).encode() + b"\n",
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):  # else two reports written at once would be one of pieces of both
             for name, data in files.items():
                 write_whole(directory / name, data)

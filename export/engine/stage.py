@@ -111,7 +111,6 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
     with TensorRtBackend(built.plan, key, gpu=gpu) as backend:
         report = verify_precision(bundle.manifest, variant, backend.precisions())
     try:
-        path.parent.mkdir(exist_ok=True)
         if built.timing_cache is not None:
             write_whole(cache, built.timing_cache)
         _check_precision(report.not_as_asked, precision, options)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,7 @@ from export.train.recipe import Progress, Recipe, Training, fitting, measure_psn
 from runtime import console
 from runtime.bundle import BUILD, sha256_file
 from runtime.errors import UserError, WeightsError
-from runtime.files import write_whole
+from runtime.files import check_writable, write_whole
 
 _HALF_COSTS_AT_MOST_DB = 0.001  # what storing the weights as float16 may cost
 _LARGE = 4096  # values; smaller tensors are a hundredth of the file, and the last layer, one of them, is most of the cost
@@ -76,7 +75,7 @@ def train(
         console.show(f"going on from step {training.step} of {steps}, as {checkpoint} has it")
     photographs, held = _load(files, network, recipe, sizes=recipe.sizes), _load(kept, network, recipe)
     reports = read_log(out.with_suffix(".csv"), up_to=training.step)
-    with _interrupt_noted() as interrupted, console.progress() as bar:
+    with console.stopped_by(raising=False) as interrupted, console.progress() as bar:
         task = bar.add_task(f"{network.name} x{scale}", total=steps, completed=training.step)
 
         def on_step(step: int, loss: float) -> None:
@@ -114,7 +113,7 @@ def _check_out(out: Path) -> None:
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: weights are written as .safetensors", hint=f"--out {out.with_suffix('.safetensors')}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(out)
     except OSError as error:
         raise UserError(f"cannot write to {out.parent}: {error.strerror or error}", hint="choose another --out") from error
 
@@ -160,17 +159,6 @@ def _load(files: Sequence[Path], network: Network, recipe: Recipe, *, sizes: Seq
             on_step=lambda done, _: bar.update(task, completed=done),
             sizes=sizes,
         )
-
-
-@contextmanager
-def _interrupt_noted() -> Iterator[list[int]]:
-    """Ctrl-C is written down instead of cutting a step in two."""
-    noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path) -> tuple[str, float]:

@@ -88,7 +88,6 @@ def write_state(file: Path, state: SearchState, *, replace: bool = False) -> Non
         UserError: the file cannot be written.
     """
     try:
-        file.parent.mkdir(exist_ok=True)
         with locked(file.parent):
             other = None if replace else read_state(file)
             if other is not None and other.key == state.key:

@@ -55,7 +55,6 @@ def update_bundle(directory: Path, change: Callable[[Bundle | None], Manifest], 
         BundleError: as `write_bundle` does, and what `change` raises.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
             _finish_last_write(directory)
             manifest = change(_open_if_whole(directory))
