@@ -128,7 +128,7 @@ def _decode(data: bytes, *, name: str, admit: Admit | None) -> Decoded:
             height, width = pixels.shape[:2]
             image = Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK", 0, 1)
             pixels, profile = _from_cmyk(image, profile), b""
-        return Decoded(_upright(pixels, layout.orientation), profile)
+        return Decoded(_upright(pixels, 1 if layout.by_libtiff else layout.orientation), profile)
     with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
         _refuse_misread(image, data, name=name)
         mode = _mode_of(image, name=name)
@@ -161,8 +161,8 @@ def _orientation(exif: bytes) -> int:
 def _refuse_misread(image: Image.Image, data: bytes, *, name: str) -> None:
     """ImageError for what Pillow takes but does not read right, or not within seconds."""
     what = ""
+    assert isinstance(image, ImageFile.ImageFile)
     if image.format == "BMP":
-        assert isinstance(image, ImageFile.ImageFile)
         decoder, arguments = image.tile[0][0], image.tile[0][3]
         raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
         bits = int.from_bytes(data[28:30], "little") if data[14] != 12 else int.from_bytes(data[24:26], "little")
@@ -170,7 +170,10 @@ def _refuse_misread(image: Image.Image, data: bytes, *, name: str) -> None:
             what = f"run-length compression of more than {_RLE_PIXELS} pixels"
         elif decoder != "bmp_rle" and (raw_mode, bits) in (("1", 4), ("1", 8), ("L", 1), ("L", 4)):
             what = f"a palette of greys for {bits}-bit pixels"
-    elif image.format != "GIF" and data.count(b"\xff\xda") > _JPEG_SCANS:
+    elif image.format == "GIF":
+        if image.tile[0][1] != (0, 0, *image.size) and "transparency" not in image.info:
+            what = "a first frame that does not fill the picture, and no transparent colour"
+    elif data.count(b"\xff\xda") > _JPEG_SCANS:
         what = f"more than {_JPEG_SCANS} scans"
     if what:
         raise ImageError(f"{name} has {what}: that is not read", hint="convert it, to a PNG for instance")

@@ -18,7 +18,7 @@ from PIL import TiffImagePlugin
 
 from runtime.banded import bands, look_up, to_array
 from runtime.tiff import tiff_of_blocks
-from runtime.tiff_layout import ASSOCIATED, DEFLATES, FAX, JPEG, LZW, PACKBITS, UNCOMPRESSED, WHITE_IS_ZERO, TiffLayout
+from runtime.tiff_layout import ASSOCIATED, DEFLATES, LZW, PACKBITS, UNCOMPRESSED, WHITE_IS_ZERO, TiffLayout
 
 _GROUP_BYTES = 1 << 20  # small blocks are given to libtiff so many at a time
 _PIECE = 1 << 16  # bytes of a deflated block, which become at most 1,032 times as many at once
@@ -26,13 +26,13 @@ _LONGEST = 2  # times what it holds is more than LZW or PackBits make of a block
 
 
 def read_tiff(data: bytes, layout: TiffLayout) -> NDArray[np.uint8 | np.uint16]:
-    """(H, W) or (H, W, C) as stored: not turned, CMYK left as it is.
+    """(H, W) or (H, W, C) as stored: CMYK left as it is, and not turned, but where libtiff decodes it.
 
     Raises:
         ValueError, OSError, zlib.error: a damaged block.
     """
-    if layout.compression in (JPEG, *FAX):
-        return _by_libtiff(data, layout)
+    if layout.by_libtiff:
+        return to_array(TiffImagePlugin.TiffImageFile(BytesIO(data)), "RGB" if layout.samples == 3 else "L")
     dtype = np.dtype(np.uint16 if layout.bits == 16 else np.uint8)
     pixels = np.empty((layout.height, layout.width, layout.samples), dtype)
     rows, columns = layout.block
@@ -44,13 +44,6 @@ def read_tiff(data: bytes, layout: TiffLayout) -> NDArray[np.uint8 | np.uint16]:
                 block = _samples(next(blocks), layout)
                 place[:] = (block[..., 0] if layout.separate else block)[: place.shape[0], : place.shape[1]]
     return _meant(pixels, layout)
-
-
-def _by_libtiff(data: bytes, layout: TiffLayout) -> NDArray[np.uint8]:
-    """Of JPEG and CCITT blocks. Pillow would turn the picture: it is not told how."""
-    image = TiffImagePlugin.TiffImageFile(BytesIO(data))
-    image.tag_v2[274] = 1
-    return to_array(image, "RGB" if layout.samples == 3 else "L")
 
 
 def _shape(layout: TiffLayout, index: int) -> tuple[int, int]:

@@ -47,6 +47,7 @@ _PHOTOMETRICS = {
 }
 _PHOTOMETRICS |= {32844: "LogL", 32845: "LogLuv", 34892: "linear raw"}
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}  # samples of each, without alpha
+_COLOUR_NAMES = {WHITE_IS_ZERO: "grey", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "palette", CMYK: "CMYK", YCBCR: "YCbCr"}
 _UNSIGNED = (1, 4)  # 4 says nothing
 _FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 
@@ -87,6 +88,11 @@ class TiffLayout:
     palette: NDArray[np.uint8] | None
     icc_profile: bytes
     more_pages: bool
+
+    @property
+    def by_libtiff(self) -> bool:
+        """Whether its blocks are decoded by libtiff, through Pillow, which turns the picture too."""
+        return self.compression in (JPEG, *FAX)
 
     @property
     def channels(self) -> int:
@@ -183,8 +189,8 @@ def _refuse_unknown(page: _Page, *, bits: int, compression: int, photometric: in
     """ImageError for what is not in the list of what is read right."""
     formats = page.values(_SAMPLE_FORMAT) if _SAMPLE_FORMAT in page.entries else np.ones(1, np.uint16)
     kind = next((_FORMATS.get(code, f"format-{code}") for code in formats.tolist() if code not in _UNSIGNED), "unsigned")
-    letter = {"floating-point": "F", "signed": "I", "unsigned": "I"}.get(kind, "") if bits == 32 else ""  # as Pillow calls them
-    page.check(kind == "unsigned" and bits <= 16, f"{letter} samples ({kind}, {bits} bits)".strip(), refused=True)
+    known_as = f" ({'F' if kind == 'floating-point' else 'I'} samples to Pillow)" if bits == 32 else ""
+    page.check(kind == "unsigned" and bits <= 16, f"{kind} {bits}-bit samples{known_as}", refused=True)
     page.check(
         photometric in _COLOURS, f"photometric kind {photometric} ({_PHOTOMETRICS.get(photometric, 'unknown')})", refused=True
     )
@@ -193,7 +199,7 @@ def _refuse_unknown(page: _Page, *, bits: int, compression: int, photometric: in
     page.check(predictor in (1, 2), f"predictor {predictor}", refused=True)
     depths: tuple[int, ...] = (8, 16) if photometric in (RGB, WHITE_IS_ZERO, BLACK_IS_ZERO) else (8,)
     depths += (1, 2, 4) if samples == 1 and predictor == 1 else ()
-    page.check(bits in depths, f"{bits}-bit samples of photometric kind {photometric}, {samples} a pixel", refused=True)
+    page.check(bits in depths, f"{bits}-bit {_COLOUR_NAMES[photometric]}, {samples} samples a pixel", refused=True)
     separate = page.one(_PLANES, 1)
     page.check(separate in (1, 2), f"planar configuration {separate}")
     page.check(page.one(_DEPTH, 1) == 1, "a volume of more than one plane", refused=True)
