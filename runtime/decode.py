@@ -1,31 +1,46 @@
-"""Files to pictures: PNG, JPEG, WebP, TIFF, GIF (its first frame) and BMP.
+"""Files to pictures: PNG, JPEG, WebP, TIFF, GIF, BMP; of several frames or pages the first.
 
-Pillow reads the header, checked before a pixel is decoded, and what 8-bit files hold; OpenCV reads 16 bits, which Pillow has not.
+A file is untrusted. Its header is checked before a pixel is decoded, its lengths against the bytes that are there, and what is not
+read right is refused by name. Beside the file itself decoding takes at most `PEAK_BYTES` a pixel that the header claims,
+`FILE_COPIES` times the file's size and `PEAK_REST`, whatever the file inflates to.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
+from runtime.banded import to_array
+from runtime.decode_png import decode_png, is_png, read_png
+from runtime.decode_tiff import read_tiff
 from runtime.errors import ImageError
-from runtime.tiff import with_one_sample
+from runtime.tiff_layout import CMYK, is_tiff, read_layout
+
+_log = logging.getLogger(__name__)
 
 LARGEST_PIXELS = 178_956_970  # where Pillow takes a file for a decompression bomb: half a gigabyte of 24-bit pixels
+PEAK_BYTES = {"PNG": 16, "TIFF": 32, "JPEG": 16, "WEBP": 32, "GIF": 16, "BMP": 16}
+"""What decoding takes at most, in bytes per pixel."""
+FILE_COPIES = 3
+PEAK_REST = 64 << 20
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
+_BY_PILLOW = ("JPEG", "WEBP", "GIF", "BMP")
 _ORIENTATION = 0x0112  # the EXIF tag
-_BITS_PER_SAMPLE = 258  # the TIFF tag
-_PNG_DEPTH_AT, _PNG_COLOUR_AT = 24, 25  # the bytes of a PNG that have its bit depth and colour type
-_PNG_GREY = (0, 4)  # without and with alpha
+_RLE_PIXELS = 1 << 24  # of a run-length BMP, which Pillow decodes in Python
+_JPEG_SCANS = 200  # of a progressive JPEG, which has about ten; each may visit every pixel
 # What Pillow raises for damaged files, by format.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error, MemoryError)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error, MemoryError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -41,18 +56,44 @@ class Decoded:
     icc_profile: bytes = b""
 
 
-def decode(data: bytes, *, name: str) -> Decoded:
+@dataclass(frozen=True)
+class Claim:
+    """What a file's header says, before a pixel of it is decoded.
+
+    Attributes:
+        name: what errors call the file.
+        size: (H, W) as stored; shown, it may be turned.
+        channels, sample_bytes: of the decoded picture.
+        peak_bytes: memory that decoding takes at most, the file's own bytes among it.
+    """
+
+    name: str
+    size: tuple[int, int]
+    channels: int
+    sample_bytes: int
+    peak_bytes: int
+
+
+Admit = Callable[[Claim], None]
+"""Is shown what a file claims before a pixel is decoded; raises ImageError to refuse it, or waits until there is room."""
+
+
+def decode(data: bytes, *, name: str, admit: Admit | None = None) -> Decoded:
     """The picture that the file `data` holds; `name` is what errors call it.
 
-    Palettes become RGB, a transparent colour becomes alpha, CMYK becomes RGB: through its profile to sRGB where the file has one.
+    Palettes become RGB, a transparent colour becomes alpha, 1, 2 and 4 bits become 8, associated alpha is divided out, CMYK becomes
+    RGB: through its profile to sRGB where the file has one.
+
+    Args:
+        admit: called once with what decoding will take.
 
     Raises:
-        ImageError: no picture, a damaged one, one too large, or samples that are neither 8 nor 16 bits.
+        ImageError: no picture, a damaged one, one too large, or one stored in a way that is not read.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of large or damaged files: what matters is an error here
-            return _decode(data, name=name)
+            return _decode(data, name=name, admit=admit)
     except Image.DecompressionBombError as error:
         raise _too_large(str(error), name=name) from error
     except (cv2.error, ImageCms.PyCMSError, *_DAMAGED) as error:
@@ -65,77 +106,99 @@ def decode(data: bytes, *, name: str) -> Decoded:
         ) from error
 
 
-def _decode(data: bytes, *, name: str) -> Decoded:
-    widened = with_one_sample(data)
-    if widened is not None:
-        single, orientation = _decode(widened[0], name=name), widened[1]
-        pairs = single.pixels.reshape(len(single.pixels), -1, 2)
-        return Decoded(_upright(pairs, orientation), single.icc_profile)
-    with Image.open(BytesIO(data), formats=_FORMATS) as image:
-        _check_size(image.size, name=name)
-        # Pillow and OpenCV both turn a TIFF themselves.
-        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
-        profile = image.info.get("icc_profile") or b""
-        if _is_deep(image, data):
-            pixels = _decode_16_bits(data, grey=image.format == "PNG" and data[_PNG_COLOUR_AT] in _PNG_GREY)
-        elif image.mode == "CMYK":
-            pixels, profile = np.array(_from_cmyk(image, profile)), b""
-        else:
-            pixels = _decode_8_bits(image, name=name)
-    return Decoded(_upright(pixels, orientation), profile)
+def _decode(data: bytes, *, name: str, admit: Admit | None) -> Decoded:
+    def claim(kind: str, size: tuple[int, int], channels: int, *, sample_bytes: int = 1, several: bool = False) -> None:
+        _check_size(size, name=name)
+        if several:
+            _log.warning("%s holds more than one picture: the first is read", name)
+        if admit is not None:
+            peak = size[0] * size[1] * PEAK_BYTES[kind] + (1 + FILE_COPIES) * len(data)
+            admit(Claim(name, size, channels, sample_bytes, peak))
+
+    if is_png(data):
+        png = read_png(data)
+        claim("PNG", png.size, png.channels, sample_bytes=2 if png.bits == 16 else 1, several=png.animated)
+        return Decoded(_upright(decode_png(png), _orientation(png.exif)), png.icc_profile)
+    if is_tiff(data):
+        layout = read_layout(data, name=name, check_size=partial(_check_size, name=name))
+        sample_bytes = 2 if layout.bits == 16 else 1
+        claim("TIFF", (layout.height, layout.width), layout.channels, sample_bytes=sample_bytes, several=layout.more_pages)
+        pixels, profile = read_tiff(data, layout), layout.icc_profile
+        if layout.photometric == CMYK:
+            height, width = pixels.shape[:2]
+            image = Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK", 0, 1)
+            pixels, profile = _from_cmyk(image, profile), b""
+        return Decoded(_upright(pixels, 1 if layout.by_libtiff else layout.orientation), profile)
+    with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
+        _refuse_misread(image, data, name=name)
+        mode = _mode_of(image, name=name)
+        kind = image.format if image.format in PEAK_BYTES else "JPEG"
+        assert kind is not None
+        claim(kind, image.size[::-1], len(mode), several=getattr(image, "is_animated", False))
+        orientation, profile = image.getexif().get(_ORIENTATION, 1), image.info.get("icc_profile") or b""
+        if image.mode == "CMYK":
+            return Decoded(_upright(_from_cmyk(image, profile), orientation))
+        return Decoded(_upright(to_array(image, mode), orientation), profile)
 
 
 def _check_size(size: tuple[int, int], *, name: str) -> None:
     if size[0] * size[1] > LARGEST_PIXELS:
-        raise _too_large(f"{size[0]}×{size[1]} pixels", name=name)
+        raise _too_large(f"{size[1]}×{size[0]} pixels", name=name)
 
 
 def _too_large(what: str, *, name: str) -> ImageError:
     return ImageError(f"{name} is too large: {what}; up to {LARGEST_PIXELS} pixels are read", hint="cut it into pieces")
 
 
-def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether its samples have 16 bits; the header says so."""
-    if image.format == "PNG":
-        return data[_PNG_DEPTH_AT] == 16
-    if image.format != "TIFF":
-        return False
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    return 16 in image.tag_v2.get(_BITS_PER_SAMPLE, ())
+def _orientation(exif: bytes) -> int:
+    found = Image.Exif()
+    if exif:
+        found.load(exif)
+    orientation = found.get(_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) else 1
 
 
-def _decode_8_bits(image: Image.Image, *, name: str) -> NDArray[np.uint8]:
-    transparent = "transparency" in image.info
-    wanted = {"1": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}.get(image.mode, image.mode)
+def _refuse_misread(image: Image.Image, data: bytes, *, name: str) -> None:
+    """ImageError for what Pillow takes but does not read right, or not within seconds."""
+    what = ""
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.format == "BMP":
+        decoder, arguments = image.tile[0][0], image.tile[0][3]
+        raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments
+        bits = int.from_bytes(data[28:30], "little") if data[14] != 12 else int.from_bytes(data[24:26], "little")
+        if decoder == "bmp_rle" and image.size[0] * image.size[1] > _RLE_PIXELS:
+            what = f"run-length compression of more than {_RLE_PIXELS} pixels"
+        elif decoder != "bmp_rle" and (raw_mode, bits) in (("1", 4), ("1", 8), ("L", 1), ("L", 4)):
+            what = f"a palette of greys for {bits}-bit pixels"
+    elif image.format == "GIF":
+        if image.tile[0][1] != (0, 0, *image.size) and "transparency" not in image.info:
+            what = "a first frame that does not fill the picture, and no transparent colour"
+    elif data.count(b"\xff\xda") > _JPEG_SCANS:
+        what = f"more than {_JPEG_SCANS} scans"
+    if what:
+        raise ImageError(f"{name} has {what}: that is not read", hint="convert it, to a PNG for instance")
+
+
+def _mode_of(image: Image.Image, *, name: str) -> str:
+    """The mode that it is read in."""
+    wanted = {"1": "L", "P": "RGB", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB", "CMYK": "RGB"}.get(image.mode, image.mode)
     if wanted not in ("L", "LA", "RGB", "RGBA"):
         raise ImageError(f"{name} holds {image.mode} samples; 8-bit and 16-bit grey and colour are read", hint="convert it")
-    if transparent and wanted in ("L", "RGB"):
-        wanted += "A"
-    if wanted == "LA" and image.mode != "LA":  # Pillow makes this one only by way of RGBA
-        colours = np.asarray(image.convert("RGBA"))
-        return np.ascontiguousarray(colours[..., 2:])
-    return np.array(image if image.mode == wanted else image.convert(wanted), np.uint8)
+    return wanted + "A" if "transparency" in image.info and wanted in ("L", "RGB") else wanted
 
 
-def _decode_16_bits(data: bytes, *, grey: bool) -> NDArray[np.uint8 | np.uint16]:
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
-        raise ValueError("its 16-bit samples cannot be read")
-    if decoded.ndim == 2:
-        return decoded.astype(np.uint16, copy=False)
-    if decoded.shape[2] == 4:
-        colours = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA)
-        return np.ascontiguousarray(colours[..., 2:] if grey else colours).astype(np.uint16, copy=False)
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint16, copy=False)
-
-
-def _from_cmyk(image: Image.Image, profile: bytes) -> Image.Image:
-    """In RGB: in sRGB where a profile says which CMYK it is."""
+def _from_cmyk(image: Image.Image, profile: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) in RGB: in sRGB where a profile says which CMYK it is."""
     if not profile:
-        return image.convert("RGB")
-    converted = ImageCms.profileToProfile(image, BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    assert converted is not None
-    return converted
+        return to_array(image, "RGB")
+    to_srgb = ImageCms.buildTransform(ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), "CMYK", "RGB")
+
+    def convert(piece: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(piece, to_srgb)
+        assert converted is not None
+        return converted
+
+    return to_array(image, "RGB", convert=convert)
 
 
 def _upright(pixels: NDArray[np.uint8 | np.uint16], orientation: int) -> NDArray[np.uint8 | np.uint16]:

@@ -6,6 +6,7 @@ edition; its compression is zlib's. What is encoded from the whole picture takes
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from PIL import Image
 from runtime.errors import ImageError
 from runtime.files import staged
 from runtime.tiff import Rows, TiffWriter, big_endian
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -89,6 +92,8 @@ def make_writer(
         return _PngWriter(file, shape, dtype, icc_profile)
     if suffix in (".tif", ".tiff"):
         return TiffWriter(file, shape, dtype, icc_profile, name=name)
+    if suffix == ".bmp" and icc_profile:
+        _log.warning("%s: a BMP has no place for a colour profile, which is left out", name)
     return _WholeWriter(file, _PILLOW_FORMATS[suffix], shape, icc_profile)
 
 

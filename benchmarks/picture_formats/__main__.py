@@ -1,0 +1,12 @@
+"""Starts the command line, or says what it needs."""
+
+from __future__ import annotations
+
+from runtime.console import fail
+from runtime.errors import UserError
+
+try:
+    from benchmarks.picture_formats.cli import main
+except ModuleNotFoundError as error:
+    fail(UserError(f"`python -m benchmarks.picture_formats` needs {error.name}", hint="pip install 'sredge[dev]'"))
+main()
