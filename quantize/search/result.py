@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def write_state(file: Path, state: SearchState, *, replace: bool = False) -> Non
 
 
 def lifted_key(lifted: Iterable[str]) -> str:
-    return ", ".join(sorted(lifted))
+    return json.dumps(sorted(lifted))
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
