@@ -19,7 +19,7 @@ from benchmarks.report import RESULT_FILE, write_report
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from benchmarks.worker import Case
-from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.datasets import DATA_HELP, SAMPLES, find_images
 from calibration.pairs import hash_pair
 from runtime import console
 from runtime.backends import BACKENDS, choose_backend
@@ -36,7 +36,7 @@ def benchmarks(
     bundles: Annotated[
         list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="bundles [default: the only one under build/]")
     ] = None,
-    data: Annotated[str, typer.Option(help=f"pictures: {', '.join(dataset_names())}, or a folder")] = SAMPLES,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = SAMPLES,
     protocol: Annotated[str, typer.Option(help=", ".join(known.name for known in PROTOCOLS))] = "paper-y",
     precision: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(PRECISIONS)}; repeat for several [default: all there are]")

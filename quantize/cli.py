@@ -12,7 +12,7 @@ import onnx
 import typer
 
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
-from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
@@ -23,7 +23,9 @@ from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, resolve_bundle
+from runtime.describe import describe_int8_layers
 from runtime.errors import UserError
+from runtime.figures import share_text
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
 
@@ -36,19 +38,14 @@ app = console.application(
 
 @app.command()
 def quantize(
-    calib: Annotated[
-        str,
-        typer.Option(
-            help=f"what to calibrate on: {', '.join(dataset_names())}, a folder of pictures, or a calibration table (.json)"
-        ),
-    ],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    calib: Annotated[str | None, typer.Option(help=f"{CALIB_HELP}, or a calibration table (.json)")] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     target: Annotated[str, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = "cpu",
     method: Annotated[Method, typer.Option(help="how ranges inside the network follow from statistics")] = Method.PERCENTILE,
     percentile: Annotated[
         float | None, typer.Option(help=f"of values that a range holds, for that method [default: {DEFAULT_PERCENTILE}]")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
     crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
     crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
@@ -100,6 +97,7 @@ def quantize(
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
+    pictures, root = choose_pictures(calib=calib, data=data)
     options = Int8Options(
         target=chosen_target,
         method=method,
@@ -115,8 +113,8 @@ def quantize(
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     check_target(opened, chosen_target, pixel_shuffle=shuffle)
     request = TableRequest(
-        calib=calib,
-        root=data,
+        calib=pictures,
+        root=root,
         percentile=percentile,
         measure_again=force,
         crops=crops,
@@ -126,9 +124,9 @@ def quantize(
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
-            task = bar.add_task(f"downloading {calib}, MB", total=None)
+            task = bar.add_task(f"downloading {pictures}, MB", total=None)
             download(
-                calib,
+                pictures,
                 scale=opened.manifest.scale,
                 on_bytes=lambda done, total: bar.update(task, completed=done // 1_000_000, total=total // 1_000_000),
             )
@@ -181,13 +179,12 @@ def _is_here(request: TableRequest, *, scale: float) -> bool:
 def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     int8 = bundle.variant("int8", target=target.name)
     pixels = [variant.file for variant in bundle.manifest.variants if variant.io == "uint8" and variant.precision != "fp32"]
-    layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
         opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
     rows: dict[str, str] = {
         "int8": str(bundle.path(int8)),
-        "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
+        "MACs": f"{share_text(bundle.manifest.int8_mac_share(int8))} in int8, {describe_int8_layers(bundle.manifest, int8)}",
         "opset": opset,
         **({"pixels": ", ".join(pixels)} if pixels else {}),
         **{half: str(bundle.path(bundle.variant(half, target=target.name))) for half in halves_of(target)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ app = console.application("Train a network, or fine-tune one, on a folder of pho
 def train(
     model: Annotated[str, typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}")],
     scale: Annotated[int, typer.Option(help="how many times larger the picture becomes")],
-    data: Annotated[Path, typer.Option(help="folder of photographs; those in folders below it too")],
+    data: Annotated[Path, typer.Option(help="pictures: a folder of pictures, those in folders below it too")],
     held_out: Annotated[
         Path | None, typer.Option(help="folder of photographs to measure PSNR on [default: one in forty of --data]")
     ] = None,
@@ -112,7 +113,9 @@ def train(
 
 def _check_out(out: Path) -> None:
     if out.suffix != ".safetensors":
-        raise UserError(f"--out {out}: weights are written as .safetensors", hint=f"--out {out.with_suffix('.safetensors')}")
+        raise UserError(
+            f"--out {out}: weights are written as .safetensors", hint=f"--out {shlex.quote(str(out.with_suffix('.safetensors')))}"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

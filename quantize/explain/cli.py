@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, SAMPLES, choose_pictures, find_images
 from quantize.explain.plot import draw
 from quantize.explain.result import ExplainedLayer, Explanation, Shift, is_exact
 from quantize.explain.stage import ExplainRequest, explain
@@ -28,9 +28,10 @@ app = console.application("Say where a bundle's int8 graph loses what it loses."
 def explain_bundle(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     calib: Annotated[
-        str, typer.Option(help=f"pictures to look at: {', '.join(dataset_names())}, or a folder; of a set its held-back part")
-    ] = SAMPLES,
-    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
+        str | None,
+        typer.Option(help=f"{CALIB_HELP}; of a set its held-back part"),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: {SAMPLES}]")] = None,
     target: Annotated[
         str | None, typer.Option(help=f"of several int8 graphs, which: {', '.join(known.name for known in TARGETS)}")
     ] = None,
@@ -48,7 +49,8 @@ def explain_bundle(
     opened = Bundle.open(resolve_bundle(bundle))
     variant = opened.variant("int8", target=chosen)
     file = opened.path(variant).parent / REPORTS / f"explain-{variant.target}.png"
-    images = find_images(calib, scale=opened.manifest.scale, use="evaluation", root=data)
+    pictures, root = choose_pictures(calib=calib, data=data, default=SAMPLES)
+    images = find_images(pictures, scale=opened.manifest.scale, use="evaluation", root=root)
     request = ExplainRequest(images=images, target=chosen, backend=backend, crops=crops, sensitivity=sensitivity)
     with console.progress() as bar:
         task = bar.add_task("reading", total=None)

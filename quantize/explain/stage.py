@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,7 +104,8 @@ def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
     ):
         raise BundleError(
             f"{bundle.directory}: the graph {variant.file} was not made of the fp32 graph and the calibration table that are there",
-            hint=f"quantize it again: python -m quantize {bundle.directory} --target {variant.target} --calib div2k",
+            hint="quantize it again: "
+            f"python -m quantize {shlex.quote(str(bundle.directory))} --target {variant.target} --calib div2k",
         )
     return read_table(bundle.path(part))
 
