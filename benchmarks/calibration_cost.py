@@ -52,10 +52,10 @@ def calibration_cost(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     calib: Annotated[str | None, typer.Option(help=CALIB_HELP)] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: {SAMPLES}]")] = None,
-    crops: Annotated[int, typer.Option(min=1, help="how many")] = 16,
-    crop_size: Annotated[str, typer.Option(metavar="HxW")] = "96x96",
-    turns: Annotated[int, typer.Option(min=1, help="how often each is measured; the median counts")] = 3,
-    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's beside it")] = True,
+    crops: Annotated[int, typer.Option(min=1, help="how many crops of the pictures")] = 16,
+    crop_size: Annotated[str, typer.Option(metavar="HxW", help="size of a crop")] = "96x96",
+    turns: Annotated[int, typer.Option(min=1, help="how often each way is measured; the median counts")] = 3,
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's own beside it")] = True,
 ) -> None:
     """Measure what calibration costs."""
     opened = Bundle.open(resolve_bundle(bundle))

@@ -58,19 +58,25 @@ app = console.application("Measure what int8 loses, network by network.")
 @app.command()
 def int8_loss(
     data: Annotated[str, typer.Option(help=f"{DATA_HELP}; here the last, with Set5, Set14 and what is calibrated on")],
-    weights: Annotated[Path, typer.Option(help=f"the folder that holds {', '.join(goal.weights for goal in GOALS)}")],
+    weights: Annotated[
+        Path, typer.Option(help=f"trained weights: the folder that holds {', '.join(goal.weights for goal in GOALS)}")
+    ],
     network: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(goal.name for goal in GOALS)}; repeat for several [default: all]")
     ] = None,
-    target: Annotated[list[str] | None, typer.Option(help="targets; repeat for several [default: cpu, openvino]")] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="repeat for several [default: those of the target]")] = None,
-    effort: Annotated[list[Effort] | None, typer.Option(help="repeat for several [default: all]")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="the accelerator; repeat for several [default: cpu, openvino]")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="what runs the graph; repeat for several [default: those of the target]")
+    ] = None,
+    effort: Annotated[
+        list[Effort] | None, typer.Option(help="effort against what int8 loses; repeat for several [default: all]")
+    ] = None,
     calib: Annotated[str, typer.Option(help=CALIB_HELP)] = "div2k",
     mixed: Annotated[
         bool, typer.Option("--mixed/--no-mixed", help=f"also with layers in float, {MIXED_SHARE:.0%} of MACs or more in int8")
     ] = True,
-    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="quantize_static beside it")] = True,
-    out: Annotated[Path, typer.Option(help="folder of bundles and of the result")] = BUILD / "int8-loss",
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's own beside it")] = True,
+    out: Annotated[Path, typer.Option(help="where the result goes: the folder of it and of bundles")] = BUILD / "int8-loss",
 ) -> None:
     """Measure what int8 loses on Set5 and Set14, network by network."""
     goals = _find_goals(network)

@@ -58,10 +58,10 @@ def throughput(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="of a frame")] = "1080x1920",
     frames: Annotated[int, typer.Option(min=1, help="how many")] = 8,
-    turns: Annotated[int, typer.Option(min=1, help="how often each way goes through them")] = 2,
+    turns: Annotated[int, typer.Option(min=1, help="how often each way is measured")] = 2,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     memory: Annotated[
-        str | None, typer.Option(help="what tiles of each may take, 2G for instance [default: a quarter of what is free]")
+        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
 ) -> None:
     """Measure int8 on openvino against itself one frame at a time, and against fp32 on onnxruntime."""

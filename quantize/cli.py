@@ -47,14 +47,16 @@ def quantize(
         float | None, typer.Option(help=f"of values that a range holds, for that method [default: {DEFAULT_PERCENTILE}]")
     ] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
-    crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
-    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
+    crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops of the pictures [default: {CROPS}]")] = None,
+    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="size of a crop [default: {}x{}]".format(*CROP_SIZE))] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed of what is random: the choice of pictures and crops [default: 0]")
+    ] = None,
     effort: Annotated[
-        Effort, typer.Option(help="against what int8 loses: seconds, layer by layer, or minutes of distillation after that")
+        Effort, typer.Option(help="effort against what int8 loses: seconds, layer by layer, or minutes of distillation after that")
     ] = Effort.BALANCED,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
+        list[str] | None, typer.Option(metavar="STEP", help=f"what to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
     equalize: Annotated[
         bool | None,
@@ -65,7 +67,8 @@ def quantize(
         ),
     ] = None,
     io: Annotated[
-        str, typer.Option(help="uint8 also writes each of those graphs for raw pixels: NHWC uint8 in and out, clipped and rounded")
+        str,
+        typer.Option(help="what graphs take and give: uint8 also writes each of them for raw pixels, NHWC, clipped and rounded"),
     ] = "float32",
     pixel_shuffle: Annotated[
         PixelShuffle | None,
@@ -86,9 +89,11 @@ def quantize(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help=f"that runs and times: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"),
+        typer.Option(
+            help=f"what runs the graph, and is timed: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
+    force: Annotated[bool, typer.Option("--force", help="again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
     chosen_target = find_target(target)

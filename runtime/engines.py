@@ -202,10 +202,10 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     return record
 
 
-def build_command(bundle: Path, *, precision: str = "PRECISION", io: Io = "float32") -> str:
+def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
     """What to type for an engine."""
     ends = "" if io == "float32" else f" --io {io}"
-    return f"python -m export.engine {shlex.quote(str(bundle))} --precision {precision}{ends}"
+    return f"python -m export.engine {shlex.quote(str(bundle))}" + (f" --precision {precision}" if precision else "") + ends
 
 
 def _major_minor(version: str) -> tuple[int, int]:

@@ -32,17 +32,17 @@ def explain_bundle(
         typer.Option(help=f"{CALIB_HELP}; of a set its held-back part"),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: {SAMPLES}]")] = None,
-    target: Annotated[
-        str | None, typer.Option(help=f"of several int8 graphs, which: {', '.join(known.name for known in TARGETS)}")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = None,
     backend: Annotated[
-        str, typer.Option(help=f"what runs whole pictures: auto, {', '.join(entry.name for entry in BACKENDS)}")
+        str, typer.Option(help=f"what runs the graph, on whole pictures: auto, {', '.join(entry.name for entry in BACKENDS)}")
     ] = "auto",
-    crops: Annotated[int, typer.Option(min=1, help="crops that layers are measured on, and pictures at most")] = 16,
+    crops: Annotated[int, typer.Option(min=1, help="how many crops of the pictures, and pictures at most")] = 16,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="also what each layer alone does to the output: a run of the network a layer")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, all pictures and figures, instead of the table")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="the result as JSON: all pictures and figures, instead of the table")
+    ] = False,
 ) -> None:
     """Compare int8 with fp32 layer by layer and picture by picture; a plot goes into the bundle's reports."""
     chosen = None if target is None else find_target(target).name
