@@ -1,4 +1,4 @@
-"""python -m benchmarks.calibration_cost [BUNDLE] --calib NAME|DIR: time and memory, beside ONNX Runtime's percentile calibrator.
+"""python -m benchmarks.calibration_cost [BUNDLE] --data PICTURES: time and memory, beside ONNX Runtime's percentile calibrator.
 
 Both see the same crops and the same tensors, each in a process of its own, one after the other, in turns; peak memory is the
 process's, its imports included. The network run on those crops, and nothing else done, is what neither can be faster than.
@@ -28,12 +28,13 @@ from benchmarks import onnxruntime_quantizer
 from benchmarks.machine import count_cores, describe_machine
 from benchmarks.worker import end_with_parent
 from calibration.calibrate import crops_of, describe_source, measure_activations
-from calibration.datasets import find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, SAMPLES, choose_pictures, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
 from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime import console
 from runtime.bundle import Bundle, resolve_bundle
+from runtime.figures import measured_text
 
 app = console.application("Measure what calibration costs, beside ONNX Runtime's.")
 Crops = list[NDArray[np.float32]]
@@ -50,17 +51,18 @@ class Cost:
 @app.command()
 def calibration_cost(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
-    calib: Annotated[str, typer.Option(help="a data set, or a folder of pictures")] = "samples",
-    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
-    crops: Annotated[int, typer.Option(min=1, help="how many")] = 16,
-    crop_size: Annotated[str, typer.Option(metavar="HxW")] = "96x96",
-    turns: Annotated[int, typer.Option(min=1, help="how often each is measured; the median counts")] = 3,
-    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's beside it")] = True,
+    calib: Annotated[str | None, typer.Option(help=CALIB_HELP)] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: {SAMPLES}]")] = None,
+    crops: Annotated[int, typer.Option(min=1, help="how many crops of the pictures")] = 16,
+    crop_size: Annotated[str, typer.Option(metavar="HxW", help="size of a crop")] = "96x96",
+    turns: Annotated[int, typer.Option(min=1, help="how often each way is measured; the median counts")] = 3,
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's own beside it")] = True,
 ) -> None:
     """Measure what calibration costs."""
     opened = Bundle.open(resolve_bundle(bundle))
     scale, contract = opened.manifest.scale, opened.manifest.contract
-    images = find_images(calib, scale=scale, use="calibration", root=data)
+    pictures, root = choose_pictures(calib=calib, data=data, default=SAMPLES)
+    images = find_images(pictures, scale=scale, use="calibration", root=root)
     source = describe_source(images, scale=scale, crops=crops, crop_size=console.parse_size(crop_size, option="--crop-size"))
     given = list(crops_of(images, source, scale=scale, contract=contract))
     ways: dict[str, Callable[[], None]] = {"sredge": partial(_ours, opened.directory, source, given)}
@@ -77,7 +79,8 @@ def calibration_cost(
                 bar.advance(task)
     _print_costs(costs)
     console.show(
-        f"{crops} crops of {crop_size}, {opened.directory}; {turns} turns, {count_cores()} cores, {describe_machine().processor}"
+        f"{crops} crops of {crop_size}, {opened.directory}; {turns} turns (seconds: their median, peak: the largest); "
+        f"{describe_machine().processor}, {count_cores()} cores"
     )
 
 
@@ -118,7 +121,7 @@ def _print_costs(costs: dict[str, list[Cost]]) -> None:
     taken = {name: median(cost.seconds for cost in runs) for name, runs in costs.items()}
     for name, runs in costs.items():
         peak = max(cost.peak_bytes for cost in runs) / 2**20
-        table.add_row(name, f"{taken[name]:.2f}", f"{taken[name] / taken['sredge']:.2f}", f"{peak:.0f}")
+        table.add_row(name, measured_text(taken[name]), f"{taken[name] / taken['sredge']:.2f}", f"{peak:.0f}")
     console.out.print(table)
 
 

@@ -19,7 +19,7 @@ from benchmarks.report import RESULT_FILE, write_report
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from benchmarks.worker import Case
-from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.datasets import DATA_HELP, SAMPLES, find_images
 from calibration.pairs import hash_pair
 from runtime import console
 from runtime.backends import BACKENDS
@@ -37,31 +37,34 @@ def benchmarks(
     bundles: Annotated[
         list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="bundles [default: the only one under build/]")
     ] = None,
-    data: Annotated[str, typer.Option(help=f"pictures: {', '.join(dataset_names())}, or a folder")] = SAMPLES,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = SAMPLES,
     protocol: Annotated[str, typer.Option(help=", ".join(known.name for known in PROTOCOLS))] = "paper-y",
     precision: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(PRECISIONS)}; repeat for several [default: all there are]")
+        list[str] | None, typer.Option(help=f"the graph: {', '.join(PRECISIONS)}; repeat for several [default: all there are]")
     ] = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"auto, {', '.join(b.name for b in BACKENDS)}; repeat for several [default: all installed that need no engine]"
+            help=f"what runs the graph: auto, {', '.join(entry.name for entry in BACKENDS)}; repeat for several "
+            "[default: all installed that need no engine]"
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"of int8 graphs, {', '.join(known.name for known in TARGETS)}; repeat for several [default: all of them]"
-        ),
+        typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}; repeat for several [default: all]"),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="timed runs of each case")] = RUNS,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: one a physical core]")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the report [default: BUNDLE/reports/DATA-PROTOCOL]")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the result here as well")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the result goes: the folder of the report [default: BUNDLE/reports/DATA-PROTOCOL]")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="the result as JSON, in a file beside the report")
+    ] = None,
     allow_calibration_images: Annotated[
         bool, typer.Option("--allow-calibration-images", help="evaluate on pictures that int8 was calibrated on")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="measure again even if nothing changed")] = False,
+    force: Annotated[bool, typer.Option("--force", help="again even if nothing changed")] = False,
 ) -> None:
     """Compare a bundle's precisions on every backend, and write a report."""
     opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]

@@ -79,12 +79,14 @@ class Finding:
 @app.command()
 def faithfulness(
     bundles: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="bundles [default: every network]")] = None,
-    network: Annotated[list[str] | None, typer.Option(help="repeat for several [default: all]")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="repeat for several [default: all]")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="the network; repeat for several [default: all]")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="the accelerator; repeat for several [default: all]")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="a folder of published checkpoints [default: shipped weights, else random ones]")
+        Path | None, typer.Option(help="trained weights: a folder of published ones [default: shipped, else random ones]")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write the result here as well")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="the result as JSON, in a file beside the table")
+    ] = None,
 ) -> None:
     """Run every graph on every backend here and hold it against the simulation."""
     targets = [find_target(name) for name in target] if target else list(TARGETS)

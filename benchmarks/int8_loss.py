@@ -7,7 +7,9 @@ and up to date is not made again.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from json import dumps
 from pathlib import Path
@@ -35,7 +37,7 @@ from benchmarks.loss import (
     trials_of,
 )
 from benchmarks.machine import count_cores, describe_machine
-from calibration.datasets import find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, find_images
 from calibration.pairs import hash_pair
 from calibration.ranges import CalibrationSource, Method
 from export.models import find_network
@@ -44,8 +46,9 @@ from export.weights import find_weights
 from quantize.int8 import some_of
 from quantize.options import Effort, Int8Options
 from runtime import console
+from runtime.backends import choose_backend
 from runtime.bundle import BUILD, Bundle
-from runtime.errors import DatasetError, UnknownNameError
+from runtime.errors import DatasetError, UnknownNameError, UserError, WeightsError
 from runtime.files import write_whole
 from runtime.targets import Target, find_target
 
@@ -54,30 +57,36 @@ app = console.application("Measure what int8 loses, network by network.")
 
 @app.command()
 def int8_loss(
-    data: Annotated[Path, typer.Option(help="the folder that holds Set5, Set14 and what is calibrated on")],
-    weights: Annotated[Path, typer.Option(help=f"the folder that holds {', '.join(goal.weights for goal in GOALS)}")],
+    data: Annotated[str, typer.Option(help=f"{DATA_HELP}; here the last, with Set5, Set14 and what is calibrated on")],
+    weights: Annotated[
+        Path, typer.Option(help=f"trained weights: the folder that holds {', '.join(goal.weights for goal in GOALS)}")
+    ],
     network: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(goal.name for goal in GOALS)}; repeat for several [default: all]")
+        list[str] | None,
+        typer.Option(help=f"the network: {', '.join(goal.name for goal in GOALS)}; repeat for several [default: all]"),
     ] = None,
-    target: Annotated[list[str] | None, typer.Option(help="targets; repeat for several [default: cpu, openvino]")] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="repeat for several [default: those of the target]")] = None,
-    effort: Annotated[list[Effort] | None, typer.Option(help="repeat for several [default: all]")] = None,
-    calib: Annotated[str, typer.Option(help="what is calibrated on")] = "div2k",
+    target: Annotated[list[str] | None, typer.Option(help="the accelerator; repeat for several [default: cpu, openvino]")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="what runs the graph; repeat for several [default: those of the target]")
+    ] = None,
+    effort: Annotated[
+        list[Effort] | None, typer.Option(help="effort against what int8 loses; repeat for several [default: all]")
+    ] = None,
+    calib: Annotated[str, typer.Option(help=CALIB_HELP)] = "div2k",
     mixed: Annotated[
         bool, typer.Option("--mixed/--no-mixed", help=f"also with layers in float, {MIXED_SHARE:.0%} of MACs or more in int8")
     ] = True,
-    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="quantize_static beside it")] = True,
-    out: Annotated[Path, typer.Option(help="folder of bundles and of the result")] = BUILD / "int8-loss",
+    theirs: Annotated[bool, typer.Option("--onnxruntime/--no-onnxruntime", help="ONNX Runtime's own beside it")] = True,
+    out: Annotated[Path, typer.Option(help="where the result goes: the folder of it and of bundles")] = BUILD / "int8-loss",
 ) -> None:
     """Measure what int8 loses on Set5 and Set14, network by network."""
-    names = {goal.name: goal for goal in GOALS}
-    for name in network or ():
-        if name not in names:
-            raise UnknownNameError("network", name, valid=names)
+    goals = _find_goals(network)
+    every = list(_options(target, effort))
+    _check_inputs(goals, Path(data), weights, calib=calib, backends=backend, out=out)
     losses: list[Loss] = []
     with console.progress() as bar:
         task = bar.add_task("measuring", total=None)
-        for goal in [names[name] for name in network] if network else GOALS:
+        for goal in goals:
 
             def tell(doing: str, name: str = goal.name) -> None:
                 bar.update(task, description=f"{name}: {doing}")
@@ -86,14 +95,14 @@ def int8_loss(
             bundle = _exported(goal, weights, out / goal.name)
             evaluated: list[Evaluated] = []
             tables: dict[bool, Calibrated] = {}  # by whether it is that of effort best
-            for options in _options(target, effort):
+            for options in every:
                 is_best = options.effort is Effort.BEST
                 if is_best not in tables:
-                    tables[is_best] = calibrate(bundle, calib, data, tell, is_best=is_best)
+                    tables[is_best] = calibrate(bundle, calib, Path(data), tell, is_best=is_best)
                 calibrated = tables[is_best]
                 if not evaluated:
-                    _check_apart(bundle, calibrated.found.table.source, calib, data, tell)
-                    evaluated = list(evaluate(bundle, data, tell))
+                    _check_apart(bundle, calibrated.found.table.source, calib, Path(data), tell)
+                    evaluated = list(evaluate(bundle, Path(data), tell))
                 with trials_of(bundle, options, calibrated.found, tell) as trials:
                     losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, trials=trials, tell=tell)
                     if mixed and not options.target.everything_int8:
@@ -101,9 +110,47 @@ def int8_loss(
             if theirs:
                 losses.append(their_loss(goal, bundle, evaluated, some_of(calibrated.found.crops), tell=tell))
     body = {"machine": describe_machine().model_dump(), "protocol": str(PROTOCOL), "losses": [asdict(loss) for loss in losses]}
-    write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
+    with _writing(out):
+        write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
     _print_losses(losses)
     console.show(f"{count_cores()} cores, {describe_machine().processor}; calibrated on {calib}; {out / 'int8-loss.json'}")
+
+
+def _find_goals(networks: Sequence[str] | None) -> list[Goal]:
+    """Those of that name, or all."""
+    names = {goal.name: goal for goal in GOALS}
+    for name in networks or ():
+        if name not in names:
+            raise UnknownNameError("network", name, valid=names)
+    return [names[name] for name in networks or names]
+
+
+def _check_inputs(
+    goals: Sequence[Goal], data: Path, weights: Path, *, calib: str, backends: Sequence[str] | None, out: Path
+) -> None:
+    """UserError for what is missing or misspelt, now rather than after the networks before it were measured."""
+    for name in backends or ():
+        choose_backend(name)
+    for goal in goals:
+        for name in (*SETS, calib):
+            find_images(name, scale=goal.scale, use="calibration" if name == calib else "evaluation", root=data)
+        if not (weights / goal.weights).is_file():
+            raise WeightsError(
+                f"--weights {weights}: there is no {goal.weights} in it, the weights of {goal.name}",
+                hint=f"--weights FOLDER, which holds it, or other networks: --network {GOALS[0].name}",
+            )
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror or error}", hint="another --out") from error
 
 
 def _check_apart(bundle: Bundle, source: CalibrationSource, calib: str, data: Path, tell: Tell) -> None:

@@ -24,6 +24,7 @@ from quantize.stage import load_fp32, quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
+from runtime.figures import share_text
 from runtime.images import Picture, from_network, to_network
 from runtime.targets import Target
 
@@ -167,7 +168,7 @@ def mixed_losses(
         return  # everything is more than there is room for
     mixed = trials.fitted(lifted)
     share, graph = trials.int8_mac_share(mixed), mixed.model.SerializeToString(deterministic=True)
-    how = f"sredge {options.effort.value}, {share:.1%} int8"
+    how = f"sredge {options.effort.value}, {share_text(share)} int8"
     for backend in backends or _usual_backends(options.target):
         tell(f"{how} for {target} on {backend}")
         aim = replace(goal, loss_db=goal.mixed_loss_db)

@@ -20,11 +20,13 @@ import typer
 from rich.table import Table
 
 from benchmarks.machine import count_cores, describe_machine
+from calibration.datasets import DATA_HELP, find_files
 from runtime import console
 from runtime.batch import Job, run_jobs
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import ImageError
-from runtime.images import is_image_file, read_image, read_picture, write_picture
+from runtime.figures import measured_text
+from runtime.images import read_image, read_picture, write_picture
 from runtime.memory import parse_bytes
 from runtime.pixels import Picture
 from runtime.targets import Precision
@@ -52,14 +54,14 @@ class Way:
 
 @app.command()
 def throughput(
-    data: Annotated[Path, typer.Option(help="a folder of pictures, from whose middle the frames are cut")],
+    data: Annotated[str, typer.Option(help=f"{DATA_HELP}; frames are cut from the middle of each")],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="of a frame")] = "1080x1920",
     frames: Annotated[int, typer.Option(min=1, help="how many")] = 8,
-    turns: Annotated[int, typer.Option(min=1, help="how often each way goes through them")] = 2,
+    turns: Annotated[int, typer.Option(min=1, help="how often each way is measured")] = 2,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     memory: Annotated[
-        str | None, typer.Option(help="what tiles of each may take, 2G for instance [default: a quarter of what is free]")
+        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
 ) -> None:
     """Measure int8 on openvino against itself one frame at a time, and against fp32 on onnxruntime."""
@@ -88,26 +90,27 @@ def throughput(
     machine = describe_machine()
     console.show(
         f"{opened.manifest.model} x{opened.manifest.scale:g}, {frames} PNG files of {height_width[1]}×{height_width[0]} to PNG, "
-        f"{turns} turns, {cores} threads, {parallel} at a time in the network; {machine.processor}, {cores} cores"
+        f"{turns} turns (their mean), {cores} threads, {parallel} at a time in the network; {machine.processor}, {cores} cores"
         + ("" if load is None else f"; load average before: {load:.1f}")
     )
 
 
-def _cut_frames(data: Path, size: tuple[int, int], *, count: int, folder: Path) -> tuple[Job, ...]:
+def _cut_frames(data: str, size: tuple[int, int], *, count: int, folder: Path) -> tuple[Job, ...]:
     """Writes frames of that (H, W) as PNG; a picture stands in for several where there are too few.
 
     Raises:
-        ImageError: no picture is that large.
+        DatasetError: there are no such pictures.
+        ImageError: none is that large.
     """
     frames: list[Picture] = []
-    for path in sorted(data.rglob("*")):
-        if len(frames) < count and path.is_file() and is_image_file(path):
+    for path in find_files(data):
+        if len(frames) < count:
             picture = read_picture(path)
             top, left = ((have - want) // 2 for have, want in zip(picture.shape[:2], size, strict=True))
             if min(top, left) >= 0:
                 frames.append(np.ascontiguousarray(picture[top : top + size[0], left : left + size[1]]))
     if not frames:
-        raise ImageError(f"{data} has no picture of {size[1]}×{size[0]} pixels or more", hint="--size 480x640, or another --data")
+        raise ImageError(f"{data} has no picture of {size[1]}×{size[0]} pixels or more", hint="a smaller --size, or other --data")
     jobs = tuple(Job(folder / f"{index}.png", folder / f"{index}-larger.png") for index in range(count))
     for index, job in enumerate(jobs):
         write_picture(job.source, frames[index % len(frames)])
@@ -144,7 +147,7 @@ def _print_result(ways: Sequence[Way], *, frames: int) -> None:
     table = Table("way", "frames a second", "first is × faster", box=None, header_style="bold", pad_edge=False)
     for way in ways:
         rate = way.frames_per_second(frames)
-        table.add_row(way.name, f"{rate:.3f}", f"{first / rate:.2f}")
+        table.add_row(way.name, measured_text(rate), f"{first / rate:.2f}")
     console.out.print(table)
     for way in ways:
         if not way.upscaler.precision_report.verified:

@@ -1,27 +1,24 @@
 """Which data sets there are, and where on this machine.
 
-A name (`div2k`, `set5`, …) is looked for as a folder under --data, then under SREDGE_DATA, then in the download cache; a folder
-can be named outright.
+`--data` has one meaning in every command: pictures. They are named by a data set's name (`div2k`, `set5`, …), by a folder of
+pictures, or by a folder that holds data sets, of which `--calib NAME`, where a command has that, says which. A name is looked for
+under that folder, then under SREDGE_DATA, then in the download cache.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calibration.fetch import OnBytes, fetch_archive
 from calibration.layouts import Use, read_folder
 from calibration.pairs import ImageSet, Pair
-from runtime.errors import DatasetError, UnknownNameError
+from runtime.errors import DatasetError, UnknownNameError, UserError
+from runtime.images import is_image_file
 
 _FOLDER_VARIABLE = "SREDGE_DATA"
-OnBytes = Callable[[int, int], None]
-"""Called with how many bytes have come, and of how many."""
 
 
 class MissingDatasetError(DatasetError):
@@ -71,6 +68,33 @@ def dataset_names() -> tuple[str, ...]:
     return (*(dataset.name for dataset in DATASETS), SAMPLES)
 
 
+DATA_HELP = f"pictures: {', '.join(dataset_names())}, a folder of pictures, or a folder that holds data sets"
+"""What `--data` says of itself in every command."""
+CALIB_HELP = f"which pictures of --data: {', '.join(dataset_names())}, or a folder of pictures"
+"""What `--calib` says of itself in every command."""
+
+
+def choose_pictures(*, calib: str | None, data: str | None, default: str | None = None) -> tuple[str, Path | None]:
+    """What `--calib` and `--data` stand for together: what `find_images` takes as `choice`, and as `root`.
+
+    Raises:
+        UserError: neither is given and there is no default, or --calib names a place of its own beside --data.
+        DatasetError: --data is no folder where --calib says which data set of it.
+    """
+    if calib is None:
+        if data is None and default is None:
+            raise UserError("neither --calib nor --data says what to calibrate on", hint="--calib div2k, or --data FOLDER")
+        return data or default or "", None
+    if data is None:
+        return calib, None
+    _check_root(Path(data))
+    if calib.lower() not in dataset_names():
+        raise UserError(
+            f"--data {data} has no effect with --calib {calib}, which is no name of a data set", hint="drop one of the two"
+        )
+    return calib, Path(data)
+
+
 def find_images(choice: str, *, scale: float, use: Use, root: Path | None = None) -> ImageSet:
     """The pictures that `choice` (a known name, or a folder) stands for, `scale` being the factor between low and high.
 
@@ -80,25 +104,67 @@ def find_images(choice: str, *, scale: float, use: Use, root: Path | None = None
     Raises:
         MissingDatasetError: a known data set that is in none of the places looked at; lists them.
         UnknownNameError: neither a known name nor a folder.
-        DatasetError: a folder without pictures.
+        DatasetError: a folder without pictures, or with several data sets.
     """
-    if root is not None and not root.is_dir():
-        raise DatasetError(f"--data {root}: there is no such folder")
     if choice.lower() == SAMPLES:
+        if root is not None:
+            _check_root(root)
         return _samples()
+    folder = _find_folder(choice, root)
+    return read_folder(folder, name=_name_of(folder), scale=scale, use=use)
+
+
+def find_files(choice: str) -> tuple[Path, ...]:
+    """Every picture file of what `choice` (as for `find_images`) stands for, in folders below it too.
+
+    Raises:
+        DatasetError: there is no such data set or folder.
+    """
+    if choice.lower() == SAMPLES:
+        return tuple(pair.high for pair in _samples().pairs if pair.high is not None)
+    return tuple(sorted(path for path in _find_folder(choice, None).rglob("*") if path.is_file() and is_image_file(path)))
+
+
+def _find_folder(choice: str, root: Path | None) -> Path:
+    """The folder of a data set known by name; or `choice` itself, or the one data set in it where it has no pictures of its own."""
+    if root is not None:
+        _check_root(root)
     for dataset in DATASETS:
         if dataset.name == choice.lower():
-            folder = _locate(dataset, root)
-            return read_folder(folder, name=dataset.name, scale=scale, use=use)
+            return _locate(dataset, root)
     folder = Path(choice)
-    if folder.is_dir():
-        known = {dataset.folder.lower(): dataset.name for dataset in DATASETS}
-        name = folder.resolve().name
-        return read_folder(folder, name=known.get(name.lower(), name), scale=scale, use=use)
-    if folder.exists() or "/" in choice or os.sep in choice:
-        reason = "it is a file" if folder.exists() else "there is no such folder"
-        raise DatasetError(f"{choice} is not a folder of pictures: {reason}")
-    raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
+    if not folder.is_dir():
+        if folder.exists() or "/" in choice or os.sep in choice:
+            reason = "it is a file" if folder.exists() else "there is no such folder"
+            raise DatasetError(f"{choice} is not a folder of pictures: {reason}", hint="name a folder, or samples")
+        raise UnknownNameError("data set", choice, valid=dataset_names(), hint="or give the path of a folder of pictures")
+    held = _held_sets(folder)
+    if len(held) > 1:
+        names = ", ".join(path.name for path in held)
+        raise DatasetError(f"{folder} holds several data sets: {names}", hint=f"name one of them: {held[0]}")
+    return held[0] if held else folder
+
+
+def _held_sets(folder: Path) -> list[Path]:
+    """The known data sets in a folder that has no pictures of its own."""
+    inside = sorted(folder.iterdir())
+    if any(is_image_file(path) for path in inside):
+        return []
+    known = {dataset.folder.lower() for dataset in DATASETS}
+    return [path for path in inside if path.name.lower() in known and path.is_dir()]
+
+
+def _name_of(folder: Path) -> str:
+    """The data set's name where the folder is called as it is, else the folder's own."""
+    known = {dataset.folder.lower(): dataset.name for dataset in DATASETS}
+    names = (folder.name, folder.resolve().name)  # a link may be called so, or what it leads to
+    return next((known[name.lower()] for name in names if name.lower() in known), names[-1])
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        reason = "it is a file" if root.exists() else "there is no such folder"
+        raise DatasetError(f"--data {root}: {reason}", hint="--data FOLDER, which holds the data set")
 
 
 def can_download(choice: str, *, scale: float) -> bool:
@@ -112,50 +178,11 @@ def download(choice: str, *, scale: float, on_bytes: OnBytes) -> None:
     Raises:
         DatasetError: it has no known download, or it could not be had.
     """
-    import pooch  # only who asks for a download needs it
-
     dataset = next((dataset for dataset in DATASETS if dataset.name == choice.lower()), None)
     if dataset is None or not can_download(choice, scale=scale):
-        raise DatasetError(f"there is no known download of {choice!r}", hint="get it yourself and name its folder with --data")
+        raise DatasetError(f"there is no known download of {choice!r}", hint=_by_hand(choice))
     url, sha256 = dataset.archives[scale if scale in dataset.archives else 0]
-    downloader = pooch.HTTPDownloader(progressbar=_ByteCounter(on_bytes))
-    try:
-        file = Path(pooch.retrieve(url, f"sha256:{sha256}", path=_cache() / "archives", downloader=downloader))
-        with zipfile.ZipFile(file) as archive_file:
-            _unpack(archive_file, _cache() / dataset.folder)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DatasetError(f"{url} cannot be downloaded: {error}", hint="get it by hand and name its folder with --data") from error
-
-
-def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Unpacks beside `folder` and moves whole what was unpacked into it; zipfile drops absolute and parent paths."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
-        archive.extractall(unpacked)
-        folder.mkdir(exist_ok=True)
-        for entry in Path(unpacked).iterdir():
-            if (folder / entry.name).is_dir():
-                shutil.rmtree(folder / entry.name)
-            entry.replace(folder / entry.name)
-
-
-class _ByteCounter:
-    """What pooch asks of a progress bar: https://www.fatiando.org/pooch/latest/progressbars.html."""
-
-    def __init__(self, on_bytes: OnBytes) -> None:
-        self.total = 0
-        self._on_bytes = on_bytes
-        self._done = 0
-
-    def update(self, count: int) -> None:
-        self._done += count
-        self._on_bytes(self._done, self.total)
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        """Nothing to close."""
+    fetch_archive(url, sha256, folder=_cache() / dataset.folder, on_bytes=on_bytes, by_hand=_by_hand(dataset.folder))
 
 
 def _samples() -> ImageSet:
@@ -185,5 +212,10 @@ def _locate(dataset: Dataset, root: Path | None) -> Path:
     places = ", ".join(str(place) for place in roots)
     raise MissingDatasetError(
         f"{dataset.name} is not on this machine: no folder {dataset.folder} under {places}",
-        hint=f"name the folder that holds {dataset.folder} with --data or {_FOLDER_VARIABLE}",
+        hint=_by_hand(dataset.folder),
     )
+
+
+def _by_hand(folder: str) -> str:
+    """A hint for pictures that are somewhere else; it can be typed in every command that takes --data."""
+    return f"--data FOLDER/{folder}, or {_FOLDER_VARIABLE}=FOLDER, FOLDER being where {folder} is"

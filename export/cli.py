@@ -36,9 +36,13 @@ def export(
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="shipped (with sredge; the default), published (by the authors), or a .pth, .pt or .safetensors file"),
+        typer.Option(
+            help="trained weights: shipped (with sredge; the default), published (by the authors), or a file or folder of yours"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="the bundle's folder [default: build/MODEL_xSCALE]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the result goes: the bundle's folder [default: build/MODEL_xSCALE]")
+    ] = None,
     opset: Annotated[int, typer.Option(help=f"ONNX opset, {OPSET_RANGE[0]} to {OPSET_RANGE[1]}")] = NATIVE_OPSET,
     static: Annotated[
         str | None, typer.Option(metavar="HxW", help="fix the input to one picture of this size; free otherwise")
@@ -50,17 +54,17 @@ def export(
         str | None, typer.Option("--range", metavar="LOW,HIGH", help="black and white of an .onnx file [default: 0,1]")
     ] = None,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="PASS", help="leave a rewrite of the graph out; repeat for several")
+        list[str] | None, typer.Option(metavar="PASS", help="what to leave out: a rewrite of the graph; repeat for several")
     ] = None,
     extra: Annotated[
         list[str] | None,
         typer.Option("--with", metavar="PASS", help=f"rewrite more: {', '.join(step.name for step in EXTRA_PASSES)}"),
     ] = None,
     io: Annotated[
-        str, typer.Option(help="uint8 also writes a graph of raw pixels: NHWC uint8 in and out, clipped and rounded")
+        str, typer.Option(help="what graphs take and give: uint8 also writes one of raw pixels, NHWC, clipped and rounded")
     ] = "float32",
     explain: Annotated[bool, typer.Option("--explain", help="show what each rewrite of the graph changed")] = False,
-    force: Annotated[bool, typer.Option("--force", help="export again even if nothing changed")] = False,
+    force: Annotated[bool, typer.Option("--force", help="again even if nothing changed")] = False,
 ) -> None:
     """Export a network to ONNX: dynamic shape, simplified, compared with torch."""
     if model == _LIST:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import version_converter
 
+from export.axes import NAMES, rename_axes
 from export.onnx_export import INPUT, NATIVE_OPSET, OUTPUT
 from export.opset import opset_of
 from export.passes.depth_to_space import restore_depth_to_space
@@ -97,6 +98,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: there is no such file", hint="give the path of an ONNX file")
     try:
         proto = onnx.load_model(path)
+        rename_axes(proto)
         onnx.checker.check_model(proto, full_check=True)
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -161,7 +163,7 @@ def _free(
     for node in free.graph:
         for output in node.outputs:
             output.shape = None
-    free.graph.inputs[0].shape = ir.Shape(["batch", channels, "height", "width"])
+    free.graph.inputs[0].shape = ir.Shape([NAMES[0], channels, *NAMES[2:]])
     batch, height, width = _OTHER_PROBE
     try:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(free), strict_mode=True)

@@ -39,8 +39,7 @@ def find_weights(network: Network, *, scale: float, choice: str | None) -> Weigh
     """
     name = f"{network.name} x{scale:g}"
     if choice is None and scale not in network.shipped:
-        published = "published, or " if scale in network.published else ""
-        raise WeightsError(f"no weights for {name} ship with sredge", hint=f"add --weights {published}--weights FILE")
+        raise WeightsError(f"no weights for {name} ship with sredge", hint=_other_weights(network, scale))
     if choice in (None, "shipped"):
         return _shipped(network, scale)
     if choice == "published":
@@ -94,18 +93,22 @@ def describe_state_dict(state: StateDict) -> str:
 def _shipped(network: Network, scale: float) -> Weights:
     if scale not in network.shipped:
         have = ", ".join(f"x{known}" for known in network.shipped) or "none"
-        hint = "--weights published, or --weights FILE" if scale in network.published else "--weights FILE"
-        raise WeightsError(f"no weights for {network.name} x{scale:g} ship with sredge; shipped: {have}", hint=hint)
+        what = f"no weights for {network.name} x{scale:g} ship with sredge; shipped: {have}"
+        raise WeightsError(what, hint=_other_weights(network, scale))
     path = _SHIPPED / f"{network.name}_x{scale:g}.safetensors"
     if not path.is_file() or sha256_file(path) != network.shipped[scale]:
         raise WeightsError(f"{path} is missing or damaged (sha256 differs)", hint="pip install --force-reinstall sredge")
     return Weights(path, Checkpoint(source="shipped", file=path.name, sha256=network.shipped[scale]))
 
 
+def _other_weights(network: Network, scale: float) -> str:
+    return "--weights published, or --weights FILE" if scale in network.published else "--weights FILE"
+
+
 def _published(network: Network, scale: float) -> Weights:
     published = network.published.get(scale)
     if published is None:
-        raise WeightsError(f"no published weights are known for {network.name} x{scale:g}", hint="give a path instead")
+        raise WeightsError(f"no published weights are known for {network.name} x{scale:g}", hint="--weights FILE")
     checkpoint = Checkpoint(source="published", file=published.file, sha256=published.sha256)
     folder = os.environ.get(_FOLDER_VARIABLE)
     if folder is not None and (local := Path(folder) / published.file).is_file():

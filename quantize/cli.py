@@ -12,7 +12,7 @@ import onnx
 import typer
 
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
-from calibration.datasets import MissingDatasetError, dataset_names, download, find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.faithful import BackendCheck
 from quantize.int8_only import ask_backend, check_int8_only
@@ -24,7 +24,9 @@ from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, check_writable, resolve_bundle
+from runtime.describe import describe_int8_layers
 from runtime.errors import UserError
+from runtime.figures import share_text
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
 from runtime.value_check import TOLERANCE_DB
@@ -38,28 +40,25 @@ app = console.application(
 
 @app.command()
 def quantize(
-    calib: Annotated[
-        str,
-        typer.Option(
-            help=f"what to calibrate on: {', '.join(dataset_names())}, a folder of pictures, or a calibration table (.json)"
-        ),
-    ],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    calib: Annotated[str | None, typer.Option(help=f"{CALIB_HELP}, or a calibration table (.json)")] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     target: Annotated[str, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = "cpu",
     method: Annotated[Method, typer.Option(help="how ranges inside the network follow from statistics")] = Method.PERCENTILE,
     percentile: Annotated[
         float | None, typer.Option(help=f"of values that a range holds, for that method [default: {DEFAULT_PERCENTILE}]")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
-    crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops the network is run on [default: {CROPS}]")] = None,
-    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="their size [default: {}x{}]".format(*CROP_SIZE))] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the choice of pictures and crops [default: 0]")] = None,
+    crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops of the pictures [default: {CROPS}]")] = None,
+    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="size of a crop [default: {}x{}]".format(*CROP_SIZE))] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed of what is random: the choice of pictures and crops [default: 0]")
+    ] = None,
     effort: Annotated[
-        Effort, typer.Option(help="against what int8 loses: seconds, layer by layer, or minutes of distillation after that")
+        Effort, typer.Option(help="effort against what int8 loses: seconds, layer by layer, or minutes of distillation after that")
     ] = Effort.BALANCED,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="STEP", help=f"a step to leave out, again for more: {', '.join(STEPS)}")
+        list[str] | None, typer.Option(metavar="STEP", help=f"what to leave out, again for more: {', '.join(STEPS)}")
     ] = None,
     equalize: Annotated[
         bool | None,
@@ -70,7 +69,8 @@ def quantize(
         ),
     ] = None,
     io: Annotated[
-        str, typer.Option(help="uint8 also writes each of those graphs for raw pixels: NHWC uint8 in and out, clipped and rounded")
+        str,
+        typer.Option(help="what graphs take and give: uint8 also writes each of them for raw pixels, NHWC, clipped and rounded"),
     ] = "float32",
     pixel_shuffle: Annotated[
         PixelShuffle | None,
@@ -91,9 +91,11 @@ def quantize(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help=f"that runs and times: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"),
+        typer.Option(
+            help=f"what runs the graph, and is timed: auto, {', '.join(entry.name for entry in BACKENDS)} [default: auto]"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="quantize again even if nothing changed")] = False,
+    force: Annotated[bool, typer.Option("--force", help="again even if nothing changed")] = False,
 ) -> None:
     """Quantize a bundle's network: calibrate, write its int8, fp16 and bf16 graphs."""
     chosen_target = find_target(target)
@@ -102,6 +104,7 @@ def quantize(
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
+    pictures, root = choose_pictures(calib=calib, data=data)
     options = Int8Options(
         target=chosen_target,
         method=method,
@@ -118,8 +121,8 @@ def quantize(
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     check_target(opened, chosen_target, pixel_shuffle=shuffle)
     request = TableRequest(
-        calib=calib,
-        root=data,
+        calib=pictures,
+        root=root,
         percentile=percentile,
         measure_again=force,
         crops=crops,
@@ -129,9 +132,9 @@ def quantize(
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
-            task = bar.add_task(f"downloading {calib}, MB", total=None)
+            task = bar.add_task(f"downloading {pictures}, MB", total=None)
             download(
-                calib,
+                pictures,
                 scale=opened.manifest.scale,
                 on_bytes=lambda done, total: bar.update(task, completed=done // 1_000_000, total=total // 1_000_000),
             )
@@ -189,13 +192,12 @@ def _is_here(request: TableRequest, *, scale: float) -> bool:
 def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     int8 = bundle.variant("int8", target=target.name)
     pixels = [variant.file for variant in bundle.manifest.variants if variant.io == "uint8" and variant.precision != "fp32"]
-    layers = bundle.manifest.layers
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
         opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
     rows: dict[str, str] = {
         "int8": str(bundle.path(int8)),
-        "MACs": f"{bundle.manifest.int8_mac_share(int8):.1%} in int8, {len(int8.int8_layers)} of {len(layers)} layers",
+        "MACs": f"{share_text(bundle.manifest.int8_mac_share(int8))} in int8, {describe_int8_layers(bundle.manifest, int8)}",
         "opset": opset,
         **({"pixels": ", ".join(pixels)} if pixels else {}),
         **{half: str(bundle.path(bundle.variant(half, target=target.name))) for half in halves_of(target)},

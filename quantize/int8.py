@@ -44,6 +44,9 @@ _SEED = 0  # of the windows that layers are fitted on, and of the order in which
 _SOME = 12  # crops
 _LARGEST_SIDE = 96  # pixels of a crop that are learned and compared on: memory grows with them, what is learned does not
 
+PICTURES_WANTED = "--calib FOLDER with pictures; or --calib NAME --data FOLDER, FOLDER being where that data set is"
+"""The hint where a table came without pictures and a step needs some."""
+
 
 @dataclass(frozen=True)
 class Int8Graph:
@@ -186,7 +189,7 @@ def _directions(
     if layers and not crops:
         raise UserError(
             f"what {layers[0]} depends on most is measured on pictures, and there are none",
-            hint="--data FOLDER (or SREDGE_DATA=FOLDER) with the data set, or --calib FOLDER with pictures",
+            hint=PICTURES_WANTED,
         )
     found: dict[str, NDArray[np.float64]] = {}
     for node in [node for node in model.graph if node.name in layers]:

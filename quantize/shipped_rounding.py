@@ -5,24 +5,29 @@ Rounding layers wants pictures; a fresh machine has none. `make calibration-tabl
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
 import safetensors
 import safetensors.numpy
+import typer
 from numpy.typing import NDArray
 
 from calibration.shipped_tables import SHIPPED_TABLES
 from quantize.qdq import RoundedWeight
+from runtime import console
 from runtime.bundle import Bundle
+from runtime.errors import UserError
 from runtime.files import write_whole
 
 SHIPPED_TARGET = "cpu"
 """Whose quantizers they were rounded for: their biases make up for its zero points, and ruin the picture with another's."""
 _MADE_OF = "made_of"
+
+app = console.application("Take the rounded weights out of a bundle.")
 
 
 def find_shipped_rounding(made_of: str) -> dict[str, RoundedWeight]:
@@ -59,20 +64,28 @@ def read_rounding(model: onnx.ModelProto, layers: tuple[str, ...]) -> dict[str, 
     return rounded
 
 
-def main(directory: Path, out: Path) -> None:
-    """Takes the rounded weights out of a bundle's int8 graph."""
+@app.command()
+def take_rounding(
+    directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help=f"the bundle, quantized for {SHIPPED_TARGET}")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="the .safetensors file that is written")],
+) -> None:
+    """Take the rounded weights out of a bundle's int8 graph."""
     from quantize.stage import made_of  # which imports this module
 
     bundle = Bundle.open(directory)
-    variant = bundle.variant("int8")
+    variant = bundle.variant("int8", target=SHIPPED_TARGET)
     assert variant.calibration is not None
-    model = onnx.load_model_from_string(bundle.read(variant))
-    write_rounding(
-        out,
-        read_rounding(model, variant.int8_layers),
-        made_of=made_of(variant.options, calibration_sha256=variant.calibration.sha256),
-    )
+    rounded = read_rounding(onnx.load_model_from_string(bundle.read(variant)), variant.int8_layers)
+    made = made_of(variant.options, calibration_sha256=variant.calibration.sha256)
+    try:
+        write_rounding(out, rounded, made_of=made)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}", hint="a FILE in a folder that is there") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m quantize.shipped_rounding")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

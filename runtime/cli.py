@@ -26,7 +26,7 @@ from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
 from runtime.files import write_whole
 from runtime.images import read_image
 from runtime.memory import parse_bytes
-from runtime.pairs import AUTO, only_for
+from runtime.pairs import only_for
 from runtime.pixel_io import find_io
 from runtime.progress import TileBars
 from runtime.seams import SeamError
@@ -48,21 +48,29 @@ _PIPE = Path("-")
 def upscale(
     pictures: Annotated[list[Path], typer.Argument(metavar="IN…", help="picture files, folders of them, or - for stdin")],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="a file, whose suffix is its format, a folder, or - for a PNG to stdout")
+        Path,
+        typer.Option(
+            "-o", "--out", help="where the result goes: a file, whose suffix is its format, a folder, or - for a PNG to stdout"
+        ),
     ],
     bundle: BundleArgument = None,
     precision: Annotated[
-        str | None, typer.Option(help=", ".join(PRECISIONS) + " [default: int8 where the bundle has it, else fp32]")
+        str | None, typer.Option(help=f"the graph: {', '.join(PRECISIONS)} [default: int8 where the bundle has it, else fp32]")
     ] = None,
     io: Annotated[
-        str | None, typer.Option(help="float32, uint8: the graph of floats or of raw pixels [default: floats where there is one]")
+        str | None,
+        typer.Option(help="what graphs take and give: float32, uint8 for raw pixels [default: floats where there is one]"),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help=f"what runs the graph: auto, {', '.join(entry.name for entry in BACKENDS)}")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="the device, as the backend calls it [default: CPU; of tensorrt the first GPU]")
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help=f"of int8 graphs: {', '.join(known.name for known in TARGETS)} [default: what fits best]"),
+        typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)} [default: whichever fits best]"),
     ] = None,
-    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(entry.name for entry in BACKENDS)}")] = AUTO,
-    device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,
@@ -193,8 +201,10 @@ def _show_seams(upscaler: Upscaler, picture: Path, error: SeamError | None, *, e
 @app.command()
 def info(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
-    target: Annotated[str | None, typer.Option(help="of its graphs those alone that run for this target")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the manifest itself")] = False,
+    target: Annotated[
+        str | None, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)} [default: all]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the result as JSON: the manifest itself")] = False,
 ) -> None:
     """Say what a bundle holds, after verifying it, and which of it would run here."""
     opened = Bundle.open(resolve_bundle(bundle))
@@ -209,7 +219,7 @@ def info(
 
 @app.command()
 def pack(
-    out: Annotated[Path, typer.Option("-o", "--out", help="the file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="where the result goes: the file")],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
 ) -> None:
     """Pack a bundle into one file, which opens as the folder does."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from runtime.bundle import ENGINES, Bundle, Contract, Manifest, Variant
 from runtime.engines import read_engine
 from runtime.errors import BackendError, BundleError
+from runtime.figures import share_text
 from runtime.pairs import find_pairs
 
 
@@ -80,7 +81,22 @@ def _halo(manifest: Manifest) -> str:
 def _describe_variant(manifest: Manifest, variant: Variant) -> str:
     target = f" for {variant.target}" if variant.target else ""
     pixels = ", raw pixels" if variant.io == "uint8" else ""
-    share = f", {manifest.int8_mac_share(variant):.1%} of MACs int8" if variant.precision == "int8" else ""
+    share = ""
+    if variant.precision == "int8":
+        share = f", {share_text(manifest.int8_mac_share(variant))} of MACs int8, {describe_int8_layers(manifest, variant)}"
     psnr = "" if variant.psnr_vs_fp32_db is None else f", {variant.psnr_vs_fp32_db:.1f} dB from fp32"
     table = "" if variant.calibration is None else f", ranges of {variant.calibration.file}"
     return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}{table}, sha256 {variant.sha256}"
+
+
+def describe_int8_layers(manifest: Manifest, variant: Variant) -> str:
+    """Every layer of the manifest accounted for: in int8, merged into another, in float."""
+    names = {layer.name for layer in manifest.layers}
+    in_int8, merged = names & {*variant.int8_layers}, [name for name in variant.merged_layers if name in names]
+    in_float = len(names) - len(in_int8) - len(merged)
+    said = [f"{len(in_int8)} of {len(names)} layers"]
+    if merged:
+        said.append(f"{len(merged)} merged into the layer behind it ({', '.join(merged)})")
+    if in_float:
+        said.append(f"{in_float} in float")
+    return ", ".join(said)

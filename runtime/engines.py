@@ -9,6 +9,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -147,7 +148,7 @@ def read_engine(path: Path) -> EngineRecord | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        again = f"rm {path}, then {build_command(path.parent.parent)}"
+        again = f"rm {shlex.quote(str(path))}, then {build_command(path.parent.parent)}"
         raise BackendError(f"{path} is not the record of an engine: {where}: {first['msg']}", hint=again) from error
 
 
@@ -208,7 +209,7 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
 def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
     """What to type for an engine."""
     ends = "" if io == "float32" else f" --io {io}"
-    return f"python -m export.engine {bundle}" + (f" --precision {precision}" if precision else "") + ends
+    return f"python -m export.engine {shlex.quote(str(bundle))}" + (f" --precision {precision}" if precision else "") + ends
 
 
 def _major_minor(version: str) -> tuple[int, int]:

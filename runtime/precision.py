@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from runtime.backends import LayerPrecision, RanIn
 from runtime.bundle import Manifest, Variant
+from runtime.figures import share_text
 from runtime.targets import Precision, find_target
 
 
@@ -33,7 +34,7 @@ class PrecisionReport:
         return not self.not_as_asked
 
     def __str__(self) -> str:
-        ran = ", ".join(f"{name} {share:.0%}" for name, share in self.mac_share.items())
+        ran = ", ".join(f"{name} {share_text(share, digits=0)}" for name, share in self.mac_share.items())
         return ran if self.verified else f"{ran} of MACs, not the {self.asked} asked for"
 
 

@@ -29,6 +29,7 @@ from runtime.engines import find_engine
 from runtime.errors import BackendError, UnknownNameError
 from runtime.files import write_whole
 from runtime.pixels import Picture, to_floats
+from runtime.processor import read_processors
 
 Verify = Literal["once", "always", "never"]
 """When values are checked: at the first opening on a machine, at every one, or at none."""
@@ -161,18 +162,14 @@ def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | No
     if entry.prebuilt:
         found = find_engine(bundle.directory / ENGINES, graph_sha256=variant.sha256, precision=variant.precision, io=variant.io)
         plan = found.plan.sha256
-    parts = (variant.sha256, entry.name, *versions, device or "", plan, describe_processor())
+    parts = (variant.sha256, entry.name, *versions, device or "", plan, *_processor())
     return sha256_bytes("\0".join(parts).encode())
 
 
-def describe_processor() -> str:
-    """The processor's name and what it can do, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    known = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    return " ".join((platform.machine(), *dict.fromkeys(known)))
+def _processor() -> tuple[str, ...]:
+    """Its name and what it can do, where the system tells."""
+    first = next(iter(read_processors()), {})
+    return platform.machine(), *(first.get(key, "") for key in ("model name", "flags", "Features", "CPU part"))
 
 
 def _remembered(record: Path) -> ValueCheck | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import Panel
 from benchmarks.result import Result
+from runtime.figures import measured_text
 from runtime.images import Picture
 
 _SIDE = 192  # pixels of the output shown: enough to see texture, small enough to compare at a glance
@@ -45,19 +46,24 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
 
 
 def draw_latency(result: Result) -> bytes:
-    """PNG: median latency of every row as a bar, its 90th percentile as a whisker."""
+    """PNG: median latency of every row as a bar, its 90th percentile as a whisker where there were runs enough for it."""
     rows = result.rows
     figure = Figure(figsize=(7, 0.6 + 0.42 * len(rows)), layout="constrained")
     axis = figure.subplots()
     medians = [row.latency.p50_ms for row in rows]
-    tails = [[0.0] * len(rows), [row.latency.p90_ms - row.latency.p50_ms for row in rows]]
+    tails = [0.0 if row.latency.p90_ms is None else row.latency.p90_ms - row.latency.p50_ms for row in rows]
     labels = [f"{Path(row.bundle).name} {row.precision}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
-    bars = axis.barh(range(len(rows)), medians, xerr=tails, color=[_COLOURS[row.precision] for row in rows], height=0.62)
-    axis.bar_label(bars, [f" {value:.0f}" for value in medians], fontsize=8)
+    bars = axis.barh(range(len(rows)), medians, color=[_COLOURS[row.precision] for row in rows], height=0.62)
+    if any(tails):
+        axis.errorbar(medians, range(len(rows)), xerr=[[0.0] * len(rows), tails], fmt="none", ecolor="black")
+    axis.bar_label(bars, [f" {measured_text(value)}" for value in medians], fontsize=8)
     axis.set_yticks(range(len(rows)), labels, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(
-        "ms, median; whisker: 90th percentile" + ("; * did not run as asked" * any(not row.precision_verified for row in rows)),
+        f"ms, median of {rows[0].latency.n}"
+        + "; whisker: 90th percentile" * any(tails)
+        + "; * did not run as asked" * any(not row.precision_verified for row in rows)
+        + f"\n{result.machine.processor}, {rows[0].latency.threads} threads",
         fontsize=8,
     )
     axis.spines[["top", "right"]].set_visible(False)

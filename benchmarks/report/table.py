@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.latency import ENOUGH_RUNS
 from benchmarks.protocols import find_protocol
 from benchmarks.result import Result, Row
+from runtime.figures import measured_text, share_text
 from runtime.value_check import TOLERANCE_DB
 
 COLUMNS = (
@@ -35,7 +37,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.ssim:.4f}",
         "–" if row.drop_db is None else f"{round(row.drop_db, 3) + 0.0:.3f}",  # + 0.0: no "-0.000"
         "equal" if row.psnr_vs_fp32_db is None else f"{row.psnr_vs_fp32_db:.1f}",
-        f"{row.latency.p50_ms:.1f}",
+        measured_text(row.latency.p50_ms),
         "–" if row.speedup is None else f"{row.speedup:.2f}",
         f"{row.size_bytes / 1e6:.2f}",
         "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 1e6:.0f}",
@@ -71,7 +73,7 @@ def notes(result: Result) -> list[str]:
         f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
         f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
         f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shapes}, {first.latency.threads} threads, "
-        f"cases in turn; × fp32: on the same backend",
+        f"cases in turn; × fp32: on the same backend{_percentiles_left_out(first.latency.n)}",
         "peak MB: the largest resident memory of a process that ran all of this and nothing else, pictures and timing",
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
@@ -102,6 +104,11 @@ def notes(result: Result) -> list[str]:
     return lines
 
 
+def _percentiles_left_out(runs: int) -> str:
+    missing = [f"p{percentile} ({enough})" for percentile, enough in ENOUGH_RUNS.items() if runs < enough]
+    return f"; too few runs to tell {' or '.join(missing)}" if missing else ""
+
+
 def _device_notes(row: Row) -> list[str]:
     """What the accelerator's own clock says, and the state it was in."""
     timed = row.device_latency
@@ -119,7 +126,7 @@ def _device_notes(row: Row) -> list[str]:
 
 
 def _shares(row: Row) -> str:
-    shares = [f"{name} {share:.1%}" if share < 0.9995 else name for name, share in row.precision_ran.items() if share]
+    shares = [f"{name} {share_text(share)}" if share < 1 else name for name, share in row.precision_ran.items() if share]
     return " + ".join(shares)
 
 

@@ -1,4 +1,4 @@
-"""python -m export.engine BUNDLE --precision fp16"""
+"""python -m export.engine [BUNDLE] --precision fp16"""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import typer
 from export.engine.profile import choose_profile
 from runtime import console
 from runtime.backends import choose_backend, load_backend
-from runtime.bundle import Bundle, resolve_bundle
+from runtime.bundle import Bundle, Io, resolve_bundle
 from runtime.engines import HardwareCompatibility
 from runtime.errors import BackendError, UnknownNameError
 from runtime.pixel_io import find_io
-from runtime.targets import find_precision
+from runtime.targets import Precision, find_precision
 
 _BACKEND = "tensorrt"
 _LEVELS: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
@@ -26,16 +26,19 @@ app = console.application("Build a TensorRT engine of a bundle's graph, for the 
 
 @app.command()
 def engine(
-    precision: Annotated[str, typer.Option(help="the graph: fp32, fp16 or int8")],
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
-    io: Annotated[str, typer.Option(help="float32, uint8: of the graph of floats or of raw pixels")] = "float32",
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"the graph: fp32, fp16, int8 [default: int8 where the bundle has it for {_BACKEND}, else fp32]"),
+    ] = None,
+    io: Annotated[str, typer.Option(help="what graphs take and give: float32, uint8 for raw pixels")] = "float32",
     least: Annotated[str | None, typer.Option("--min", metavar="HxW", help="the smallest picture [default: 16x16]")] = None,
     best: Annotated[str | None, typer.Option("--opt", metavar="HxW", help="the size to be fastest at [default: --max]")] = None,
     most: Annotated[
         str | None,
         typer.Option("--max", metavar="HxW", help="the largest picture; larger ones run in tiles [default: 512x512 at most]"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="the largest batch")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="pictures at a time: the largest batch")] = 1,
     workspace: Annotated[
         int | None, typer.Option(min=1, metavar="MiB", help="memory that a layer may take while it runs [default: all there is]")
     ] = None,
@@ -55,15 +58,16 @@ def engine(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="accept layers that run in another precision than asked for")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="the GPU, cuda:0 for instance [default: the first]")] = None,
+    device: Annotated[str | None, typer.Option(help="the device, cuda:0 for instance [default: the first]")] = None,
 ) -> None:
     """Build the engine, check what each of its layers runs in, and put it into the bundle; the same one is not built twice."""
     entry = choose_backend(_BACKEND)
-    chosen = find_precision(precision)
-    if chosen not in entry.precisions:
-        raise UnknownNameError("precision of engines", precision, valid=entry.precisions)
+    asked = None if precision is None else find_precision(precision)
+    if asked is not None and asked not in entry.precisions:
+        raise UnknownNameError("precision of engines", asked, valid=entry.precisions)
     ends, level = find_io(io), _find_level(hardware_compatible)
     opened = Bundle.open(resolve_bundle(bundle))
+    chosen = asked or _best_precision(opened, io=ends)
     sizes = [
         None if text is None else console.parse_size(text, option=option)
         for text, option in ((least, "--min"), (best, "--opt"), (most, "--max"))
@@ -112,6 +116,11 @@ def engine(
     console.show(f"  plan    {outcome.path.parent / record.plan.file}, sha256 {record.plan.sha256}")
     for layer in record.other_precision:
         typer.echo(f"(!) not {chosen}: {layer}", err=True)
+
+
+def _best_precision(bundle: Bundle, *, io: Io) -> Precision:
+    int8 = bundle.manifest.find_variant("int8", target=_BACKEND, io=io)
+    return "fp32" if int8 is None else "int8"
 
 
 def _find_level(name: str) -> HardwareCompatibility:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,19 +37,22 @@ app = console.application("Train a network, or fine-tune one, on a folder of pho
 def train(
     model: Annotated[str, typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}")],
     scale: Annotated[int, typer.Option(help="how many times larger the picture becomes")],
-    data: Annotated[Path, typer.Option(help="folder of photographs; those in folders below it too")],
+    data: Annotated[Path, typer.Option(help="pictures: a folder of pictures, those in folders below it too")],
     held_out: Annotated[
         Path | None, typer.Option(help="folder of photographs to measure PSNR on [default: one in forty of --data]")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="checkpoint to start from; tensors of other shapes start anew")] = None,
-    steps: Annotated[int, typer.Option(min=40)] = _DEFAULT.steps,
-    batch: Annotated[int, typer.Option(min=1, help="patches a step")] = _DEFAULT.batch,
+    steps: Annotated[int, typer.Option(min=40, help="how many times weights are updated")] = _DEFAULT.steps,
+    batch: Annotated[int, typer.Option(min=1, help="pictures at a time: patches per step")] = _DEFAULT.batch,
     patch: Annotated[int, typer.Option(min=8, help="pixels a side of a patch, as the network is given it")] = _DEFAULT.patch,
     rate: Annotated[float, typer.Option(min=0.0, help="step size at the top of the one-cycle rate")] = _DEFAULT.peak_rate,
     sizes: Annotated[str, typer.Option(help="each photograph is trained on at these, relative to its own")] = _SIZES,
-    seed: Annotated[int, typer.Option(min=0)] = _DEFAULT.seed,
+    seed: Annotated[int, typer.Option(min=0, help="seed of what is random: patches, and weights that start anew")] = _DEFAULT.seed,
     report_every: Annotated[int, typer.Option(min=1, help="steps between lines of the log, each with a checkpoint")] = 500,
-    out: Annotated[Path | None, typer.Option(help="the .safetensors file [default: build/train/MODEL_xSCALE.safetensors]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="where the result goes: the .safetensors file [default: build/train/MODEL_xSCALE.safetensors]"),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="begin anew where there is a checkpoint to go on from")] = False,
 ) -> None:
     """Train a network; typed again, the same command goes on where it was stopped."""
@@ -111,7 +115,9 @@ def train(
 
 def _check_out(out: Path) -> None:
     if out.suffix != ".safetensors":
-        raise UserError(f"--out {out}: weights are written as .safetensors", hint=f"--out {out.with_suffix('.safetensors')}")
+        raise UserError(
+            f"--out {out}: weights are written as .safetensors", hint=f"--out {shlex.quote(str(out.with_suffix('.safetensors')))}"
+        )
     try:
         check_writable(out)
     except OSError as error:

@@ -126,5 +126,5 @@ def _pictures(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if is_image_file(path))
     if not files:
         reason = "no pictures in it" if folder.is_dir() else "there is no such folder"
-        raise DatasetError(f"{folder}: {reason}", hint="name a folder of photographs with --data")
+        raise DatasetError(f"{folder}: {reason}", hint="--data FOLDER, which holds photographs")
     return files

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from calibration.datasets import SAMPLES, dataset_names, find_images
+from calibration.datasets import CALIB_HELP, DATA_HELP, SAMPLES, choose_pictures, find_images
 from quantize.explain.plot import draw
 from quantize.explain.result import ExplainedLayer, Explanation, Shift, is_exact
 from quantize.explain.stage import ExplainRequest, explain
@@ -29,27 +29,29 @@ app = console.application("Say where a bundle's int8 graph loses what it loses."
 def explain_bundle(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
     calib: Annotated[
-        str, typer.Option(help=f"pictures to look at: {', '.join(dataset_names())}, or a folder; of a set its held-back part")
-    ] = SAMPLES,
-    data: Annotated[Path | None, typer.Option(help="the folder that holds data sets [default: SREDGE_DATA]")] = None,
-    target: Annotated[
-        str | None, typer.Option(help=f"of several int8 graphs, which: {', '.join(known.name for known in TARGETS)}")
+        str | None,
+        typer.Option(help=f"{CALIB_HELP}; of a set its held-back part"),
     ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA_HELP} [default: {SAMPLES}]")] = None,
+    target: Annotated[str | None, typer.Option(help=f"the accelerator: {', '.join(known.name for known in TARGETS)}")] = None,
     backend: Annotated[
-        str, typer.Option(help=f"what runs whole pictures: auto, {', '.join(entry.name for entry in BACKENDS)}")
+        str, typer.Option(help=f"what runs the graph, on whole pictures: auto, {', '.join(entry.name for entry in BACKENDS)}")
     ] = "auto",
-    crops: Annotated[int, typer.Option(min=1, help="crops that layers are measured on, and pictures at most")] = 16,
+    crops: Annotated[int, typer.Option(min=1, help="how many crops of the pictures, and pictures at most")] = 16,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="also what each layer alone does to the output: a run of the network a layer")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, all pictures and figures, instead of the table")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="the result as JSON: all pictures and figures, instead of the table")
+    ] = False,
 ) -> None:
     """Compare int8 with fp32 layer by layer and picture by picture; a plot goes into the bundle's reports."""
     chosen = None if target is None else find_target(target).name
     opened = Bundle.open(resolve_bundle(bundle))
+    pictures, root = choose_pictures(calib=calib, data=data, default=SAMPLES)
+    images = find_images(pictures, scale=opened.manifest.scale, use="evaluation", root=root)
     variant = find_pairs(opened, precision="int8", target=chosen, backend=backend)[0].variant
     file = opened.path(variant).parent / REPORTS / f"explain-{variant.target}.png"
-    images = find_images(calib, scale=opened.manifest.scale, use="evaluation", root=data)
     request = ExplainRequest(images=images, target=variant.target, backend=backend, crops=crops, sensitivity=sensitivity)
     with console.progress() as bar:
         task = bar.add_task("reading", total=None)

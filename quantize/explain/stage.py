@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -100,7 +101,8 @@ def _table_of(bundle: Bundle, variant: Variant) -> CalibrationTable:
     if variant.calibration is None:
         raise BundleError(
             f"{bundle.directory} lacks the calibration table that {variant.file} was made of",
-            hint=f"quantize it again: python -m quantize {bundle.directory} --target {variant.target} --calib div2k",
+            hint="quantize it again: "
+            f"python -m quantize {shlex.quote(str(bundle.directory))} --target {variant.target} --calib div2k",
         )
     return read_table(bundle.path(variant.calibration))
 

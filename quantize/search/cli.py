@@ -8,6 +8,7 @@ from collections.abc import Collection
 from rich.table import Table
 
 from calibration.datasets import find_images
+from quantize.int8 import PICTURES_WANTED
 from quantize.options import Int8Options
 from quantize.reports import write_report
 from quantize.search.choose import Budget
@@ -17,6 +18,8 @@ from quantize.tables import FoundTable, TableRequest
 from runtime import console
 from runtime.bundle import Bundle
 from runtime.errors import UserError
+from runtime.figures import share_text
+from runtime.processor import count_cores, processor_name
 
 
 def make_budget(
@@ -31,7 +34,10 @@ def make_budget(
     if lifted:
         raise UserError("--max-drop-db finds the layers to lift: --lift names them", hint="drop one of the two")
     if not math.isfinite(max_drop_db) or math.isnan(min_int8_macs or 0):
-        raise UserError(f"--max-drop-db {max_drop_db}, --min-int8-macs {min_int8_macs}: expected numbers", hint="0.03 and 0.98")
+        raise UserError(
+            f"--max-drop-db {max_drop_db}, --min-int8-macs {min_int8_macs}: expected numbers",
+            hint="--max-drop-db 0.03 --min-int8-macs 0.98",
+        )
     return Budget(max_drop_db, min_int8_macs or 0)
 
 
@@ -40,10 +46,7 @@ def search(
 ) -> Found:
     """Searches, and shows and writes the front it found, as far as it came where the budget cannot be met."""
     if not table.crops:
-        raise UserError(
-            f"--max-drop-db measures on pictures, and --calib {request.calib} brings none",
-            hint="--data FOLDER (or SREDGE_DATA=FOLDER) with the data set, or --calib FOLDER with pictures",
-        )
+        raise UserError(f"--max-drop-db measures on pictures, and --calib {request.calib} brings none", hint=PICTURES_WANTED)
     images = find_images(request.calib, scale=bundle.manifest.scale, use="calibration", root=request.root)
     wanted = SearchRequest(
         images=images,
@@ -90,9 +93,9 @@ def _cells(trial: Trial, *, is_chosen: bool) -> list[str]:
         "→" if is_chosen else "",
         f"{trial.drop_db:.3f}",
         f"{trial.p50_ms:.1f}",
-        f"{trial.cost:.3f}",
-        f"{trial.p50_ms / trial.fp32_p50_ms:.3f}",
-        f"{trial.int8_mac_share:.1%}",
+        f"{trial.cost:.2f}",
+        f"{trial.p50_ms / trial.fp32_p50_ms:.2f}",
+        share_text(trial.int8_mac_share),
         ", ".join(trial.lifted) or "nothing",
     ]
 
@@ -105,5 +108,6 @@ def _conditions(state: SearchState, *, tried_now: int) -> str:
     return (
         f"Pareto front of {len(state.trials)} graphs tried, {tried_now} of them now. Drop: PSNR of luma below fp32's, mean over "
         f"{where} {which}. Latency on {state.backend}, {shape}, its own number of threads, median of {timing.n} after "
-        f"{timing.warm_up}, in turn with fp32 and with everything in int8. What is chosen has weights rounded for what it lifts."
+        f"{timing.warm_up}, in turn with fp32 and with everything in int8, on {processor_name()}, {count_cores()} cores. "
+        "What is chosen has weights rounded for what it lifts."
     )

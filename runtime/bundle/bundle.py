@@ -6,6 +6,7 @@ refuses, so that no backend reads or runs anything beside it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Bundle:
     def path(self, part: Part) -> Path:
         """Where the part's file is; BundleError of a packed bundle, whose parts are no files."""
         if self.packed is not None:
-            unpack = f"python -m zipfile -e {self.directory} FOLDER, and name that"
+            unpack = f"python -m zipfile -e {shlex.quote(str(self.directory))} FOLDER, and name that"
             raise BundleError(f"{self.directory} is packed; this needs a bundle that is a folder", hint=unpack)
         return find_part(self.directory, part)
 
@@ -95,9 +96,9 @@ class Bundle:
             present = ", ".join(map(str, self.manifest.variants))
             suffix = f"{pixels if io == 'uint8' else ''}{f' for target {target!r}' if target else ''}"
             asked = f" --target {target}" if target else ""
-            hint = f"python -m quantize {self.directory} --calib div2k{asked}" if precision != "fp32" else ""
+            hint = f"python -m quantize {shlex.quote(str(self.directory))} --calib div2k{asked}" if precision != "fp32" else ""
             if io == "uint8":
-                hint = f"{hint or f'python -m export {self.manifest.model} --scale {self.manifest.scale:g}'} --io uint8"
+                hint = f"{hint or 'python -m export as before'} --io uint8"
             raise BundleError(f"{self.directory} has no {precision} graph{suffix}; it has: {present}", hint=hint)
         return found
 
@@ -145,7 +146,7 @@ def _verify(directory: Path, part: Part) -> None:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}", hint="run the export again") from error
     except ChangedPartError as error:
-        raise BundleError(str(error), hint=f"make it anew: rm -r {directory} and run the export again") from error
+        raise BundleError(str(error), hint=f"make it anew: rm -r {shlex.quote(str(directory))} and run the export again") from error
 
 
 def _last_written(directory: Path) -> tuple[int, int] | None:

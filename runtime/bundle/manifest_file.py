@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -60,7 +61,7 @@ def read_manifest(directory: Path) -> Manifest:
         else:
             reason = f"it has no {MANIFEST}" if directory.is_dir() else "there is no such folder"
         raise BundleError(f"{directory} is not a bundle: {reason}", hint="python -m export lesrcnn --scale 2") from error
-    return parse_manifest(text, path, again=f"make it anew: rm -r {directory} and run the export again")
+    return parse_manifest(text, path, again=f"make it anew: rm -r {shlex.quote(str(directory))} and run the export again")
 
 
 def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:

@@ -1,0 +1,33 @@
+"""The processor that a measurement was made on, and how many of its cores this process may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def processor_name() -> str:
+    first = next(iter(read_processors()), {})
+    return first.get("model name", platform.processor() or platform.machine())
+
+
+def count_cores() -> int:
+    """Physical cores this process may use; a second thread on a core adds nothing to arithmetic that fills it."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {
+        (processor["physical id"], processor["core id"])
+        for processor in read_processors()
+        if "core id" in processor and int(processor["processor"]) in usable
+    }
+    return len(cores) or len(usable)
+
+
+def read_processors() -> list[dict[str, str]]:
+    """The entries of /proc/cpuinfo; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return []
+    blocks = path.read_text().strip().split("\n\n")
+    split = ([line.partition(":") for line in block.splitlines()] for block in blocks)
+    return [{key.strip(): value.strip() for key, _, value in lines} for lines in split]
