@@ -305,6 +305,7 @@ def _row(
         precision_verified=report.verified,
         precision_ran={name: round(share, 6) for name, share in report.mac_share.items()},
         psnr_vs_simulated_db=None if check is None else check.psnr_db,
+        expected_psnr_vs_simulated_db=None if check is None else check.expected_db,
         size_bytes=request.bundle.path(variant).stat().st_size,
         peak_rss_bytes=peak,
         calibration_images_evaluated=overlap if case.precision == "int8" else 0,

@@ -48,6 +48,8 @@ class Row(Noun):
     """Share of MACs by the precision that the backend says they ran in."""
     psnr_vs_simulated_db: float | None
     """PSNR of what the backend gives for one small picture against the same graph simulated."""
+    expected_psnr_vs_simulated_db: float | None
+    """The least that is expected of that."""
     size_bytes: int
     peak_rss_bytes: int | None
     """None where the system does not tell."""

@@ -107,8 +107,8 @@ def quantize_bundle(
     int8 = graph.model
     check_int8_only(int8, target, precision="int8")
     on_step("checking", 0, 1)
-    contract = bundle.manifest.contract
-    on_checked(check_backends(int8.SerializeToString(deterministic=True), target, contract, precision="int8"))
+    data = int8.SerializeToString(deterministic=True)
+    on_checked(check_backends(data, bundle.read(fp32), target, bundle.manifest.contract))
     halves = {
         half: convert_to_own_half(model, half, table, options, chosen=pixel_shuffle)
         if target.int8_only_ops
@@ -117,7 +117,7 @@ def quantize_bundle(
     }
     calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
-        int8_file(target): int8.SerializeToString(deterministic=True),
+        int8_file(target): data,
         **{half_file(half, target): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
         calibration_part.file: written,
     }
