@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,14 @@ from threading import Event
 
 import numpy as np
 
-from runtime.bicubic import upscale_bicubic
-from runtime.encode import SUFFIXES, check_format, open_writer
+from runtime.allowance import Share
+from runtime.bicubic import upscale_bicubic, upscaled_size
+from runtime.decode import Decoded
+from runtime.encode import SUFFIXES, check_format, open_writer, whole_bytes
 from runtime.errors import ImageError, SredgeError
 from runtime.images import is_image_file, read_image
 from runtime.ordered import in_order
+from runtime.picture_header import Header
 from runtime.pixels import AnyPicture
 from runtime.tiling import Span
 from runtime.upscaler import Upscaler
@@ -34,6 +37,10 @@ class Job:
     def comparison(self) -> Path:
         """Where bicubic and the network are shown side by side."""
         return self.result.with_name(f"{self.result.stem}-compare{self.result.suffix}")
+
+    def outputs(self, *, compare: bool) -> tuple[Path, ...]:
+        """The files that it writes."""
+        return (self.result, self.comparison) if compare else (self.result,)
 
 
 @dataclass(frozen=True)
@@ -101,23 +108,45 @@ def run_jobs(upscaler: Upscaler, jobs: Iterable[Job], *, compare: bool = False) 
 
 def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, stop: Event) -> Outcome:
     try:
-        image = read_image(job.source)
-        pixels = image.pixels
-        size = upscaler.plan(pixels).size
-        for path in (job.result, job.comparison) if compare else (job.result,):
-            check_format(path.suffix, (*size, *pixels.shape[2:]), pixels.dtype, name=str(path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _write(upscaler, job, pixels, size, icc_profile=image.icc_profile, compare=compare, stop=stop)
+        # A comparison is twice as wide.
+        with share_of(upscaler, (job.result, *[job.comparison] * 2 * compare)) as share:
+            return _run_within(share, upscaler, job, compare=compare, stop=stop)
     except (SredgeError, _StoppedError) as error:
         return Outcome(job, error=error if isinstance(error, SredgeError) else ImageError(f"{job.source}: stopped"))
     except OSError as error:
         return Outcome(job, error=ImageError(f"cannot write {job.result}: {error.strerror or error}"))
+
+
+def share_of(upscaler: Upscaler, outputs: Sequence[Path]) -> AbstractContextManager[Share]:
+    """The part of the upscaler's memory that one picture takes which is written to `outputs`."""
+
+    def held(header: Header) -> int:
+        size = upscaled_size(header.size, upscaler.bundle.manifest.scale)
+        return header.pixel_bytes + sum(whole_bytes(path.suffix, size) for path in outputs)
+
+    def tiles(header: Header, held_bytes: int) -> int:
+        stand_in = np.broadcast_to(np.zeros((), f"u{header.sample_bytes}"), header.shape)
+        return upscaler.plan(stand_in, held_bytes=held_bytes).takes_bytes
+
+    return upscaler.allowance.share(held=held, tiles=tiles)
+
+
+def _run_within(share: Share, upscaler: Upscaler, job: Job, *, compare: bool, stop: Event) -> Outcome:
+    """Runs the job in its share of the memory."""
+    image = read_image(job.source, admit=share.admit)
+    pixels = image.pixels
+    size = upscaler.plan(pixels, held_bytes=share.held_bytes).size
+    for path in job.outputs(compare=compare):
+        check_format(path.suffix, (*size, *pixels.shape[2:]), pixels.dtype, name=str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _write(upscaler, job, image, size, held_bytes=share.held_bytes, compare=compare, stop=stop)
     return Outcome(job, (pixels.shape[0], pixels.shape[1]), size)
 
 
 def _write(
-    upscaler: Upscaler, job: Job, pixels: AnyPicture, size: tuple[int, int], *, icc_profile: bytes, compare: bool, stop: Event
+    upscaler: Upscaler, job: Job, image: Decoded, size: tuple[int, int], *, held_bytes: int, compare: bool, stop: Event
 ) -> None:
+    pixels, icc_profile = image.pixels, image.icc_profile
     channels = pixels.shape[2:]
     with ExitStack() as stack:
         result = stack.enter_context(open_writer(job.result, (*size, *channels), pixels.dtype, icc_profile=icc_profile))
@@ -126,7 +155,7 @@ def _write(
             shape = (size[0], 2 * size[1] + _DIVIDER, *channels)
             beside = stack.enter_context(open_writer(job.comparison, shape, pixels.dtype, icc_profile=icc_profile))
         top = 0
-        for band in upscaler.bands(pixels):
+        for band in upscaler.bands(pixels, held_bytes=held_bytes):
             if stop.is_set():
                 raise _StoppedError
             result.write(band)

@@ -15,14 +15,14 @@ import typer
 
 from runtime import console
 from runtime.backends import BACKENDS
-from runtime.batch import Job, find_jobs, run_jobs
+from runtime.batch import Job, find_jobs, run_jobs, share_of
 from runtime.bundle import Bundle, pack_bundle, resolve_bundle, sha256_bytes
-from runtime.decode import decode
+from runtime.decode import Decoded, decode
 from runtime.describe import describe
 from runtime.encode import make_writer, open_writer
 from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
 from runtime.files import write_whole
-from runtime.images import read_image
+from runtime.images import read_file, read_image
 from runtime.memory import parse_bytes
 from runtime.pixel_io import find_io
 from runtime.targets import PRECISIONS, find_precision
@@ -57,7 +57,8 @@ def upscale(
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
+        str | None,
+        typer.Option(help="what pictures and tiles may take, 2G for instance [default: tiles a quarter of what is free]"),
     ] = None,
     tile: Annotated[int | None, typer.Option(min=1, help="pixels a side that a tile keeps [default: what --memory allows]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace results that are there already")] = False,
@@ -138,8 +139,16 @@ def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path) -> None:
 
 def _run_piped(upscaler: Upscaler, source: Path, out: Path, *, overwrite: bool) -> None:
     """From stdin, or to stdout as PNG, or both."""
-    image = decode(sys.stdin.buffer.read(), name="stdin") if source == _PIPE else read_image(source)
-    bands = upscaler.bands(image.pixels)
+    with share_of(upscaler, () if out == _PIPE else (out,)) as share:
+        if source == _PIPE:
+            image = decode(read_file(sys.stdin.buffer, name="stdin"), name="stdin", admit=share.admit)
+        else:
+            image = read_image(source, admit=share.admit)
+        _write_piped(upscaler, image, out, held_bytes=share.held_bytes, overwrite=overwrite)
+
+
+def _write_piped(upscaler: Upscaler, image: Decoded, out: Path, *, held_bytes: int, overwrite: bool) -> None:
+    bands = upscaler.bands(image.pixels, held_bytes=held_bytes)
     shape = (*upscaler.plan(image.pixels).size, *image.pixels.shape[2:])
     if out != _PIPE:
         if out.exists() and not overwrite:

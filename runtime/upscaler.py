@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from runtime.allowance import Allowance
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, choose_backend, open_backend
 from runtime.bands import run_bands
 from runtime.bicubic import Samples
@@ -38,6 +39,7 @@ class Upscaler:
         variant: the graph of it that runs.
         backend_name: the backend that runs it.
         parallel: runs of the network at a time.
+        allowance: of `memory_bytes`, for whoever decodes and encodes pictures too; without limit where it was None.
         seam_error: of the last picture that was run in tiles with seams; None where none was.
     """
 
@@ -60,6 +62,7 @@ class Upscaler:
         self._limits = backend.limits
         self._tile = tile
         self._memory_bytes = default_budget() if memory_bytes is None else memory_bytes
+        self.allowance = Allowance(memory_bytes)
 
     @classmethod
     def open(
@@ -137,13 +140,13 @@ class Upscaler:
             top += len(band)
         return output
 
-    def bands(self, picture: NDArray[Samples]) -> Iterator[NDArray[Samples]]:
+    def bands(self, picture: NDArray[Samples], *, held_bytes: int = 0) -> Iterator[NDArray[Samples]]:
         """What a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
 
         Raises:
             ImageError: as a call does, before the first piece.
         """
-        return self._run_bands(picture, self.plan(picture))
+        return self._run_bands(picture, self.plan(picture, held_bytes=held_bytes))
 
     def stream(self, frames: Iterable[NDArray[Samples]]) -> Iterator[NDArray[Samples]]:
         """What a call gives for each frame, in their order; the next ones run while one is being used.
@@ -153,8 +156,8 @@ class Upscaler:
         """
         return in_order(self, frames, workers=self.parallel + 1)
 
-    def plan(self, picture: AnyPicture) -> Plan:
-        """The tiles in which a picture of that shape and type would run.
+    def plan(self, picture: AnyPicture, *, held_bytes: int = 0) -> Plan:
+        """The tiles in which a picture of that shape and type would run, `held_bytes` of the memory being taken already.
 
         Raises:
             ImageError: as a call does.
@@ -174,6 +177,7 @@ class Upscaler:
             budget_bytes=self._memory_bytes,
             parallel=self.parallel,
             limits=self._limits,
+            held_bytes=held_bytes,
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
