@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,16 @@ from threading import Event
 
 import numpy as np
 
-from runtime.bicubic import upscale_bicubic
+from runtime.allowance import Share
+from runtime.bicubic import upscale_bicubic, upscaled_size
 from runtime.claims import Claim, check_claims
 from runtime.decode import Decoded
-from runtime.encode import SUFFIXES, RowWriter, open_writer
+from runtime.encode import SUFFIXES, RowWriter, open_writer, whole_bytes
 from runtime.errors import ImageError, SredgeError
 from runtime.files import no_empty_folders
 from runtime.images import is_image_file, read_image
 from runtime.ordered import in_order
+from runtime.picture_header import Header
 from runtime.pixels import AnyPicture
 from runtime.seams import SeamError
 from runtime.tiling import Span
@@ -169,13 +171,29 @@ def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, on_tile: OnTile | N
             on_tile(job, done, count)
 
     try:
-        image = read_image(job.source)
-        size = upscaler.plan(image.pixels).size
-        with upscaler.bands(image.pixels, on_tile=after_tile) as bands:
-            _write(job, image, bands, size, compare=compare)
+        # A comparison is twice as wide.
+        with share_of(upscaler, (job.result, *[job.comparison] * 2 * compare)) as share:
+            image = read_image(job.source, admit=share.admit)
+            size = upscaler.plan(image.pixels, held_bytes=share.held_bytes).size
+            with upscaler.bands(image.pixels, held_bytes=share.held_bytes, on_tile=after_tile) as bands:
+                _write(job, image, bands, size, compare=compare)
     except (SredgeError, _StoppedError) as error:
         return Outcome(job, error=error if isinstance(error, SredgeError) else ImageError(f"{job.source}: stopped"))
     return Outcome(job, (image.pixels.shape[0], image.pixels.shape[1]), size, bands.seam_error)
+
+
+def share_of(upscaler: Upscaler, outputs: Sequence[Path]) -> AbstractContextManager[Share]:
+    """The part of the upscaler's memory that one picture takes which is written to `outputs`."""
+
+    def held(header: Header) -> int:
+        size = upscaled_size(header.size, upscaler.bundle.manifest.scale)
+        return header.pixel_bytes + sum(whole_bytes(path.suffix, size) for path in outputs)
+
+    def tiles(header: Header, held_bytes: int) -> int:
+        stand_in = np.broadcast_to(np.zeros((), f"u{header.sample_bytes}"), header.shape)
+        return upscaler.plan(stand_in, held_bytes=held_bytes).takes_bytes
+
+    return upscaler.allowance.share(held=held, tiles=tiles)
 
 
 def _write(job: Job, image: Decoded, bands: Iterable[AnyPicture], size: tuple[int, int], *, compare: bool) -> None:

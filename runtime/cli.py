@@ -17,14 +17,14 @@ import typer
 
 from runtime import console
 from runtime.backends import BACKENDS
-from runtime.batch import Job, check_outputs, find_jobs, run_jobs
+from runtime.batch import Job, check_outputs, find_jobs, run_jobs, share_of
 from runtime.bundle import Bundle, pack_bundle, resolve_bundle, sha256_bytes
-from runtime.decode import decode
+from runtime.decode import Decoded, decode
 from runtime.describe import describe
 from runtime.encode import make_writer, open_writer
 from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
 from runtime.files import write_whole
-from runtime.images import read_image
+from runtime.images import read_file, read_image
 from runtime.memory import parse_bytes
 from runtime.pairs import only_for
 from runtime.pixel_io import find_io
@@ -75,7 +75,8 @@ def upscale(
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
+        str | None,
+        typer.Option(help="what pictures and tiles may take, 2G for instance [default: tiles a quarter of what is free]"),
     ] = None,
     tile: Annotated[int | None, typer.Option(min=1, help="pixels a side that a tile keeps [default: what --memory allows]")] = None,
     verify: Annotated[
@@ -171,14 +172,21 @@ def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path, overwrite
 
 def _run_piped(upscaler: Upscaler, source: Path, out: Path) -> None:
     """From stdin, or to stdout as PNG, or both."""
-    image = decode(sys.stdin.buffer.read(), name="stdin") if source == _PIPE else read_image(source)
+    with share_of(upscaler, () if out == _PIPE else (out,)) as share:
+        if source == _PIPE:
+            image = decode(read_file(sys.stdin.buffer, name="stdin"), name="stdin", admit=share.admit)
+        else:
+            image = read_image(source, admit=share.admit)
+        _write_piped(upscaler, image, Job(source, out), held_bytes=share.held_bytes)
+
+
+def _write_piped(upscaler: Upscaler, image: Decoded, job: Job, *, held_bytes: int) -> None:
     shape = (*upscaler.plan(image.pixels).size, *image.pixels.shape[2:])
-    job = Job(source, out)
     with console.progress() as bar:
         shown = TileBars(bar, pictures=1)
-        bands = upscaler.bands(image.pixels, on_tile=partial(shown.on_tile, job))
-        if out != _PIPE:
-            with open_writer(out, shape, image.pixels.dtype, icc_profile=image.icc_profile) as writer:
+        bands = upscaler.bands(image.pixels, held_bytes=held_bytes, on_tile=partial(shown.on_tile, job))
+        if job.result != _PIPE:
+            with open_writer(job.result, shape, image.pixels.dtype, icc_profile=image.icc_profile) as writer:
                 for band in bands:
                     writer.write(band)
         else:
@@ -189,7 +197,7 @@ def _run_piped(upscaler: Upscaler, source: Path, out: Path) -> None:
                 to_stdout.write(band)
             to_stdout.finish()
             stdout.flush()
-    _show_seams(upscaler, source, bands.seam_error, err=out == _PIPE)
+    _show_seams(upscaler, job.source, bands.seam_error, err=job.result == _PIPE)
 
 
 def _show_seams(upscaler: Upscaler, picture: Path, error: SeamError | None, *, err: bool = False) -> None:

@@ -1,8 +1,8 @@
 """PNG (W3C, third edition): chunks checked against the file, pixels of every colour type and depth, a transparent colour as alpha.
 
-Takes a file's bytes, gives a `PngFile`. Decoders are shown the chunks that they need and no others: what text, profiles or
-animations hold cannot make them take memory. Pillow decodes up to 8 bits, OpenCV 16, which Pillow has not. gAMA and its like are
-ignored.
+Takes a file's bytes, gives a `PngFile`. The decoder is shown the chunks that it needs and no others: what text, profiles or
+animations hold cannot make it take memory. OpenCV decodes, which has 16 bits and takes missing rows for the damage that they are;
+Pillow has and does neither. gAMA and its like are ignored.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from io import BytesIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from runtime.banded import bands, look_up, to_array
+from runtime.banded import bands, look_up
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_PIXELS = (b"IHDR", b"IDAT", b"IEND")
 _ABOUT = (b"PLTE", b"tRNS", b"iCCP", b"eXIf")
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
@@ -35,7 +34,7 @@ class PngFile:
         size: (H, W).
         bits: of a sample.
         colour: the colour type.
-        pixels: a PNG of the pixels alone.
+        pixels: a PNG of the pixels alone, those of a palette as grey.
         palette: the PLTE chunk.
         transparent: the tRNS chunk: the transparent colour, or each palette entry's alpha.
         icc_profile, exif: empty where there is none.
@@ -80,7 +79,9 @@ def read_png(data: bytes) -> PngFile:
             raise ValueError(f"its {kind.decode('latin-1')!r} chunk claims {length} bytes, and {len(data) - at - 12} are there")
         if (kind == b"IHDR") != (at == len(_SIGNATURE)) or (kind == b"IHDR" and length != 13):
             raise ValueError("it does not begin with its only header")
-        if kind in _PIXELS:
+        if kind == b"IHDR":
+            pixels.write(_as_grey(data[at : at + 25]))
+        elif kind in _PIXELS:
             pixels.write(view[at : at + 12 + length])
         if kind in _ABOUT:
             about.setdefault(kind, bytes(view[at + 8 : at + 8 + length]))
@@ -108,34 +109,48 @@ def read_png(data: bytes) -> PngFile:
     )
 
 
+def _as_grey(header: bytes) -> bytes:
+    """The IHDR chunk, saying grey where it says palette: what is decoded then is the numbers of the palette's colours."""
+    colour_at = 17
+    if header[colour_at] != _PALETTE:
+        return header
+    chunk = header[:colour_at] + bytes([_GREY]) + header[colour_at + 1 : -4]
+    return chunk + struct.pack(">I", zlib.crc32(chunk[4:]))
+
+
 def decode_png(png: PngFile) -> NDArray[np.uint8 | np.uint16]:
     """(H, W) or (H, W, C).
 
     Raises:
-        ValueError, OSError, cv2.error: damaged pixels.
+        ValueError, cv2.error: damaged pixels, or fewer than the header says.
     """
-    if png.bits == 16:
-        pixels: NDArray[np.uint8 | np.uint16] = _decode_16_bits(png)
-    else:
-        modes = {_GREY: "L", _RGB: "RGB", _PALETTE: "P", _GREY_ALPHA: "LA", _RGBA: "RGBA"}
-        with Image.open(png.pixels, formats=("PNG",)) as image:
-            pixels = to_array(image, modes[png.colour])
+    pixels = cv2.imdecode(np.frombuffer(png.pixels.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.shape[:2] != png.size:
+        raise ValueError("its pixels are damaged, or are not all there")
+    deep: NDArray[np.uint8 | np.uint16] = pixels.astype(np.uint16 if png.bits == 16 else np.uint8, copy=False, casting="no")
     if png.colour == _PALETTE:
-        return _looked_up(pixels, png)
-    return _with_transparent_colour(pixels, png) if png.transparent else pixels
+        return _looked_up(deep, png)
+    if png.colour == _GREY_ALPHA:  # OpenCV makes BGRA of it
+        return np.ascontiguousarray(deep[..., 2:])
+    if png.colour in (_RGB, _RGBA):
+        flat = deep.reshape(-1, _SAMPLES[png.colour])
+        for band in bands(len(flat)):  # OpenCV's own conversion would make a second picture
+            flat[band, :3] = flat[band, 2::-1].copy()
+    return _with_transparent_colour(deep, png) if png.transparent else deep
 
 
-def _looked_up(indices: NDArray[np.uint8 | np.uint16], png: PngFile) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, or (H, W, 4) where the palette has alpha."""
+def _looked_up(grey: NDArray[np.uint8 | np.uint16], png: PngFile) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB, or (H, W, 4) where the palette has alpha; the numbers of its colours were read as shades of grey."""
+    numbers = grey // np.uint8(255 // ((1 << png.bits) - 1))
     colours = np.frombuffer(png.palette, np.uint8, len(png.palette) // 3 * 3).reshape(-1, 3)
-    if int(indices.max()) >= len(colours):
-        raise ValueError(f"a pixel has colour {int(indices.max())} of a palette of {len(colours)}")
+    if int(numbers.max()) >= len(colours):
+        raise ValueError(f"a pixel has colour {int(numbers.max())} of a palette of {len(colours)}")
     if png.transparent:
         alpha = np.full((len(colours), 1), 255, np.uint8)
         stated = np.frombuffer(png.transparent, np.uint8)[: len(colours)]
         alpha[: len(stated), 0] = stated
         colours = np.hstack([colours, alpha])
-    return look_up(colours, indices)
+    return look_up(colours, numbers)
 
 
 def _profile(chunk: bytes) -> bytes:
@@ -145,19 +160,6 @@ def _profile(chunk: bytes) -> bytes:
     if not inflater.eof:
         raise ValueError(f"its colour profile is cut off, or larger than {_LARGEST_PROFILE >> 20} MiB")
     return profile
-
-
-def _decode_16_bits(png: PngFile) -> NDArray[np.uint16]:
-    pixels = cv2.imdecode(np.frombuffer(png.pixels.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != png.size:
-        raise ValueError("its 16-bit samples cannot be read")
-    if png.colour == _GREY_ALPHA:  # OpenCV makes BGRA of it
-        return np.ascontiguousarray(pixels[..., 2:], np.uint16)
-    if pixels.ndim == 3:
-        flat = pixels.reshape(-1, pixels.shape[2])
-        for band in bands(len(flat)):  # OpenCV's own conversion would make a second picture
-            flat[band, :3] = flat[band, 2::-1].copy()
-    return pixels.astype(np.uint16, copy=False)
 
 
 def _with_transparent_colour(pixels: NDArray[np.uint8 | np.uint16], png: PngFile) -> NDArray[np.uint8 | np.uint16]:

@@ -29,6 +29,7 @@ _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _PNG_SUB = 1  # the filter that keeps each sample's difference from its left neighbour
 _PNG_LEVEL = 3  # of zlib: 4× the speed of its default here, for a few per cent of size
 _JPEG_QUALITY = 95
+_WHOLE_BYTES = {"JPEG": 12, "BMP": 12, "WEBP": 48}  # per pixel, measured: the picture, and what Pillow and its libraries take
 _PILLOW_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 
 
@@ -45,6 +46,11 @@ class RowWriter(Protocol):
 def can_stream(suffix: str) -> bool:
     """Whether a picture of that format is written row by row; the others are held in memory first."""
     return suffix.lower() not in _PILLOW_FORMATS
+
+
+def whole_bytes(suffix: str, shape: tuple[int, ...]) -> int:
+    """Memory that encoding a picture of that shape takes at most: 0 of a format that is written row by row."""
+    return _WHOLE_BYTES.get(_PILLOW_FORMATS.get(suffix.lower(), ""), 0) * shape[0] * shape[1]
 
 
 def check_format(suffix: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, name: str) -> None:

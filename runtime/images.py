@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from runtime.decode import Decoded, decode
 from runtime.encode import SUFFIXES, open_writer
 from runtime.errors import ImageError
+from runtime.picture_header import LARGEST_PIXELS, Admit
 from runtime.pixels import AnyPicture, Picture, Rounding, as_rgb, check_picture, from_network, has_alpha, to_network, to_planes
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "check_picture",
     "from_network",
     "is_image_file",
+    "read_file",
     "read_image",
     "read_picture",
     "to_network",
@@ -25,6 +28,7 @@ __all__ = [
     "write_picture",
 ]
 
+_LARGEST_FILE = 8 * LARGEST_PIXELS + (256 << 20)  # the largest picture, not compressed, and what may come with it
 _READABLE = (*SUFFIXES, ".gif")
 
 
@@ -33,17 +37,33 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in _READABLE and not path.name.startswith(".")
 
 
-def read_image(path: Path) -> Decoded:
+def read_image(path: Path, *, admit: Admit | None = None) -> Decoded:
     """Decodes a file as it is: grey or RGB, with or without alpha, 8 or 16 bits, EXIF orientation applied, its profile beside it.
 
+    Args:
+        admit: called with the file's header before a pixel is decoded.
+
     Raises:
-        ImageError: it cannot be read, is damaged, too large or no picture.
+        ImageError: it cannot be read, is damaged, too large or no picture, or `admit` refuses it.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = read_file(file, name=str(path))
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
-    return decode(data, name=str(path))
+    return decode(data, name=str(path), admit=admit)
+
+
+def read_file(file: BinaryIO, *, name: str) -> bytes:
+    """All that an open file holds, which may be a pipe.
+
+    Raises:
+        ImageError: more than any picture that is read takes.
+    """
+    data = file.read(_LARGEST_FILE + 1)
+    if len(data) > _LARGEST_FILE:
+        raise ImageError(f"{name} is too large: up to {_LARGEST_FILE >> 20} MiB are read", hint="cut it into pieces")
+    return data
 
 
 def read_picture(path: Path) -> Picture:

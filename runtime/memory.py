@@ -33,12 +33,15 @@ def bytes_per_pixel(manifest: Manifest, *, factor: int) -> int:
     return max(ends, math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9)))
 
 
-def largest_kept(size: tuple[int, int], *, halo: int, pixel_bytes: int, output_bytes: int, budget_bytes: int) -> int:
+def largest_kept(
+    size: tuple[int, int], *, halo: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, held_bytes: int = 0
+) -> int:
     """Pixels a side that a tile of a picture of that (H, W) may keep, at most what covers it whole.
 
     Args:
         pixel_bytes: what the network takes for each pixel that it reads.
         output_bytes: what each pixel kept becomes in the band of output rows.
+        held_bytes: what of the budget is taken already.
 
     Raises:
         ImageError: not even the smallest tile fits.
@@ -46,7 +49,7 @@ def largest_kept(size: tuple[int, int], *, halo: int, pixel_bytes: int, output_b
 
     def need(kept: int) -> int:
         read = math.prod(min(side, kept + 2 * (halo + GRID)) for side in size)
-        return read * pixel_bytes + min(size[0], kept) * size[1] * output_bytes
+        return read * pixel_bytes + min(size[0], kept) * size[1] * output_bytes + held_bytes
 
     if need(max(size)) <= budget_bytes:
         return max(size)
@@ -61,15 +64,18 @@ def largest_kept(size: tuple[int, int], *, halo: int, pixel_bytes: int, output_b
     return even_kept(max(size), most)
 
 
-def check_fixed(window: tuple[int, int], *, width: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, hint: str) -> None:
+def check_fixed(
+    window: tuple[int, int], *, width: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, held_bytes: int, hint: str
+) -> None:
     """Raises ImageError where windows of that fixed (H, W) do not fit.
 
     Args:
         width: pixels of a row of the picture.
         pixel_bytes: what the network takes for each pixel that it reads.
         output_bytes: what each pixel kept becomes in the band of output rows.
+        held_bytes: what is taken beside that.
     """
-    needed = math.prod(window) * pixel_bytes + window[0] * max(width, window[1]) * output_bytes
+    needed = math.prod(window) * pixel_bytes + window[0] * max(width, window[1]) * output_bytes + held_bytes
     if needed > budget_bytes:
         raise ImageError(
             f"this graph runs on {window[0]}×{window[1]} pixels (height×width) at a time and takes about {format_bytes(needed)}; "

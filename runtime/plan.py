@@ -28,6 +28,7 @@ class Plan:
         rows, columns: the pieces of `grid`; one each where it runs whole.
         fixed: (H, W) of every window, where the graph takes but one or an engine has limits; None where it takes any.
         exact: the tiles give what the whole picture would; else they have seams.
+        takes_bytes: memory that the tiles at work and the band of output rows take, by estimate.
     """
 
     grid: tuple[int, int]
@@ -37,6 +38,7 @@ class Plan:
     columns: tuple[Cut, ...]
     fixed: tuple[int, int] | None
     exact: bool
+    takes_bytes: int = 0
 
     def output_span(self, span: Span, *, axis: int) -> Span:
         """The output's rows (axis 0) or columns (1) that those of the input become."""
@@ -76,12 +78,14 @@ def plan_run(
     budget_bytes: int,
     parallel: int,
     limits: SizeLimits | None = None,
+    held_bytes: int = 0,
 ) -> Plan:
     """The tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
 
     Args:
         tile: pixels of the network's input that a tile keeps a side; None takes what the budget allows.
         budget_bytes: what `parallel` tiles at a time, and the band of output rows they make, may take.
+        held_bytes: what of that the picture, and what is done with its output, take beside the tiles.
         limits: of a graph that was compiled for some sizes alone; its windows are as large as those allow.
 
     Raises:
@@ -94,8 +98,9 @@ def plan_run(
     if contract.static_shape is not None:
         limits = SizeLimits(contract.static_shape, contract.static_shape)
     window = None if limits is None else limits.window(grid)
-    pixel_bytes, output_bytes = bytes_per_pixel(manifest, factor=factor), factor**2 * sample_bytes
     make = partial(Plan, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=window)
+    pixel_bytes, output_bytes = bytes_per_pixel(manifest, factor=factor), factor**2 * sample_bytes
+    takes = partial(_takes_bytes, window, pixel_bytes=pixel_bytes * parallel, row_bytes=grid[1] * output_bytes)
     if window is not None:
         check_fixed(
             window,
@@ -103,13 +108,14 @@ def plan_run(
             pixel_bytes=pixel_bytes * parallel,
             output_bytes=output_bytes,
             budget_bytes=budget_bytes,
+            held_bytes=held_bytes,
             hint="export it with a smaller --static" if contract.static_shape else "build its engine with a smaller --max",
         )
         rows, columns = _cut_fixed(manifest, grid, window, tile=tile)
-        return make(rows=rows, columns=columns, exact=True)
+        return make(rows=rows, columns=columns, exact=True, takes_bytes=takes(rows, columns))
     why_whole = _why_whole(manifest)
     if why_whole and tile is None:
-        _check_whole_fits(manifest, size, needed_bytes=grid[0] * grid[1] * pixel_bytes, budget_bytes=budget_bytes)
+        _check_whole_fits(manifest, size, needed_bytes=grid[0] * grid[1] * pixel_bytes + held_bytes, budget_bytes=budget_bytes)
         tile = max(grid)
     elif tile is None:
         tile = largest_kept(
@@ -118,12 +124,21 @@ def plan_run(
             pixel_bytes=pixel_bytes * parallel,
             output_bytes=output_bytes,
             budget_bytes=budget_bytes,
+            held_bytes=held_bytes,
         )
     rows, columns = (cut_axis(length, kept=even_kept(length, tile), halo=_halo(manifest)) for length in grid)
     exact = not why_whole or len(rows) == len(columns) == 1
     if not exact and not manifest.scale.is_integer():
         raise ImageError(f"{manifest.model} {why_whole}: it cannot be run in tiles", hint="leave --tile out")
-    return make(rows=rows, columns=columns, exact=exact)
+    return make(rows=rows, columns=columns, exact=exact, takes_bytes=takes(rows, columns))
+
+
+def _takes_bytes(
+    window: tuple[int, int] | None, rows: tuple[Cut, ...], columns: tuple[Cut, ...], *, pixel_bytes: int, row_bytes: int
+) -> int:
+    """Of the largest tile at work, and the band of output rows of which it is a part."""
+    read = window or (max(cut.read.length for cut in rows), max(cut.read.length for cut in columns))
+    return read[0] * read[1] * pixel_bytes + max(cut.kept.length for cut in rows) * row_bytes
 
 
 def _cut_fixed(

@@ -6,6 +6,7 @@ what is read right is refused by its name: a tag that changes what samples mean 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,6 +94,14 @@ class TiffLayout:
     def by_libtiff(self) -> bool:
         """Whether its blocks are decoded by libtiff, through Pillow, which turns the picture too."""
         return self.compression in (JPEG, *FAX)
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory that decoding takes at most beside the file, the samples and the picture: for the blocks in work."""
+        samples = self.samples if self.photometric in (PALETTE, CMYK) else 0  # these have samples and a picture of other sizes
+        block = math.prod(self.block) * (1 if self.separate else self.samples) * max(self.bits // 8, 1)
+        copies = 1 if self.compression == UNCOMPRESSED else 3
+        return self.height * self.width * samples + copies * block + 3 * int(self.sizes.max()) * (copies > 1)
 
     @property
     def channels(self) -> int:

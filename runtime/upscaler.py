@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from runtime.allowance import Allowance
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
 from runtime.bands import Bands, OnTile, run_bands
 from runtime.bicubic import Samples
@@ -53,6 +54,7 @@ class Upscaler:
         backend_name: the backend that runs it.
         value_check: how near the backend is to the graph simulated; None where that was not to be checked.
         parallel: runs of the network at a time.
+        allowance: of `memory_bytes`, for whoever decodes and encodes pictures too; without limit where it was None.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Upscaler:
         self._limits = backend.limits
         self._tile = tile
         self._memory_bytes = default_budget() if memory_bytes is None else memory_bytes
+        self.allowance = Allowance(memory_bytes)
 
     @classmethod
     def open(
@@ -185,15 +188,19 @@ class Upscaler:
         """Of the last picture that this thread called the Upscaler with; `upscale` and `bands` give it with the picture."""
         return getattr(self._last, "seam_error", None)
 
-    def bands(self, picture: NDArray[Samples], *, on_tile: OnTile | None = None) -> Bands[Samples]:
+    def bands(self, picture: NDArray[Samples], *, held_bytes: int = 0, on_tile: OnTile | None = None) -> Bands[Samples]:
         """What a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
 
-        After the last piece `seam_error` is the picture's. `on_tile` is called after each tile, by the thread that takes pieces.
+        After the last piece `seam_error` is the picture's.
+
+        Args:
+            held_bytes: of the memory, what is taken already.
+            on_tile: called after each tile, by the thread that takes pieces.
 
         Raises:
             ImageError: as a call does, before the first piece.
         """
-        return self._run_bands(picture, self.plan(picture), on_tile=on_tile)
+        return self._run_bands(picture, self.plan(picture, held_bytes=held_bytes), on_tile=on_tile)
 
     def stream(self, frames: Iterable[NDArray[Samples]]) -> Iterator[NDArray[Samples]]:
         """What a call gives for each frame, in their order; the next ones run while one is being used.
@@ -203,8 +210,8 @@ class Upscaler:
         """
         return in_order(self, frames, workers=self.parallel + 1)
 
-    def plan(self, picture: AnyPicture) -> Plan:
-        """The tiles in which a picture of that shape and type would run.
+    def plan(self, picture: AnyPicture, *, held_bytes: int = 0) -> Plan:
+        """The tiles in which a picture of that shape and type would run, `held_bytes` of the memory being taken already.
 
         Raises:
             ImageError: as a call does.
@@ -224,6 +231,7 @@ class Upscaler:
             budget_bytes=self._memory_bytes,
             parallel=self.parallel,
             limits=self._limits,
+            held_bytes=held_bytes,
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
