@@ -83,7 +83,13 @@ def find_jobs(sources: Iterable[Path], out: Path) -> tuple[Job, ...]:
     Raises:
         ImageError: a source is not there, a folder has no pictures, several would go into one file, or `out` is a folder named.
     """
-    sources = tuple(sources)
+    try:
+        return _find_jobs(tuple(sources), out)
+    except OSError as error:  # a name that is too long, for instance
+        raise ImageError(f"{error.filename}: {error.strerror}", hint="name other files or folders") from error
+
+
+def _find_jobs(sources: Sequence[Path], out: Path) -> tuple[Job, ...]:
     if len(sources) == 1 and not sources[0].is_dir() and not out.is_dir() and out.suffix:
         return (Job(sources[0], out),)
     _check_is_folder(out)
@@ -128,10 +134,10 @@ def _pictures_of(source: Path, out: Path) -> list[tuple[Path, Path]]:
 
 def check_outputs(jobs: Sequence[Job], *, compare: bool, in_place: bool) -> None:
     """ImageError where two outputs of the jobs are one file, or one is a source; `in_place` allows a source its own result."""
-    claims = [Claim(job.result, job.source, str(job.source)) for job in jobs]
+    claims = [Claim(job.result, job.source, f"the result of {job.source}", in_place=in_place) for job in jobs]
     if compare:
         claims += [Claim(job.comparison, job.source, f"the comparison of {job.source}") for job in jobs]
-    check_claims(claims, in_place=in_place)
+    check_claims(claims)
 
 
 def run_jobs(

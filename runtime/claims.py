@@ -15,18 +15,17 @@ from runtime.errors import ImageError
 
 @dataclass(frozen=True)
 class Claim:
-    """A file that a run writes, and what it is: "IN.png", "the comparison of IN.png"."""
+    """A file that a run writes, and what it is: "the result of IN.png", "the comparison of IN.png"."""
 
     output: Path
     source: Path
     content: str
+    in_place: bool = False
+    """It may replace its own source."""
 
 
-def check_claims(claims: Iterable[Claim], *, in_place: bool = False) -> None:
+def check_claims(claims: Iterable[Claim]) -> None:
     """Compares places, not names: links are followed, and case is folded where the file system folds it.
-
-    Args:
-        in_place: a source may be replaced by its own result.
 
     Raises:
         ImageError: two outputs are one file, an output is a source of the run, or no file can be written there.
@@ -43,7 +42,7 @@ def check_claims(claims: Iterable[Claim], *, in_place: bool = False) -> None:
         _check_name(claim.output)
         place = _place(claim.output, real_folder(claim.output.parent))
         replaced = sources.get(place) or links.get(_identity(claim.output))
-        if replaced is not None and not (in_place and replaced == claim.source):
+        if replaced is not None and not (claim.in_place and replaced == claim.source):
             by = "its own result" if replaced == claim.source else claim.content
             raise ImageError(f"{replaced} would be replaced by {by}", hint="-o another folder")
         other = taken.setdefault(place, claim)

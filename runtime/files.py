@@ -61,6 +61,7 @@ def staged(path: Path) -> Iterator[BinaryIO]:
             yield device
         return
     with _temporary(place.parent) as (temporary, file):
+        _is_replaceable(place)  # once more: only now is there a folder for which the name may be too long
         yield file
         file.flush()
         if not _RENAMES_OPEN_FILES:
@@ -73,7 +74,7 @@ def check_writable(path: Path) -> None:
     place = Path(os.path.realpath(path))
     if _is_replaceable(place):
         with _temporary(place.parent):
-            pass
+            _is_replaceable(place)
 
 
 @contextmanager
@@ -126,12 +127,15 @@ def _temporary(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _create_in(folder: Path) -> tuple[Path, int]:
-    for _ in range(_TRIES):
-        with suppress(FileNotFoundError):
+    for tries_left in reversed(range(_TRIES)):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder)
             return _create(folder)
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        except (FileNotFoundError, FileExistsError):  # the latter from mkdir, which looks twice
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _names(folder: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from runtime.bundle import Bundle
 from runtime.errors import ImageError, UserError
 from runtime.images import Picture, to_network
 from runtime.memory import bytes_per_pixel, default_budget, parse_bytes
+from runtime.ordered import in_order
 from runtime.plan import Plan, plan_run
-from runtime.seams import SeamMeter
+from runtime.seams import SeamError, SeamMeter
 from runtime.targets import Precision
 from runtime.tiling import GRID, Cut, cut_axis, cut_axis_fixed
 from runtime.upscaler import Upscaler
@@ -230,6 +232,42 @@ def test_tiles_asked_for_of_one_are_run_and_their_seams_measured(make: Make) -> 
     assert tiled.shape == whole.shape
     assert error is not None
     assert 0 <= error.mean <= error.largest < 255
+
+
+def test_the_seam_error_belongs_to_its_picture_whoever_else_uses_the_upscaler(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.plan.SEAM_CONTEXT", 2)  # less than the network's halo: tiles of it have seams
+    seamed = replace(exported, manifest=exported.manifest.model_copy(update={"halo": "global"}))
+    pictures = [_picture(height, width) for height, width in ((16, 16), (40, 40), (40, 60), (60, 60))]
+    with Upscaler.open(seamed, precision="fp32", backend="onnxruntime", tile=20, parallel=2) as upscaler:
+        alone = [upscaler.upscale(picture) for picture in pictures]
+        assert len({result.seam_error for result in alone}) == len(pictures)
+
+        def each_way(index: int) -> tuple[SeamError | None, ...]:
+            picture = pictures[index % len(pictures)]
+            result = upscaler.upscale(picture).seam_error
+            with upscaler.bands(picture) as bands:
+                assert sum(len(band) for band in bands) == 2 * len(picture)
+            upscaler(picture)
+            return result, bands.seam_error, upscaler.seam_error
+
+        for index, errors in enumerate(in_order(each_way, range(12), workers=3)):
+            assert errors == (alone[index % len(pictures)].seam_error,) * 3
+        streamed = in_order(upscaler.upscale, pictures, workers=3)
+        assert [result.seam_error for result in streamed] == [result.seam_error for result in alone]
+
+
+def test_each_tile_is_told_as_it_is_done(make: Make) -> None:
+    with Upscaler.open(make("espcn", 3), precision="fp32", tile=16, parallel=2) as upscaler:
+        told: list[tuple[int, int]] = []
+        bands = upscaler.bands(_picture(40, 50), on_tile=lambda done, count: told.append((done, count)))
+        assert not told
+        next(bands)
+        assert told[-1][0] < told[-1][1]
+        list(bands)
+    assert told == [(done, told[-1][1]) for done in range(1, told[-1][1] + 1)]
+    assert told[-1][1] > 3
 
 
 def test_the_seam_error_is_the_difference_of_neighbours_where_they_meet() -> None:
