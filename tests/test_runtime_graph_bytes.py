@@ -180,6 +180,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an operator of somebody's own": (lambda model: _add_node(model, "Anything", domain="org.example"), "org.example"),
     "operators somebody's own, declared": (lambda model: model.opset_import.add(domain="org.example", version=1), "org.example"),
     "a function of its own": (lambda model: model.functions.add(name="f"), "functions"),
+    "operators in a circle": (
+        lambda model: model.graph.node[0].input.__setitem__(0, model.graph.node[1].output[0]),
+        "no operator before",
+    ),
+    "two values of one name": (lambda model: model.graph.node.append(model.graph.node[0]), "two values of one name"),
+    "a padding of a million": (
+        lambda model: model.graph.node[0].attribute.append(helper.make_attribute("pads", [1 << 20])),
+        "pads",
+    ),
+    "random numbers without end": (
+        lambda model: model.graph.node.append(helper.make_node("RandomNormal", [], ["big"], shape=[1 << 20, 1 << 20])),
+        "more than",
+    ),
     "a loop": (lambda model: _attribute(model, g=GraphProto(name="body")), "a graph inside"),
     "dimensions of 2^62": (_dims(1 << 62), "side"),
     "negative dimensions": (_dims(-1), "side of -1"),
@@ -197,6 +210,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no operator set": (lambda model: model.ClearField("opset_import"), "no operator set"),
 }
 TensorShape = onnx.TensorShapeProto.Dimension
+SIZES: dict[str, tuple[list[str], object]] = {
+    "ConstantOfShape": (["size"], [1 << 40]),
+    "Expand": (["input", "size"], [1, 1, 1 << 20, 1 << 20]),
+    "Tile": (["input", "size"], [1, 1, 1 << 20, 1 << 20]),
+    "Pad": (["input", "size"], [0, 0, 1 << 20, 0, 0, 0, 0, 0]),
+    "Resize": (["input", "", "", "size"], [1, 3, 1 << 20, 1 << 20]),
+    "Upsample": (["input", "size"], np.array([1, 1, 1e4, 1e4], np.float32)),
+    "OneHot": (["input", "size", "input"], 1 << 40),
+    "Range": (["size", "size", "size"], 1 << 40),
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -204,6 +227,24 @@ def test_what_no_graph_here_has_is_refused_by_name(what: str) -> None:
     change, expected = REFUSED[what]
     message = _refusal(_changed(change))
     assert any(one in message for one in expected.split("|")), message
+
+
+@pytest.mark.parametrize("operator", SIZES)
+@pytest.mark.parametrize("form", ["raw", "listed", "by an operator"])
+def test_a_result_beyond_all_memory_is_refused(operator: str, form: str) -> None:
+    inputs, size = SIZES[operator]
+    array = np.asarray(size)
+    listed = helper.make_tensor("size", helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.ravel().tolist())
+    tensor = listed if form == "listed" else onnx.numpy_helper.from_array(array, "size")
+
+    def add(model: ModelProto) -> None:
+        if form == "by an operator":
+            model.graph.node.append(helper.make_node("Constant", [], ["size"], value=tensor))
+        else:
+            model.graph.initializer.append(tensor)
+        model.graph.node.append(helper.make_node(operator, inputs, ["large"]))
+
+    assert operator in _refusal(_changed(add))
 
 
 def test_half_a_million_operators_are_refused_in_seconds() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import cli
-from runtime.bundle import MANIFEST, SCHEMA_VERSION, Bundle, pack_bundle
+from runtime.bundle import MANIFEST, SCHEMA_VERSION, Bundle, pack_bundle, sha256_bytes, write_bundle
+from runtime.describe import describe
 from runtime.errors import BundleError, SredgeError
 from runtime.pixels import Picture
 from runtime.upscaler import Upscaler
@@ -151,6 +154,58 @@ def test_a_damaged_packed_file_opens_as_it_was_or_is_refused(
     assert all(opened.read(part) == exported.read(part) for part in exported.manifest.parts)
 
 
+@pytest.fixture(scope="module")
+def tiny(exported_small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a thousand bytes: nearest-neighbour enlargement, with a short manifest."""
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["N", 3, *sides]) for name, sides in (("input", "HW"), ("output", "YX"))]
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    enlarge = onnx.helper.make_node("Resize", ["input", "", "scales"], ["output"], mode="nearest")
+    graph = onnx.helper.make_graph([enlarge], "tiny", ends[:1], ends[1:], [scales])
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    contract = exported_small.manifest.contract.model_copy(update={"pre_upscale": False})
+    fp32 = exported_small.variant("fp32").model_copy(
+        update={"sha256": sha256_bytes(data), "passes": (), "tools": {}, "options": {}}
+    )
+    changed = {"contract": contract, "halo": 1, "layers": (), "variants": (fp32,)}
+    manifest = exported_small.manifest.model_copy(update=changed)
+    return write_bundle(tmp_path_factory.mktemp("tiny") / "tiny_x2", manifest, files={fp32.file: data})
+
+
+def _flips(data: bytes) -> Iterator[bytes]:
+    """`data` with each byte of it changed, one at a time: in one bit, and in all."""
+    for at in range(len(data)):
+        for change in (1 << at % 8, 0xFF):
+            yield data[:at] + bytes([data[at] ^ change]) + data[at + 1 :]
+
+
+def _check_each(path: Path, data: bytes, bundle: Path, whole: Bundle, picture: Picture) -> int:
+    """Each change of `data`, in the file `path`, is one error, or changes neither the bundle nor a pixel; how many are errors."""
+    with Upscaler.open(whole, backend="onnxruntime") as upscaler:
+        expected = upscaler(picture)
+    refused = 0
+    for changed in _flips(data):
+        path.write_bytes(changed)
+        try:
+            opened = Bundle.open(bundle)
+            with Upscaler.open(opened, backend="onnxruntime") as upscaler:
+                assert np.array_equal(upscaler(picture), expected)
+            assert opened.manifest == whole.manifest
+        except SredgeError:
+            refused += 1
+    return refused
+
+
+def test_no_byte_of_a_packed_bundle_changes_a_pixel(tiny: Bundle, tmp_path: Path) -> None:
+    data, path = pack_bundle(tiny), tmp_path / "tiny.sredge"
+    assert _check_each(path, data, path, tiny, np.arange(48, dtype=np.uint8).reshape(4, 4, 3)) > 1.5 * len(data)
+
+
+def test_no_byte_of_a_manifest_changes_a_pixel(tiny: Bundle, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny.directory, tmp_path / "bundle"))
+    data = (bundle / MANIFEST).read_bytes()
+    assert _check_each(bundle / MANIFEST, data, bundle, tiny, np.arange(48, dtype=np.uint8).reshape(4, 4, 3)) > 1.5 * len(data)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
@@ -185,6 +240,7 @@ def test_a_manifest_with_anything_in_any_place_opens_or_is_refused(
     except BundleError:
         return
     assert {part.file for part in opened.manifest.parts} <= {path.name for path in tmp_path.iterdir()}
+    assert all(isinstance(line, str) for line in describe(opened))
     # A value that is allowed there, and may yet be no truth about the graph.
     with suppress(SredgeError), Upscaler.open(opened, backend="onnxruntime", memory_bytes=1 << 28) as upscaler:
         assert upscaler(np.zeros((3, 4, 3), np.uint8)).shape[2:] == (3,)

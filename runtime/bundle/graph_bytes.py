@@ -2,26 +2,19 @@
 
 Backends do far more with a file than this project's graphs need: they read external data from the process's folder, loop for ever,
 load compiled code, and take the formats of other frameworks. A graph of a bundle is in normal form: one graph of operators of the
-ONNX standard, constants as initializers that hold their own values, one picture in and one out.
-
-The file is protobuf's wire format: fields of a number, a type and a value, one after the other, messages within messages. This
-reader knows which fields a message of the normal form has, and refuses all others, a field twice that may be there once, and sizes
-that do not add up. Messages of the normal form do not contain themselves, so that its depth is fixed; values of tensors are
-skipped, not copied. https://protobuf.dev/programming-guides/encoding/ and
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+ONNX standard, each after those whose results it reads (openvino never returns from a circle), constants as initializers that hold
+their own values, and sizes that a network has. So this reader refuses all else: what it does not know, and what does not add up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from runtime.bundle.graph_messages import (
     ATTRIBUTE,
     BITS,
-    BYTES,
     GRAPH,
     INT32_DATA,
     MODEL,
@@ -35,20 +28,31 @@ from runtime.bundle.graph_messages import (
     TYPE,
     VALUE,
     VALUES,
-    VARINT,
-    Message,
 )
-from runtime.errors import BundleError
+from runtime.bundle.wire import SIGN, Span, WireReader
 
-MOST_NODES = 1 << 16  # ten times the largest super-resolution transformer
-_MOST_FIELDS = 1 << 22  # seconds of reading
+_MOST_NODES = 1 << 16  # ten times the largest super-resolution transformer
 _MOST_SIDE = 1 << 31
-_MOST_ELEMENTS = 1 << 33
+_MOST_ELEMENTS = 1 << 28  # 1 GiB of floats
+_MOST_PADDING = 1 << 12  # pixels; and of kernels, strides and dilations
 _STANDARD = (b"", b"ai.onnx")
+_SPATIAL = (b"pads", b"kernel_shape", b"strides", b"dilations", b"output_padding", b"blocksize")
+_MOST_REPEATS = 1 << 12  # 64 times each way
+# Operators whose input of that index says how large their output is, and the most that the product of its numbers may be.
+_SIZED_BY = {
+    b"ConstantOfShape": {0: _MOST_ELEMENTS},
+    b"Expand": {1: _MOST_ELEMENTS},
+    b"OneHot": {1: _MOST_ELEMENTS},
+    b"Range": {0: _MOST_ELEMENTS, 1: _MOST_ELEMENTS},
+    b"Resize": {2: _MOST_REPEATS, 3: _MOST_ELEMENTS},
+    b"Tile": {1: _MOST_REPEATS},
+    b"Upsample": {1: _MOST_REPEATS},
+}
+_FEW = 64  # elements of a tensor that says a size
+_NUMBERS = {1: "<f4", 6: "<i4", 7: "<i8"}
+_PACKED = (RAW_DATA, 4, 10)  # values of so many bytes each; the others are varints
 
-_SIGN = 1 << 63
-
-Span = tuple[int, int]
+Numbers = tuple[float, ...]
 
 
 def check_graph_bytes(data: bytes, *, what: str) -> None:
@@ -57,182 +61,167 @@ def check_graph_bytes(data: bytes, *, what: str) -> None:
     Raises:
         BundleError: it is none, or says what no graph of this project says.
     """
-    _Reader(data, what).check_model()
+    reader = WireReader(data, what)
+    graph, opsets = None, 0
+    for number, start, stop in reader.fields(MODEL, (0, len(data))):
+        if number == 7:
+            graph = (start, stop)
+        elif number == 8:
+            opsets += 1
+            for field, begin, end in reader.fields(OPSET, (start, stop)):
+                if field == 1:
+                    _check_domain(reader, begin, end)
+    if graph is None or not opsets:
+        raise reader.refuse("is no ONNX model: it has no graph, or no operator set")
+    _Graph(reader).check(graph)
 
 
-class _Reader:
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self._what = what
-        self._fields_left = _MOST_FIELDS
+def _check_domain(reader: WireReader, start: int, stop: int) -> None:
+    if reader.data[start:stop] not in _STANDARD:
+        raise reader.refuse(f"has operators of {reader.text(start, stop)}; expected those of the ONNX standard alone")
 
-    def check_model(self) -> None:
-        graph, opsets = None, 0
-        for number, start, stop in self._fields(MODEL, (0, len(self._data))):
-            if number == 7:
-                graph = (start, stop)
-            elif number == 8:
-                opsets += 1
-                self._check_opset((start, stop))
-        if graph is None or not opsets:
-            raise self._refuse("is no ONNX model: it has no graph, or no operator set")
-        self._check_graph(graph)
 
-    def _check_opset(self, span: Span) -> None:
-        for number, start, stop in self._fields(OPSET, span):
+class _Graph:
+    """The one graph of a model, and what is known of it so far."""
+
+    def __init__(self, reader: WireReader) -> None:
+        self._reader = reader
+        self._known = {b""}
+        """Names of values that are there: inputs, initializers, results of operators before; and that of an input left out."""
+        self._constants: dict[bytes, Numbers] = {}
+        """The numbers of small ones, by name: they may say how large a result is."""
+
+    def check(self, span: Span) -> None:
+        nodes, outputs = [], 0
+        for number, start, stop in self._reader.fields(GRAPH, span):
             if number == 1:
-                self._check_domain(start, stop)
-
-    def _check_domain(self, start: int, stop: int) -> None:
-        if self._data[start:stop] not in _STANDARD:
-            raise self._refuse(f"has operators of {self._text(start, stop)}; expected those of the ONNX standard alone")
-
-    def _check_graph(self, span: Span) -> None:
-        nodes = ends = 0
-        for number, start, stop in self._fields(GRAPH, span):
-            if number == 1:
-                nodes += 1
-                if nodes > MOST_NODES:
-                    raise self._refuse(f"has more than {MOST_NODES} operators")
-                self._check_node((start, stop))
+                nodes.append((start, stop))
             elif number == 5:
-                self._check_tensor((start, stop))
+                name, numbers = self._check_tensor((start, stop))
+                self._known.add(name)
+                self._constants[name] = numbers
             elif number in (11, 12, 13):
-                ends += number != 13
-                self._check_value((start, stop))
-        if not nodes or ends < 2:
-            raise self._refuse(f"has {nodes} operators and {ends} inputs and outputs, expected one of each at least")
+                name = self._check_value((start, stop))
+                outputs += number == 12
+                if number == 11:
+                    self._known.add(name)
+        if not 0 < len(nodes) <= _MOST_NODES or not outputs:
+            raise self._reader.refuse(f"has {len(nodes)} operators and {outputs} outputs; expected 1 to {_MOST_NODES}, and one")
+        for node in nodes:
+            self._check_node(node)
 
     def _check_node(self, span: Span) -> None:
-        for number, start, stop in self._fields(NODE, span):
-            if number == 5:
-                self._check_attribute((start, stop))
-            elif number == 7:
-                self._check_domain(start, stop)
-
-    def _check_attribute(self, span: Span) -> None:
-        for number, start, stop in self._fields(ATTRIBUTE, span):
-            if number == 5:
-                self._check_tensor((start, stop))
-
-    def _check_value(self, span: Span) -> None:
-        for number, start, stop in self._fields(VALUE, span):
-            if number == 2:
-                self._check_type((start, stop))
-
-    def _check_type(self, span: Span) -> None:
-        for number, start, stop in self._fields(TYPE, span):
+        data = self._reader.data
+        inputs, outputs, attributes, operator = [], [], [], b""
+        for number, start, stop in self._reader.fields(NODE, span):
             if number == 1:
-                for inner, begin, end in self._fields(TENSOR_TYPE, (start, stop)):
-                    if inner == 2:
-                        self._check_shape((begin, end))
+                inputs.append(data[start:stop])
+            elif number == 2:
+                outputs.append(data[start:stop])
+            elif number == 4:
+                operator = data[start:stop]
+            elif number == 5:
+                attributes.append((start, stop))
+            elif number == 7:
+                _check_domain(self._reader, start, stop)
+        if not self._known.issuperset(inputs):
+            raise self._reader.refuse("has an operator that reads what no operator before it makes")
+        if not self._known.isdisjoint(set(outputs) - {b""}):
+            raise self._reader.refuse("has two values of one name")
+        for attribute in attributes:
+            numbers = self._check_attribute(attribute)
+            if operator == b"Constant" and outputs:
+                self._constants[outputs[0]] = numbers
+        self._check_size(operator, inputs)
+        self._known.update(outputs)
+
+    def _check_size(self, operator: bytes, inputs: list[bytes]) -> None:
+        """What an operator makes is not larger than its constants should make it; others are the backend's to refuse."""
+        constants = {index: self._constants.get(name, ()) for index, name in enumerate(inputs)}
+        for index, most in _SIZED_BY.get(operator, {}).items():
+            if not math.prod(abs(number) for number in constants.get(index, ())) <= max(most, 1):
+                raise self._reader.refuse(f"has a {operator.decode()} to {constants[index]}, expected {most} elements at most")
+        if operator == b"Pad" and any(abs(number) > _MOST_PADDING for number in constants.get(1, ())):
+            raise self._reader.refuse(f"has a Pad by {constants[1]}, expected {_MOST_PADDING} at most")
+
+    def _check_attribute(self, span: Span) -> Numbers:
+        """Paddings, strides and such are those of pictures; the numbers of a small tensor."""
+        name = b""
+        numbers: Numbers = ()
+        integers: list[int] = []
+        for number, start, stop in self._reader.fields(ATTRIBUTE, span):
+            if number == 1:
+                name = self._reader.data[start:stop]
+            elif number in (3, 8):
+                integers.extend(self._reader.numbers(start, stop))
+            elif number == 5:
+                _, numbers = self._check_tensor((start, stop))
+        if name in _SPATIAL and any(integer > _MOST_PADDING for integer in integers):
+            raise self._reader.refuse(f"has {name.decode()} beyond 0 to {_MOST_PADDING}")
+        if name == b"shape" and math.prod(integers) > _MOST_ELEMENTS:
+            raise self._reader.refuse(f"has an operator that makes more than {_MOST_ELEMENTS} elements")
+        return numbers
+
+    def _check_value(self, span: Span) -> bytes:
+        """The name of an input, output or value between; its shape is one that fits."""
+        reader, name = self._reader, b""
+        for number, start, stop in reader.fields(VALUE, span):
+            if number == 1:
+                name = reader.data[start:stop]
+            elif number == 2:
+                for _, begin, end in (field for field in reader.fields(TYPE, (start, stop)) if field[0] == 1):
+                    for _, first, last in (field for field in reader.fields(TENSOR_TYPE, (begin, end)) if field[0] == 2):
+                        self._check_shape((first, last))
+        return name
 
     def _check_shape(self, span: Span) -> None:
         elements = 1
-        for _, start, stop in self._fields(SHAPE, span):
-            for number, value, _ in self._fields(SIDE, (start, stop)):
+        for _, start, stop in self._reader.fields(SHAPE, span):
+            for number, value, _ in self._reader.fields(SIDE, (start, stop)):
                 if number == 1:
                     elements *= max(self._side(value), 1)
-        if elements > _MOST_ELEMENTS:
-            raise self._refuse(f"has a tensor of {elements} elements, expected {_MOST_ELEMENTS} at most")
+        if elements > 1 << 40:  # a fixed shape may be larger than memory: the picture that runs through it is what is refused
+            raise self._reader.refuse(f"has a tensor of {elements} elements")
 
-    def _check_tensor(self, span: Span) -> None:
-        """Its values are in it, and as many as its shape says."""
-        elements, kind, values = 1, 0, {}
-        for number, start, stop in self._fields(TENSOR, span):
+    def _check_tensor(self, span: Span) -> tuple[bytes, Numbers]:
+        """The name of a tensor whose values are in it, as many as its shape says; and those, where they are few."""
+        reader, name = self._reader, b""
+        elements, kind = 1, 0
+        values: dict[int, Span] = {}
+        for number, start, stop in reader.fields(TENSOR, span):
             if number == 1:
-                for side in (start,) if stop < 0 else self._varints(start, stop):
+                for side in reader.numbers(start, stop):
                     elements *= self._side(side)
             elif number == 2:
                 kind = start
+            elif number == 8:
+                name = reader.data[start:stop]
             elif number == 14:
                 if start != 0:
-                    raise self._refuse("has external data, which a bundle's graph has not")
+                    raise reader.refuse("has external data, which a bundle's graph has not")
             elif number in (4, 5, 7, 9, 10, 11):
                 values[number] = (start, stop)
         if kind not in BITS:
-            raise self._refuse(f"has a tensor of type {kind}, which no graph here has")
-        size = math.ceil(elements * BITS[kind] / 8)
-        expected = {RAW_DATA: size, 4: size, 10: size}
-        count = math.ceil(elements / 2) if BITS[kind] == 4 else elements
-        own = VALUES.get(kind, INT32_DATA)
-        if set(values) - {own, RAW_DATA} or len(values) > 1:
-            raise self._refuse("has a tensor with values of another type than its own")
+            raise reader.refuse(f"has a tensor of type {kind}, which no graph here has")
+        if set(values) - {VALUES.get(kind, INT32_DATA), RAW_DATA} or len(values) > 1 or (elements and not values):
+            raise reader.refuse(f"has a tensor of {elements} elements without values, or with those of another type")
         for field, (start, stop) in values.items():
-            found = stop - start if field in expected else self._count_varints(start, stop)
-            if found != expected.get(field, count):
-                raise self._refuse(f"has a tensor of {elements} elements with values for {found}")
-        if not values and elements:
-            raise self._refuse(f"has a tensor of {elements} elements without values")
+            expected = math.ceil(elements * BITS[kind] / 8) if field in _PACKED else math.ceil(elements / 2 ** (BITS[kind] == 4))
+            found = stop - start if field in _PACKED else reader.count_numbers(start, stop)
+            if found != expected:
+                raise reader.refuse(f"has a tensor of {elements} elements with values for {found}")
+            if kind in _NUMBERS and elements <= _FEW:
+                return name, self._numbers(kind, field, (start, stop))
+        return name, ()
+
+    def _numbers(self, kind: int, field: int, span: Span) -> Numbers:
+        start, stop = span
+        if field in _PACKED:
+            dtype = np.dtype(_NUMBERS[kind])
+            return tuple(np.frombuffer(self._reader.data, dtype, (stop - start) // dtype.itemsize, start).tolist())
+        return tuple(float(number if number < SIGN else number - 2 * SIGN) for number in self._reader.numbers(start, stop))
 
     def _side(self, value: int) -> int:
         if value > _MOST_SIDE:
-            raise self._refuse(f"has a tensor with a side of {value if value < _SIGN else value - 2 * _SIGN}")
+            raise self._reader.refuse(f"has a tensor with a side of {value if value < SIGN else value - 2 * SIGN}")
         return value
-
-    def _count_varints(self, start: int, stop: int) -> int:
-        if start == stop:
-            return 0
-        if self._data[stop - 1] > 0x7F:
-            raise self._refuse("is no ONNX model: a number is cut off")
-        return int(np.count_nonzero(np.frombuffer(self._data, np.uint8, stop - start, start) < 0x80))
-
-    def _varints(self, start: int, stop: int) -> Iterator[int]:
-        while start < stop:
-            value, start = self._varint(start, stop)
-            yield value
-
-    def _fields(self, message: Message, span: Span) -> Iterator[tuple[int, int, int]]:
-        """Each field's number, with its value and -1 where that is a varint, else with where its bytes start and stop."""
-        data, tags, once = self._data, message.tags, message.once
-        position, stop = span
-        seen = 0
-        while position < stop:
-            tag = data[position]
-            position += 1
-            if tag > 0x7F:
-                tag, position = self._varint(position - 1, stop)
-            number, kind = tag >> 3, tag & 7
-            self._fields_left -= 1
-            if tag not in tags or seen & 1 << number or not self._fields_left:
-                raise self._unexpected(message, number, kind, again=bool(tag in tags and seen & 1 << number))
-            seen |= once & 1 << number
-            if kind == VARINT:
-                value, position = self._varint(position, stop)
-                yield number, value, -1
-                continue
-            length = 4
-            if kind == BYTES:
-                length, position = self._varint(position, stop)
-            if length > stop - position:
-                raise self._refuse("is no ONNX model: a field ends beyond what holds it")
-            yield number, position, position + length
-            position += length
-
-    def _varint(self, position: int, stop: int) -> tuple[int, int]:
-        """The number that begins at `position`, 64 bits without a sign, and where it ends."""
-        value = shift = 0
-        while position < stop and shift < 70:
-            byte = self._data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & (2 * _SIGN - 1), position
-            shift += 7
-        raise self._refuse("is no ONNX model: a number is cut off")
-
-    def _unexpected(self, message: Message, number: int, kind: int, *, again: bool) -> BundleError:
-        if not self._fields_left:
-            return self._refuse(f"has more than {_MOST_FIELDS} fields")
-        if number in message.refused:
-            return self._refuse(f"has {message.refused[number]}, which a bundle's graph has not")
-        twice = ", twice" if again else ""
-        return self._refuse(
-            f"is no ONNX model that this project writes: a {message.name} with field {number} of type {kind}{twice}"
-        )
-
-    def _text(self, start: int, stop: int) -> str:
-        return repr(self._data[start : min(stop, start + 64)].decode(errors="replace"))
-
-    def _refuse(self, why: str) -> BundleError:
-        return BundleError(f"{self._what} {why}", hint="export the network again; do not run a bundle that you cannot account for")
