@@ -44,8 +44,6 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
     del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
     if options.device not in (None, "CPU"):
         raise BackendError(f"onnxruntime runs on the CPU here, not on {options.device}", hint="--device CPU, or --backend openvino")
-    if options.cache is not None:
-        raise BackendError("onnxruntime keeps no compiled graphs", hint="--backend openvino, or leave --cache out")
     return OnnxRuntimeBackend(graph, options)
 
 
