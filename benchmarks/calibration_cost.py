@@ -32,6 +32,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
 from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime import console
+from runtime.backends.onnxruntime import session_options
 from runtime.bundle import Bundle, resolve_bundle
 
 app = console.application("Measure what calibration costs, beside ONNX Runtime's.")
@@ -93,7 +94,7 @@ def _theirs(directory: Path, crops: Crops) -> None:
 
 def _network(directory: Path, crops: Crops) -> None:
     bundle = Bundle.open(directory)
-    session = ort.InferenceSession(str(bundle.path(bundle.variant("fp32"))), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(bundle.path(bundle.variant("fp32"))), session_options(), providers=["CPUExecutionProvider"])
     for crop in crops:
         session.run(None, {session.get_inputs()[0].name: crop})
 
