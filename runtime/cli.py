@@ -55,7 +55,7 @@ def upscale(
     device: Annotated[str | None, typer.Option(help="as the backend calls it [default: CPU; of tensorrt the first GPU]")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="a folder where compiled graphs are kept for the next start")] = None,
+    cache: Annotated[Path | None, typer.Option(help="a folder where openvino keeps compiled graphs for the next start")] = None,
     memory: Annotated[
         str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
