@@ -33,6 +33,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
 from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime import console
+from runtime.backends.onnxruntime import session_options
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.figures import measured_text
 
@@ -98,7 +99,8 @@ def _theirs(directory: Path, crops: Crops) -> None:
 
 def _network(directory: Path, crops: Crops) -> None:
     bundle = Bundle.open(directory)
-    session = ort.InferenceSession(bundle.read(bundle.variant("fp32")), providers=["CPUExecutionProvider"])
+    graph = bundle.read(bundle.variant("fp32"))
+    session = ort.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
     for crop in crops:
         session.run(None, {session.get_inputs()[0].name: crop})
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -81,9 +82,17 @@ class Worker:
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
 
+    def upscale(self, sizes: Sequence[tuple[int, int]], *, seed: int) -> None:
+        """Upscales a random picture of each (height, width)."""
+        self._ask("upscale", sizes, seed)
+
     def peak_rss_bytes(self) -> int | None:
         """The process's largest resident memory so far, where the system tells."""
         return cast("int | None", self._ask("peak_rss"))
+
+    def rss_bytes(self) -> int | None:
+        """The process's resident memory now, where the system tells: on Linux."""
+        return cast("int | None", self._ask("rss"))
 
     def __enter__(self) -> Self:
         return self
@@ -164,17 +173,33 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
         return upscaler.value_check
     if name == "precision_report":
         return upscaler.precision_report
+    if name == "upscale":
+        sizes, seed = arguments
+        rng = np.random.default_rng(seed)
+        for size in sizes:
+            upscaler(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        return None
+    if name == "rss":
+        return _status_bytes("VmRSS")
     assert name == "peak_rss"
     return _peak_rss_bytes()
 
 
-def _peak_rss_bytes() -> int | None:
-    """Linux: VmHWM, since getrusage there counts the parent's memory from before exec. Windows does not tell: None."""
+def _status_bytes(field: str) -> int | None:
+    """What Linux tells of this process's memory; None elsewhere."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def _peak_rss_bytes() -> int | None:
+    """Linux: VmHWM, since getrusage there counts the parent's memory from before exec. Windows does not tell: None."""
+    linux = _status_bytes("VmHWM")
+    if linux is not None:
+        return linux
     try:
         import resource
     except ModuleNotFoundError:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from calibration.fingerprint import graph_fingerprint
 from calibration.observers import ChannelObserver, HistogramObserver
 from calibration.pairs import ImageSet, Pair, hash_pair, load_low
-from calibration.pieces import session_options, stream_tensors
+from calibration.pieces import stream_tensors, watched_options
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
@@ -179,7 +179,7 @@ def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_writte
     present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
     for name in sorted(set(tensors) - present):
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    options = session_options()
+    options = watched_options()
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -18,14 +18,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
+from runtime.backends.onnxruntime import session_options
+
 Values = dict[str, NDArray[np.float32]]
 _MOST_BYTES = 256 << 20  # what LESRCNN x2 makes of a 96×96 crop, the default, is half of that
 
 
-def session_options() -> ort.SessionOptions:
+def watched_options() -> ort.SessionOptions:
     """How a graph is run whose tensors are watched."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options = session_options()
     # Threads that spin for more work would keep the cores from whoever reads what was made.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -90,7 +91,7 @@ class _Piece:
             element = helper.np_dtype_to_tensor_dtype(values.dtype)
             proto.graph.input.append(helper.make_tensor_value_info(name, element, [None] * values.ndim))
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.makes)
-        options = session_options()
+        options = watched_options()
         options.enable_cpu_mem_arena = self.alone  # else each would keep what it once needed
         return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -10,6 +10,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from runtime.backends.onnxruntime import session_options
+
 Array = NDArray[np.float32]
 _OPSET = 18  # of the one-operator models; the operators of these networks mean the same from 13 on
 
@@ -35,8 +37,6 @@ def run_node(node: ir.Node, inputs: Sequence[Sequence[Array]]) -> list[list[Arra
         list(constants.values()),
     )
     model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", _OPSET)])
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
     made = [session.run(None, dict(zip(declared, crop, strict=True))) for crop in zip(*declared.values(), strict=True)]
     return [list(output) for output in zip(*made, strict=True)]

@@ -32,7 +32,7 @@ def _gpu() -> None:
     from runtime.backends.cuda import Gpu
 
     try:
-        Gpu().close()
+        Gpu()
     except BackendError as error:
         pytest.skip(str(error))
 

@@ -97,7 +97,6 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
     existing, damage = _existing(path)
     differences = existing.key.differences(key) if existing is not None else damage
     if existing is not None and not differences:
-        gpu.close()
         _check_precision(existing.other_precision, precision, options)
         return Outcome(existing, path, reused=True)
     cache = (
@@ -105,9 +104,11 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
         or path.parent / f"timing-{key.tensorrt}-sm{key.compute_capability[0]}{key.compute_capability[1]}.cache"
     )
     refit = Refit(None)
-    if existing is not None and existing.key.refits(key):
-        refit = _refit(read_plan(path.parent, existing), graph, key, gpu=gpu, on_step=on_step)
-    built = BuiltPlan(refit.plan) if refit.plan is not None else _build(graph, key, gpu=gpu, cache=cache, on_step=on_step)
+    old_plan = read_plan(path.parent, existing) if existing is not None and existing.key.refits(key) else None
+    with gpu:
+        if old_plan is not None:
+            refit = _refit(old_plan, graph, key, gpu=gpu, on_step=on_step)
+        built = BuiltPlan(refit.plan) if refit.plan is not None else _build(graph, key, gpu=gpu, cache=cache, on_step=on_step)
     with TensorRtBackend(built.plan, key, gpu=gpu) as backend:
         report = verify_precision(bundle.manifest, variant, backend.precisions())
     try:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pycuda.driver as cuda
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from runtime.errors import BackendError
 
@@ -30,7 +33,7 @@ _CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads 
 
 
 class Gpu:
-    """One GPU and its primary context.
+    """One GPU; a context manager that keeps its primary context for as long as it is entered, once.
 
     Attributes:
         name: as the driver calls it.
@@ -39,27 +42,44 @@ class Gpu:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        """Opens "cuda", "cuda:N" or "N"; None is the first.
+        """Finds "cuda", "cuda:N" or "N"; None is the first. Nothing is taken of the GPU until it is entered.
 
         Raises:
             BackendError: no such GPU, or none at all.
         """
         try:
             cuda.init()
-            count = cuda.Device.count()
+            known = [cuda.Device(number).name() for number in range(cuda.Device.count())]
+            index = (device or "cuda:0").removeprefix("cuda").removeprefix(":") or "0"
+            if not index.isdecimal() or int(index) >= len(known):
+                here = ", ".join(f"cuda:{number} ({name})" for number, name in enumerate(known))
+                raise BackendError(
+                    f"no GPU {device}; this machine has: {here or 'none'}", hint="--device cuda:0" if known else _NO_GPU
+                )
+            self._device = cuda.Device(int(index))
+            self.name: str = self._device.name()
+            self.compute_capability: tuple[int, int] = self._device.compute_capability()
+            self.driver = _describe_driver(cuda.get_driver_version())
         except cuda.Error as error:
             raise BackendError(f"no NVIDIA GPU can be used here: {error}", hint=_NO_GPU) from error
-        index = (device or "cuda:0").removeprefix("cuda").removeprefix(":") or "0"
-        if not index.isdecimal() or int(index) >= count:
-            known = ", ".join(f"cuda:{number} ({cuda.Device(number).name()})" for number in range(count))
-            raise BackendError(
-                f"no GPU {device}; this machine has: {known or 'none'}", hint="--device cuda:0" if count else _NO_GPU
-            )
-        opened = cuda.Device(int(index))
-        self.name: str = opened.name()
-        self.compute_capability: tuple[int, int] = opened.compute_capability()
-        self.driver = _describe_driver(cuda.get_driver_version())
-        self._context = opened.retain_primary_context()
+
+    def __enter__(self) -> Self:
+        try:
+            self._context = self._device.retain_primary_context()
+        except cuda.Error as error:
+            raise BackendError(f"CUDA on {self.name}: {error}", hint=_hint(error)) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Releases the primary context, in whichever thread.
+
+        pycuda releases a context only in the thread that retained it or where it is current, so it is made current here. It then
+        takes it for popped by the release, which CUDA does not do to a primary context: it is popped here.
+        https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__PRIMARY__CTX.html
+        """
+        self._context.push()
+        _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+        self._context.detach()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -72,13 +92,14 @@ class Gpu:
             self._context.push()
             try:
                 yield
+            except BaseException as error:
+                # What the functions that failed had made on the GPU would live as long as the error, and outlive the context.
+                traceback.clear_frames(error.__traceback__)
+                raise
             finally:
                 self._context.pop()
         except cuda.Error as error:
             raise BackendError(f"CUDA on {self.name}: {error}", hint=_hint(error)) from error
-
-    def close(self) -> None:
-        self._context.detach()
 
 
 @dataclass
@@ -117,10 +138,15 @@ class CapturedWork:
         self._graph, self._launchable = ctypes.c_void_p(), ctypes.c_void_p()
         _call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
         try:
-            work()
-        finally:
-            _call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
-        _call("cuGraphInstantiateWithFlags", ctypes.byref(self._launchable), self._graph, ctypes.c_ulonglong(0))
+            try:
+                work()
+            finally:
+                _call("cuStreamEndCapture", self._stream, ctypes.byref(self._graph))
+            _call("cuGraphInstantiateWithFlags", ctypes.byref(self._launchable), self._graph, ctypes.c_ulonglong(0))
+        except BaseException:
+            if self._graph:
+                _call("cuGraphDestroy", self._graph)
+            raise
 
     def launch(self) -> None:
         _call("cuGraphLaunch", self._launchable, self._stream)

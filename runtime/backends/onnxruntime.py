@@ -32,7 +32,7 @@ _NAMES: dict[str, RanIn] = {
 }
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 _PROBE = 16  # pixels a side of the run that is profiled, where the graph leaves the shape open
-_LOG_ERRORS_ONLY = 3
+_LOG_NOTHING = 4  # but what ends the process: its errors are raised too, and are ours to tell
 # What ONNX Runtime's graph optimiser adds to the name of a node it replaces.
 _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
@@ -44,8 +44,6 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
     del precision  # the graph carries it: ONNX Runtime has no precision switch on the CPU
     if options.device not in (None, "CPU"):
         raise BackendError(f"onnxruntime runs on the CPU here, not on {options.device}", hint="--device CPU, or --backend openvino")
-    if options.cache is not None:
-        raise BackendError("onnxruntime keeps no compiled graphs", hint="--backend openvino, or leave --cache out")
     return OnnxRuntimeBackend(graph, options)
 
 
@@ -59,7 +57,7 @@ class OnnxRuntimeBackend:
         self._graph = graph
         self._threads = options.threads
         self._free_places = BoundedSemaphore(options.parallel)
-        self._session = self._open(_options(options.threads))
+        self._session = self._open(session_options(options.threads))
         self._input = self._session.get_inputs()[0]
 
     def __enter__(self) -> Self:
@@ -69,25 +67,28 @@ class OnnxRuntimeBackend:
         del self._session, self._input  # the latter keeps the session, and all its memory, too
 
     def run(self, array: NDArray[Values]) -> NDArray[Values]:
-        try:
-            with self._free_places:
-                outputs: list[NDArray[Values]] = self._session.run(None, {self._input.name: array})
-        except Exception as error:  # its own exceptions have no base but this
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"onnxruntime {ort.__version__} cannot run {array.shape} through this graph: {reason}") from error
-        return outputs[0]
+        with self._free_places:
+            return self._run(self._session, array)
 
     def precisions(self) -> tuple[LayerPrecision, ...]:
         shape = [size if isinstance(size, int) else _PROBE for size in self._input.shape]
         shape[0] = 1 if not isinstance(self._input.shape[0], int) else shape[0]
-        options = _options(self._threads)
+        options = session_options(self._threads)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._open(options)
-            session.run(None, {self._input.name: np.zeros(shape, _DTYPES[self._input.type])})
+            self._run(session, np.zeros(shape, _DTYPES[self._input.type]))
             events = json.loads(Path(session.end_profiling()).read_text())
         return tuple(_layer(event) for event in events if event["name"].endswith("_kernel_time"))
+
+    def _run(self, session: ort.InferenceSession, array: NDArray[Values]) -> NDArray[Values]:
+        try:
+            outputs: list[NDArray[Values]] = session.run(None, {self._input.name: array})
+        except Exception as error:  # its own exceptions have no base but this
+            reason = str(error).splitlines()[0]
+            raise BackendError(f"onnxruntime {ort.__version__} cannot run {array.shape} through this graph: {reason}") from error
+        return outputs[0]
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
@@ -103,7 +104,7 @@ def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
     Raises:
         BackendError: ONNX Runtime cannot open or run it.
     """
-    options = _options(None)
+    options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -113,9 +114,10 @@ def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
     return outputs[0]
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """Options of a session that writes nothing to stderr: those of every session of this project."""
     options = ort.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.log_severity_level = _LOG_NOTHING
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

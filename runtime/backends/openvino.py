@@ -5,9 +5,16 @@ Precisions are read from the compiled model's runtime graph, where each primitiv
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import platform
+from io import BytesIO
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -15,9 +22,12 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
+from runtime.backends.compiled import CompiledGraphs
+from runtime.bundle import sha256_bytes
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
+_log = logging.getLogger(__name__)
 _NAMES: dict[str, RanIn] = {
     "f32": "fp32",
     "f16": "fp16",
@@ -28,6 +38,13 @@ _NAMES: dict[str, RanIn] = {
 # What openvino's binding sets up at its first conversion from and to numpy hangs where two threads come to it at once: one waits
 # for it with Python's lock in hand, which the other needs to finish. So each backend comes to it here, under a lock.
 _ONE_THREAD = Lock()
+# openvino keeps what it prepares for each input size, 5,000 pieces a stream: 600 KB a size of LESRCNN, without end for pictures of
+# random sizes. With 10 that memory is flat; tiles of nine sizes in turns take 2% longer, one size takes as long.
+_SIZES_KEPT = "CPU_RUNTIME_CACHE_CAPACITY"
+# What /proc/cpuinfo says of a processor that decides which instructions a graph is compiled to; x86, then Arm, then RISC-V.
+_CPU_FIELDS = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch"
+}  # fmt: skip
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OpenVinoBackend:
@@ -49,7 +66,10 @@ class OpenVinoBackend:
             if device.partition(".")[0] not in {known.partition(".")[0] for known in core.available_devices}:
                 found = ", ".join(core.available_devices)
                 raise BackendError(f"openvino {ov.__version__} finds no {device} here; it has: {found}", hint=f"--device {found}")
-            self._model = core.compile_model(core.read_model(graph), device, _config(precision, options, on_cpu=device == "CPU"))
+            if device == "CPU":
+                _bound_memory(core)
+            config = _config(precision, options, on_cpu=device == "CPU")
+            self._model = _open(core, graph, device, config, cache=options.cache)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise BackendError(f"openvino {ov.__version__} cannot open this graph: {reason}") from error
@@ -100,6 +120,73 @@ def _config(precision: Precision, options: BackendOptions, *, on_cpu: bool) -> d
         config["NUM_STREAMS"] = options.parallel
     if options.threads is not None:
         config["INFERENCE_NUM_THREADS"] = options.threads
-    if options.cache is not None:
-        config["CACHE_DIR"] = str(options.cache)
     return config
+
+
+def _bound_memory(core: ov.Core) -> None:
+    try:
+        core.set_property("CPU", {_SIZES_KEPT: 10})
+    except RuntimeError:  # it is no documented property: a later version may have another
+        _log.warning("openvino %s takes no %s: its memory grows with every size of picture", ov.__version__, _SIZES_KEPT)
+
+
+def _open(core: ov.Core, graph: bytes, device: str, config: dict[str, object], *, cache: Path | None) -> ov.CompiledModel:
+    """The compiled graph, from the cache where there is one that holds it.
+
+    openvino's own cache is left alone: it maps files that another process may be writing, and believes what they hold.
+    """
+    if cache is None:
+        return _compile(core, graph, device, config)
+    if "EXPORT_IMPORT" not in _ask(core, device, "OPTIMIZATION_CAPABILITIES"):
+        _log.warning("openvino keeps no compiled graphs of %s", device)
+        return _compile(core, graph, device, config)
+    kept, key = CompiledGraphs(cache), _key(core, graph, device, config)
+    found = kept.read(key)
+    if found is not None:
+        try:
+            return core.import_model(BytesIO(found), device, config)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            _log.warning("openvino cannot read the graph that it compiled, which is compiled again: %s", reason)
+            kept.remove(key)
+    model = _compile(core, graph, device, config)
+    exported = model.export_model()  # bytes, and in newer versions a file of them
+    kept.write(key, exported.getvalue() if isinstance(exported, BytesIO) else bytes(exported))
+    return model
+
+
+def _compile(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) -> ov.CompiledModel:
+    return core.compile_model(core.read_model(graph), device, config)
+
+
+def _key(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) -> bytes:
+    """All that a compiled graph follows from: another processor, version, setting or number of cores has another key."""
+    # What the device itself names for openvino's own cache: for a GPU its driver, for instance.
+    names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES", *_ask(core, device, "CACHING_PROPERTIES"))
+    parts = {
+        "graph": sha256_bytes(graph),
+        "openvino": ov.get_version(),
+        "device": [device, *(str(_ask(core, device, name)) for name in names)],
+        "processor": _describe_processor(),
+        "cores": os.cpu_count() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0)),
+        "config": config,
+    }
+    return json.dumps(parts, sort_keys=True).encode()
+
+
+def _ask(core: ov.Core, device: str, name: str) -> Any:  # noqa: ANN401 # each property has a type of its own
+    """What the device says; nothing where it does not know the property."""
+    try:
+        return core.get_property(device, name)
+    except RuntimeError:
+        return ()
+
+
+def _describe_processor() -> list[str]:
+    """What the system tells of the processor's kind and instructions; on Linux of every kind of core there is."""
+    known = {platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return sorted(known | {line for line in lines if line.partition(":")[0].strip() in _CPU_FIELDS})

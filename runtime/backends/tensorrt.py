@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
@@ -34,8 +34,6 @@ _SHAPES_KEPT = 4  # buffers of as many shapes stay allocated; an app that stream
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> TensorRtBackend:
-    if options.cache is not None:
-        raise BackendError("tensorrt keeps its engines in the bundle", hint="leave --cache out")
     if options.engines is None:
         raise BackendError(
             "tensorrt runs engines, which a packed bundle has not",
@@ -45,7 +43,6 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
     gpu = Gpu(options.device)
     reason = record.key.why_unfit(tensorrt=trt.__version__, gpu=gpu.name, compute_capability=gpu.compute_capability)
     if reason is not None:
-        gpu.close()
         again = build_command(options.engines.parent, precision=precision, io=options.io)
         raise BackendError(
             f"the {precision} engine in {options.engines} cannot run here: {reason}", hint=f"{again}, on this machine"
@@ -54,7 +51,7 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
 
 
 class TensorRtBackend:
-    """See `runtime.backends.backend.Backend`, and `DeviceTimer` there. It closes the GPU that it is given."""
+    """See `runtime.backends.backend.Backend`, and `DeviceTimer` there. It enters and leaves the GPU that it is given."""
 
     name = "tensorrt"
 
@@ -62,12 +59,18 @@ class TensorRtBackend:
         self.limits = key.profile.limits
         self._key = key
         self._gpu = gpu
-        self._logger = shared_logger()
-        with gpu.current():
-            self._runtime, self._engine = deserialize(plan, key)
-            # They share the one profile, as TensorRT 10 and newer allow.
-            self._lanes = [_Lane(self._engine, key, self._logger) for _ in range(parallel)]
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._lanes: list[_Lane] = []
         self._free: SimpleQueue[_Lane] = SimpleQueue()
+        with ExitStack() as opened:
+            opened.enter_context(gpu)
+            opened.callback(self._drop)
+            with gpu.current():
+                self._runtime, self._engine = deserialize(plan, key)
+                for _ in range(parallel):  # they share the one profile, as TensorRT 10 and newer allow
+                    self._lanes.append(_Lane(self._engine, key, shared_logger()))
+            self._opened = opened.pop_all()
         for lane in self._lanes:
             self._free.put(lane)
 
@@ -75,13 +78,15 @@ class TensorRtBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._opened.close()
+
+    def _drop(self) -> None:
+        """What there is on the GPU, in this order: each holds what the next is made of."""
         with self._gpu.current():
             for lane in self._lanes:
                 lane.close()
-            del self._free, self._lanes
-            del self._engine  # in this order: each holds what the next is made of
-            del self._runtime
-        self._gpu.close()
+            self._engine = None
+            self._runtime = None
 
     def run(self, array: NDArray[Values]) -> NDArray[Values]:
         self._check(array)
@@ -224,7 +229,7 @@ class _Lane:
     def close(self) -> None:
         if self._captured is not None:
             self._captured.close()
-        del self._captured, self._buffers, self._stream, self._context
+        del self._captured, self._buffers, self._stream, self._context, self._engine
 
     def _prepare(self, array: NDArray[Values]) -> Buffers:
         """Buffers of this shape, the context set to it, and the input in the pinned one."""

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
+from weakref import WeakMethod
 
 import numpy as np
 import onnx
@@ -32,8 +33,18 @@ from tests.stand_ins.signatures import Checked, check_call
 _MAJOR = int(trt.__version__.partition(".")[0])
 _CACHE = f"timings of {trt.__version__}".encode()
 _DRIVER = ctypes.CDLL("libcuda.so.1")
-_captured: dict[int, Callable[[], None]] = {}  # what each graph launches
-_launch = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda graph: _captured[graph]())
+_captured: dict[int, WeakMethod[Callable[[], None]]] = {}  # what each graph launches
+_launch = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda graph: cast(Callable[[], None], _captured[graph]())())
+
+
+class _OnGpu:
+    """What the driver counts, and must be dropped in a context of the GPU that is still there."""
+
+    def __init__(self) -> None:
+        _DRIVER.standin_object(1)
+
+    def __del__(self) -> None:
+        _DRIVER.standin_object(-1)
 
 
 class _Builder:
@@ -169,13 +180,21 @@ class _Parser(_ReportsErrors):
         return True
 
 
-class _Runtime:
+class _Runtime(_OnGpu):
     engine_host_code_allowed = False
 
+    def __new__(cls, logger: trt.ILogger) -> _Runtime:  # noqa: ARG004
+        if _DRIVER.standin_fails():
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return super().__new__(cls)
+
     def __init__(self, logger: trt.ILogger) -> None:
+        super().__init__()
         self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Checked | None:
+        if _DRIVER.standin_fails():
+            return None
         try:
             parts = json.loads(plan)
         except ValueError:
@@ -187,10 +206,11 @@ class _Runtime:
         return Checked(trt.ICudaEngine, _Engine(parts))
 
 
-class _Engine:
+class _Engine(_OnGpu):
     num_io_tensors = 2
 
     def __init__(self, parts: dict[str, Any]) -> None:
+        super().__init__()
         self._parts = parts
         self.refittable = parts["refit"]
         self.least, _, self.most = parts["profile"]
@@ -232,15 +252,18 @@ class _Engine:
         kept = trt.SerializationFlag.__members__.get("INCLUDE_REFIT")
         return json.dumps({**self._parts, "refit": self.refittable and (kept is None or kept in config.does.flags)}).encode()
 
-    def create_execution_context(self) -> Checked:
+    def create_execution_context(self) -> Checked | None:
+        if _DRIVER.standin_fails():
+            return None
         return Checked(trt.IExecutionContext, _Context(self))
 
     def create_engine_inspector(self) -> Checked:
         return Checked(trt.EngineInspector, _Inspector(self.graph))
 
 
-class _Context:
+class _Context(_OnGpu):
     def __init__(self, engine: _Engine) -> None:
+        super().__init__()
         self._engine = engine
         self.shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
@@ -262,7 +285,7 @@ class _Context:
         assert stream_handle
         assert _DRIVER.standin_has_context()
         if _DRIVER.standin_capturing():
-            _captured[_DRIVER.standin_capturing()] = self._run
+            _captured[_DRIVER.standin_capturing()] = WeakMethod(self._run)
             _DRIVER.standin_set_launch(_launch)
         else:
             self._run()

@@ -1,0 +1,62 @@
+"""What fails in a backend is told once, as an error of ours: nothing of the backend's own reaches stderr."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from runtime.backends import BACKENDS
+from tests.stand_ins.libraries import ROOT
+
+_OPENING = [entry.name for entry in BACKENDS if entry.opens_graphs]
+# Calibration, quantize and the benchmarks make their sessions with the same options as the backend.
+RUN = """
+import sys
+from pathlib import Path
+import numpy as np
+from runtime.backends import open_backend
+from runtime.errors import BackendError
+try:
+    with open_backend(sys.argv[2], Path(sys.argv[1]).read_bytes(), precision="fp32") as backend:
+        backend.precisions()
+        for side in (8, 9):
+            backend.run(np.zeros((1, 3, side, side), np.float32))
+            print("ran", side)
+except BackendError as error:
+    print(error)
+"""
+
+
+def _graph(*nodes: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()) -> bytes:
+    shape = (1, 3, "height", "width")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", "output")]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], constants)
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+
+
+_EIGHT = helper.make_tensor("shape", TensorProto.INT64, (4,), (1, 3, 8, 8))
+_UNUSED = helper.make_tensor("unused", TensorProto.FLOAT, (1,), (1.0,))
+GRAPHS = {
+    "runs": (_graph(helper.make_node("Relu", ["input"], ["output"]), constants=(_UNUSED,)), "ran 8\nran 9\n"),
+    "cannot be opened": (_graph(helper.make_node("NoSuchOperator", ["input"], ["output"])), "cannot open this graph"),
+    "is no graph": (b"no graph", "cannot open this graph"),
+    "cannot run one size": (_graph(helper.make_node("Reshape", ["input", "shape"], ["output"]), constants=(_EIGHT,)), "cannot run"),
+}
+
+
+@pytest.mark.parametrize("backend", _OPENING)
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_a_backend_writes_nothing_to_stderr(tmp_path: Path, backend: str, kind: str) -> None:
+    graph, says = GRAPHS[kind]
+    (tmp_path / "graph.onnx").write_bytes(graph)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RUN, str(tmp_path / "graph.onnx"), backend]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert says in done.stdout
