@@ -80,9 +80,15 @@ def calibration_cost(
                 bar.advance(task)
     _print_costs(costs)
     console.show(
-        f"{crops} crops of {crop_size}, {opened.directory}; {turns} turns (seconds: their median, peak: the largest); "
+        f"{len(given)} crops of {_sizes(given)}, {opened.directory}; {turns} turns (seconds: their median, peak: the largest); "
         f"{describe_machine().processor}, {count_cores()} cores"
     )
+
+
+def _sizes(crops: Crops) -> str:
+    """As they are: of a picture smaller than --crop-size the whole is taken."""
+    least, most = min(crop.shape[2:] for crop in crops), max(crop.shape[2:] for crop in crops)
+    return "×".join(map(str, least)) + ("" if least == most else " to " + "×".join(map(str, most)))
 
 
 def _ours(directory: Path, source: CalibrationSource, crops: Crops) -> None:

@@ -276,7 +276,6 @@ def _row(
     case, manifest = worker.case, request.bundle.manifest
     variant = worker.variant()
     psnr, ssim = _means([score for _, score in tally.scores])
-    fp32_psnr, _ = _means([score for _, score in reference.scores])
     shape = _latency_input(request).shape
     latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
     device_latency = _time_on_device(request, worker)
@@ -295,7 +294,7 @@ def _row(
         images=len(tally.scores),
         psnr_db=psnr,
         ssim=ssim,
-        drop_db=None if psnr is None or fp32_psnr is None else round(fp32_psnr - psnr, 4),
+        drop_db=_drop_db(reference.scores, tally.scores),
         psnr_vs_fp32_db=_mean_db(tally.against_fp32_db),
         latency=latency,
         device_latency=device_latency,
@@ -318,6 +317,15 @@ def _median_of(taken: dict[Case, list[float]], cases: Iterable[Case], backend: s
         if case.precision == "fp32" and case.backend == backend:
             return float(np.median(taken[case]))
     return None
+
+
+def _drop_db(reference: Sequence[tuple[str, Score]], own: Sequence[tuple[str, Score]]) -> float | None:
+    """The mean of what is lost, over the pictures that neither made equal to the truth; None where there are none.
+
+    A difference of means would be one over different pictures: an infinite PSNR is in none.
+    """
+    lost = [before.psnr_db - after.psnr_db for (_, before), (_, after) in zip(reference, own, strict=True)]
+    return _mean_db(lost)
 
 
 def _means(scores: Sequence[Score]) -> tuple[float | None, float]:

@@ -7,6 +7,7 @@ and up to date is not made again.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,9 +110,13 @@ def int8_loss(
                         losses += mixed_losses(goal, bundle, options, backend, evaluated, trials=trials, tell=tell)
             if theirs:
                 losses.append(their_loss(goal, bundle, evaluated, some_of(calibrated.found.crops), tell=tell))
-    body = {"machine": describe_machine().model_dump(), "protocol": str(PROTOCOL), "losses": [asdict(loss) for loss in losses]}
+    body = {
+        "machine": describe_machine().model_dump(),
+        "protocol": str(PROTOCOL),
+        "losses": [_finite(asdict(loss)) for loss in losses],
+    }
     with _writing(out):
-        write_whole(out / "int8-loss.json", dumps(body, indent=1).encode())
+        write_whole(out / "int8-loss.json", dumps(body, indent=1, allow_nan=False).encode())
     _print_losses(losses)
     console.show(f"{count_cores()} cores, {describe_machine().processor}; calibrated on {calib}; {out / 'int8-loss.json'}")
 
@@ -181,6 +186,14 @@ def _exported(goal: Goal, weights: Path, directory: Path) -> Bundle:
     network = find_network(goal.network, scale=goal.scale)
     found = find_weights(network, scale=goal.scale, choice=str(weights / goal.weights))
     return export_network(network, scale=goal.scale, weights=found, directory=directory)
+
+
+def _finite(fields: dict[str, object]) -> dict[str, object]:
+    """JSON has no infinity: null stands for that of equal pictures."""
+    return {
+        name: _finite(value) if isinstance(value, dict) else None if isinstance(value, float) and math.isinf(value) else value
+        for name, value in fields.items()
+    }
 
 
 def _print_losses(losses: Sequence[Loss]) -> None:

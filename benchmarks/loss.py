@@ -216,7 +216,7 @@ def _loss(
     with open_backend(backend, graph, precision="int8") as int8:
         made = [int8.run(one.array) for one in evaluated]
     scores = [_scored(bundle, output, one.low, one.high) for output, one in zip(made, evaluated, strict=True)]
-    losses = [one.fp32_score.psnr_db - now.psnr_db for one, now in zip(evaluated, scores, strict=True)]
+    losses = [_lost_db(one.fp32_score, now) for one, now in zip(evaluated, scores, strict=True)]
     by_set = {
         name: float(np.mean([loss for loss, one in zip(losses, evaluated, strict=True) if one.dataset == name])) for name in SETS
     }
@@ -237,6 +237,11 @@ def _loss(
         psnr_vs_fp32_db=round(float(np.mean(against)), 2),
         seconds=None if seconds is None else round(seconds, 1),
     )
+
+
+def _lost_db(before: Score, after: Score) -> float:
+    """Infinite where fp32's picture is the truth itself and int8's is not."""
+    return 0.0 if before.psnr_db == after.psnr_db else before.psnr_db - after.psnr_db
 
 
 def _scored(bundle: Bundle, output: NDArray[np.float32], low: Picture, high: Picture) -> Score:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata, load_model_with_shape_infer
 
 _PERCENTILE = 99.999
 Crops = Sequence[NDArray[np.float32]]
@@ -28,7 +32,7 @@ class CropReader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has
 
 def calibrate(graph: Path, crops: Crops) -> None:
     """Its percentile calibration of `graph`, thrown away."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints as it goes
         calibrator = create_calibrator(
             str(graph),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
@@ -41,10 +45,12 @@ def calibrate(graph: Path, crops: Crops) -> None:
 
 def quantize(graph: Path, crops: Crops, *, method: CalibrationMethod = CalibrationMethod.Percentile) -> bytes:
     """`graph` as QDQ: uint8 activations, int8 weights per output channel."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints as it goes
         path = Path(folder) / "int8.onnx"
+        model = load_model_with_shape_infer(Path(shutil.copy(graph, folder)))
+        add_pre_process_metadata(model)  # export has inferred shapes and folded operators: else it asks for that, on stderr
         quantize_static(
-            str(graph),
+            model,
             str(path),
             CropReader(crops),
             quant_format=QuantFormat.QDQ,

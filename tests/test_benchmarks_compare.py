@@ -70,7 +70,8 @@ def test_every_row_carries_what_was_promised(measured: Path) -> None:
         assert row.keys() >= PROMISED
         assert row["latency"].keys() == {"p50_ms", "p90_ms", "p99_ms", "n", "warm_up", "shape", "threads"}
         assert (row["latency"]["n"], row["latency"]["shape"]) == (6, [1, 3, 128, 128])
-        assert 0 < row["latency"]["p50_ms"] <= row["latency"]["p90_ms"] <= row["latency"]["p99_ms"]
+        assert row["latency"]["p50_ms"] > 0
+        assert row["latency"]["p90_ms"] is row["latency"]["p99_ms"] is None  # of 6 runs
         assert row["macs"] == pytest.approx(17.6e9, rel=5e-3)
 
 
@@ -298,7 +299,7 @@ def test_a_worker_that_dies_is_an_error_with_its_case(quantized: Bundle) -> None
 
 def test_latency_percentiles_are_numpys() -> None:
     latency = summarise([float(value) for value in range(1, 101)], shape=(1, 3, 8, 8), threads=1)
-    assert (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.n) == (50.5, 90.1, 99.01, 100)
+    assert (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.n) == (50.5, 90.1, None, 100)  # tests/test_figures.py
 
 
 def test_a_report_folder_that_cannot_be_written_is_an_error(measured: Path, tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def notes(result: Result) -> list[str]:
         if not row.precision_verified
     ]
     lines += [
+        f"(!) {Path(row.bundle).name} {row.precision} on {row.backend}: {equal} of {row.images} pictures came out equal to the "
+        "truth; PSNR and dB lost are of the others"
+        for row in result.rows
+        if (equal := sum(one.psnr_db is None for one in row.scores))
+    ]
+    lines += [
         f"(!) flattered: {Path(row.bundle).name} int8 on {row.backend} was calibrated on "
         f"{row.calibration_images_evaluated} of these pictures"
         for row in result.rows

@@ -41,8 +41,10 @@ def draw_log(reports: Sequence[Progress], *, title: str) -> bytes:
     figure = Figure(figsize=(8, 4), layout="constrained")
     loss_axis = figure.subplots()
     steps = [report.step for report in reports]
-    loss_axis.plot(steps, [report.loss for report in reports], color="#8aa0b5")
-    loss_axis.set(xlabel="step", ylabel="L1 loss", yscale="log", title=title)
+    losses = [report.loss for report in reports]
+    loss_axis.plot(steps, losses, color="#8aa0b5")
+    scale = "log" if max(losses, default=0) > 0 else "linear"  # a network may learn a flat colour exactly
+    loss_axis.set(xlabel="step", ylabel="L1 loss", yscale=scale, title=title)
     psnr_axis = loss_axis.twinx()
     psnr_axis.plot(steps, [report.held_out_db for report in reports], color="#2f7f5f")
     psnr_axis.set_ylabel("PSNR on held-out pictures, dB", color="#2f7f5f")

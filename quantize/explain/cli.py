@@ -17,6 +17,7 @@ from quantize.reports import write_report
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, resolve_bundle
+from runtime.figures import share_text
 from runtime.pairs import find_pairs
 from runtime.targets import TARGETS, find_target
 
@@ -117,8 +118,8 @@ def _cells(layer: ExplainedLayer, with_output: bool) -> list[str]:
         layer.ran,
         _db(layer.sqnr_db),
         _db(layer.alone_sqnr_db),
-        _number(layer.clipped_share, ".2%"),
-        _number(layer.codes_used_share, ".0%"),
+        _share(layer.clipped_share, digits=2),
+        _share(layer.codes_used_share, digits=0),
         ends,
         *([_number(layer.output_psnr_db, ".1f")] if with_output else []),
     ]
@@ -130,6 +131,10 @@ def _db(value: float | None) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _share(value: float | None, *, digits: int) -> str:
+    return "" if value is None else share_text(value, digits=digits)
 
 
 def _shift(shift: Shift) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ def _draw_layers(axes: Sequence[Axes], layers: Sequence[ExplainedLayer]) -> None
     for line in [line for line, layer in enumerate(layers) if is_exact(layer.sqnr_db)]:
         error.text(0.01, line, "exact", transform=error.get_yaxis_transform(), fontsize=7, verticalalignment="center", color=_INT8)
     error.set_xlabel("SQNR, dB", fontsize=8)
-    error.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    if error.get_legend_handles_labels()[1]:  # where every layer is exact there is no line
+        error.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     error.set_yticks(lines, [layer.name for layer in layers], fontsize=7)
     error.set_ylim(len(layers) - 0.5, -0.5)
     clipped.barh(lines, [100 * (layer.clipped_share or 0) for layer in layers], color=_LOSS)
