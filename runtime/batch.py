@@ -133,6 +133,7 @@ def share_of(upscaler: Upscaler, outputs: Sequence[Path]) -> AbstractContextMana
 
 def _run_within(share: Share, upscaler: Upscaler, job: Job, *, compare: bool, stop: Event) -> Outcome:
     """Runs the job in its share of the memory."""
+    share.check_file(job.source)
     image = read_image(job.source, admit=share.admit)
     pixels = image.pixels
     size = upscaler.plan(pixels, held_bytes=share.held_bytes).size

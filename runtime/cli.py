@@ -143,6 +143,7 @@ def _run_piped(upscaler: Upscaler, source: Path, out: Path, *, overwrite: bool) 
         if source == _PIPE:
             image = decode(read_file(sys.stdin.buffer, name="stdin"), name="stdin", admit=share.admit)
         else:
+            share.check_file(source)
             image = read_image(source, admit=share.admit)
         _write_piped(upscaler, image, out, held_bytes=share.held_bytes, overwrite=overwrite)
 
