@@ -41,7 +41,6 @@ class Share:
             return
         what = f"{header.name} of {header.size[1]}×{header.size[0]} pixels"
         held_bytes = self._held(header)
-        self._allowance.check(max(header.peak_bytes, held_bytes), what)
         needed = max(header.peak_bytes, held_bytes + self._tiles(header, held_bytes))
         self._allowance.check(needed, what)
         self._allowance.take(needed)
