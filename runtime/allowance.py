@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Condition
 
 from runtime.errors import ImageError
@@ -28,14 +29,20 @@ class Share:
         self.held_bytes = 0
         self.taken_bytes = 0
 
+    def check_file(self, path: Path) -> None:
+        """ImageError where the file alone is more than is allowed: it is not read at all."""
+        if self._allowance.total_bytes is not None and path.is_file():
+            size_bytes = path.stat().st_size
+            self._allowance.check(2 * size_bytes, f"{path} of {format_bytes(size_bytes)}")
+
     def admit(self, header: Header) -> None:
         """Waits until the picture has room; ImageError where it never will."""
         if self._allowance.total_bytes is None:
             return
+        what = f"{header.name} of {header.size[1]}×{header.size[0]} pixels"
         held_bytes = self._held(header)
-        self._allowance.check(max(header.peak_bytes, held_bytes), header)
         needed = max(header.peak_bytes, held_bytes + self._tiles(header, held_bytes))
-        self._allowance.check(needed, header)
+        self._allowance.check(needed, what)
         self._allowance.take(needed)
         self.held_bytes, self.taken_bytes = held_bytes, needed
 
@@ -62,13 +69,12 @@ class Allowance:
         finally:
             self.take(-share.taken_bytes)
 
-    def check(self, needed_bytes: int, header: Header) -> None:
+    def check(self, needed_bytes: int, what: str) -> None:
         """ImageError where that is more than there is."""
         assert self.total_bytes is not None
         if needed_bytes > self.total_bytes:
-            height, width = header.size
             raise ImageError(
-                f"{header.name} of {width}×{height} pixels takes up to {format_bytes(needed_bytes)} to decode, upscale and encode; "
+                f"{what} takes up to {format_bytes(needed_bytes)} to decode, upscale and encode; "
                 f"{format_bytes(self.total_bytes)} are allowed",
                 hint=f"--memory {math.ceil(needed_bytes / (1 << 20))}M",
             )

@@ -179,6 +179,7 @@ def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, on_tile: OnTile | N
     try:
         # A comparison is twice as wide.
         with share_of(upscaler, (job.result, *[job.comparison] * 2 * compare)) as share:
+            share.check_file(job.source)
             image = read_image(job.source, admit=share.admit)
             size = upscaler.plan(image.pixels, held_bytes=share.held_bytes).size
             with upscaler.bands(image.pixels, held_bytes=share.held_bytes, on_tile=after_tile) as bands:

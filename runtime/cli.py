@@ -176,6 +176,7 @@ def _run_piped(upscaler: Upscaler, source: Path, out: Path) -> None:
         if source == _PIPE:
             image = decode(read_file(sys.stdin.buffer, name="stdin"), name="stdin", admit=share.admit)
         else:
+            share.check_file(source)
             image = read_image(source, admit=share.admit)
         _write_piped(upscaler, image, Job(source, out), held_bytes=share.held_bytes)
 

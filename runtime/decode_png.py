@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runtime.banded import bands, look_up
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PIXELS = (b"IHDR", b"IDAT", b"IEND")
+_PIXELS = (b"IDAT", b"IEND")
 _ABOUT = (b"PLTE", b"tRNS", b"iCCP", b"eXIf")
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
@@ -34,7 +34,7 @@ class PngFile:
         size: (H, W).
         bits: of a sample.
         colour: the colour type.
-        pixels: a PNG of the pixels alone, those of a palette as grey.
+        data: the file, whose chunks are whole.
         palette: the PLTE chunk.
         transparent: the tRNS chunk: the transparent colour, or each palette entry's alpha.
         icc_profile, exif: empty where there is none.
@@ -44,7 +44,7 @@ class PngFile:
     size: tuple[int, int]
     bits: int
     colour: int
-    pixels: BytesIO
+    data: bytes
     palette: bytes
     transparent: bytes
     icc_profile: bytes
@@ -68,9 +68,8 @@ def read_png(data: bytes) -> PngFile:
     Raises:
         ValueError: a chunk that the file does not hold whole, or a header that is none.
     """
-    view, at, kind = memoryview(data), len(_SIGNATURE), b""
-    pixels, about, kinds = BytesIO(), dict[bytes, bytes](), set[bytes]()
-    pixels.write(_SIGNATURE)
+    at, kind = len(_SIGNATURE), b""
+    about, kinds = dict[bytes, bytes](), set[bytes]()
     while at < len(data) and kind != b"IEND":
         if at + 12 > len(data):
             raise ValueError("it ends within a chunk")
@@ -79,16 +78,12 @@ def read_png(data: bytes) -> PngFile:
             raise ValueError(f"its {kind.decode('latin-1')!r} chunk claims {length} bytes, and {len(data) - at - 12} are there")
         if (kind == b"IHDR") != (at == len(_SIGNATURE)) or (kind == b"IHDR" and length != 13):
             raise ValueError("it does not begin with its only header")
-        if kind == b"IHDR":
-            pixels.write(_as_grey(data[at : at + 25]))
-        elif kind in _PIXELS:
-            pixels.write(view[at : at + 12 + length])
         if kind in _ABOUT:
-            about.setdefault(kind, bytes(view[at + 8 : at + 8 + length]))
-        if kind in (*_PIXELS, b"acTL"):
+            about.setdefault(kind, data[at + 8 : at + 8 + length])
+        if kind in (b"IDAT", b"acTL"):
             kinds.add(kind)
         at += 12 + length
-    if not kinds >= {b"IHDR", b"IDAT"}:
+    if b"IDAT" not in kinds:
         raise ValueError("it has no pixels")
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     transparent = about.get(b"tRNS", b"")
@@ -100,13 +95,27 @@ def read_png(data: bytes) -> PngFile:
         size=(height, width),
         bits=bits,
         colour=colour,
-        pixels=pixels,
+        data=data,
         palette=about.get(b"PLTE", b""),
         transparent=transparent,
         icc_profile=_profile(about[b"iCCP"]) if b"iCCP" in about else b"",
         exif=about.get(b"eXIf", b""),
         animated=b"acTL" in kinds,
     )
+
+
+def _pixels_alone(data: bytes) -> BytesIO:
+    """A PNG of the pixels alone, those of a palette as grey."""
+    view, at, kind, alone = memoryview(data), len(_SIGNATURE), b"", BytesIO()
+    alone.write(_SIGNATURE)
+    while at < len(data) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IHDR":
+            alone.write(_as_grey(data[at : at + 25]))
+        elif kind in _PIXELS:
+            alone.write(view[at : at + 12 + length])
+        at += 12 + length
+    return alone
 
 
 def _as_grey(header: bytes) -> bytes:
@@ -124,7 +133,7 @@ def decode_png(png: PngFile) -> NDArray[np.uint8 | np.uint16]:
     Raises:
         ValueError, cv2.error: damaged pixels, or fewer than the header says.
     """
-    pixels = cv2.imdecode(np.frombuffer(png.pixels.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imdecode(np.frombuffer(_pixels_alone(png.data).getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.shape[:2] != png.size:
         raise ValueError("its pixels are damaged, or are not all there")
     deep: NDArray[np.uint8 | np.uint16] = pixels.astype(np.uint16 if png.bits == 16 else np.uint8, copy=False, casting="no")
