@@ -189,6 +189,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda model: model.graph.node[0].attribute.append(helper.make_attribute("pads", [1 << 20])),
         "pads",
     ),
+    "a padding by nothing": (lambda model: model.graph.node.append(helper.make_node("Pad", ["input"], ["other"])), "by how much"),
     "random numbers without end": (
         lambda model: model.graph.node.append(helper.make_node("RandomNormal", [], ["big"], shape=[1 << 20, 1 << 20])),
         "more than",
@@ -274,6 +275,7 @@ MALFORMED = {
     "a length beyond the end": b"\x3a" + _varint(1 << 40),
     "a length of 2^63": b"\x3a" + _varint((1 << 64) - 1),
     "groups": b"\x3b" * 100_000,
+    "a name that is no text": _model().SerializeToString().replace(b"constant0", b"constant\xff"),
     "messages in messages": b"\x3a\x04" * 100_000,
 }
 

@@ -141,6 +141,8 @@ class _Graph:
         for index, most in _SIZED_BY.get(operator, {}).items():
             if not math.prod(abs(number) for number in constants.get(index, ())) <= max(most, 1):
                 raise self._reader.refuse(f"has a {operator.decode()} to {constants[index]}, expected {most} elements at most")
+        if operator == b"Pad" and b"" in [*inputs, b"", b""][:2]:  # openvino dies of it
+            raise self._reader.refuse("has a Pad that does not say by how much")
         if operator == b"Pad" and any(abs(number) > _MOST_PADDING for number in constants.get(1, ())):
             raise self._reader.refuse(f"has a Pad by {constants[1]}, expected {_MOST_PADDING} at most")
 

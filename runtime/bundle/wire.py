@@ -55,6 +55,8 @@ class WireReader:
                 length, position = self._varint(position, stop)
             if length > stop - position:
                 raise self.refuse("is no ONNX model: a field ends beyond what holds it")
+            if message.text & 1 << number:
+                self._check_text(position, position + length)
             yield number, position, position + length
             position += length
 
@@ -80,6 +82,15 @@ class WireReader:
 
     def refuse(self, why: str) -> BundleError:
         return BundleError(f"{self._what} {why}", hint="export the network again; do not run a bundle that you cannot account for")
+
+    def _check_text(self, start: int, stop: int) -> None:
+        """openvino's own errors quote names, and Python cannot read those that are no UTF-8."""
+        text = self.data[start:stop]
+        if not text.isascii():
+            try:
+                text.decode()
+            except UnicodeDecodeError as error:
+                raise self.refuse("is no ONNX model: a name is not UTF-8") from error
 
     def _varint(self, position: int, stop: int) -> tuple[int, int]:
         """The number that begins at `position`, 64 bits without a sign, and where it ends."""
