@@ -26,9 +26,9 @@ bundle = Bundle.open(Path(sys.argv[1]))
 graph = bundle.read(bundle.variant("fp32"))
 driver = ctypes.CDLL("libcuda.so.1")
 
-def open_it(parallel=2):
+def open_it(parallel=2):  # with a cache, as every backend takes one
     engines = bundle.directory / "engines"
-    return open_backend("tensorrt", graph, precision="fp32", parallel=parallel, engines=engines)
+    return open_backend("tensorrt", graph, precision="fp32", parallel=parallel, engines=engines, cache=bundle.directory / "cache")
 
 def tell(error=None):
     names = ("standin_retained", "standin_left_over", "standin_has_context", "standin_dropped_outside")

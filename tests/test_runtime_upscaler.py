@@ -380,12 +380,6 @@ def test_a_compiled_graph_is_kept_in_the_cache_folder(quantized: Bundle, picture
     assert np.array_equal(outputs[0], outputs[1])
 
 
-def test_a_backend_without_a_cache_says_so(quantized: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="keeps no compiled graphs") as caught:
-        Upscaler.open(quantized, backend="onnxruntime", cache=tmp_path)
-    assert "openvino" in caught.value.hint
-
-
 @backends
 def test_a_device_that_is_not_there_is_named_with_those_that_are(quantized: Bundle, backend: str) -> None:
     with pytest.raises(BackendError, match="NPU") as caught:

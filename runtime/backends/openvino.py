@@ -38,8 +38,8 @@ _NAMES: dict[str, RanIn] = {
 # What openvino's binding sets up at its first conversion from and to numpy hangs where two threads come to it at once: one waits
 # for it with Python's lock in hand, which the other needs to finish. So each backend comes to it here, under a lock.
 _ONE_THREAD = Lock()
-# openvino keeps what it prepares for each input size, 5,000 pieces a stream: 600 KB a size of LESRCNN, without end for pictures of
-# random sizes. With 10 that memory is flat; tiles of nine sizes in turns take 2% longer, one size takes as long.
+# openvino keeps what it prepares for each input size, 5,000 pieces a stream: up to 2 MB a size of LESRCNN, and so without end for
+# pictures of random sizes. With 10 memory is flat. One size, or random ones, are as fast; nine small sizes in turns take 7% longer.
 _SIZES_KEPT = "CPU_RUNTIME_CACHE_CAPACITY"
 # What /proc/cpuinfo says of a processor that decides which instructions a graph is compiled to; x86, then Arm, then RISC-V.
 _CPU_FIELDS = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {
