@@ -6,10 +6,21 @@ import os
 import platform
 from pathlib import Path
 
+# What /proc/cpuinfo says of a processor's kind; x86, then Arm, then RISC-V.
+_KIND = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch"
+}  # fmt: skip
+
 
 def processor_name() -> str:
     first = next(iter(read_processors()), {})
     return first.get("model name", platform.processor() or platform.machine())
+
+
+def describe_processor() -> list[str]:
+    """All that tells which instructions code may be compiled to here; on Linux of every kind of core there is."""
+    found = {f"{key}: {value}" for processor in read_processors() for key, value in processor.items() if key in _KIND}
+    return sorted({platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", ""), *found})
 
 
 def count_cores() -> int:
@@ -28,6 +39,6 @@ def read_processors() -> list[dict[str, str]]:
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return []
-    blocks = path.read_text().strip().split("\n\n")
+    blocks = path.read_text(encoding="utf-8", errors="replace").strip().split("\n\n")
     split = ([line.partition(":") for line in block.splitlines()] for block in blocks)
     return [{key.strip(): value.strip() for key, _, value in lines} for lines in split]

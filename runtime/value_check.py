@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import platform
 import sys
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,7 +32,8 @@ from runtime.engines import find_engine
 from runtime.errors import BackendError, UnknownNameError
 from runtime.files import write_whole
 from runtime.pixels import Picture, to_floats
-from runtime.processor import read_processors
+from runtime.processor import describe_processor
+from runtime.regular_files import read_regular
 from runtime.targets import Precision
 
 Verify = Literal["once", "always", "never"]
@@ -172,21 +172,14 @@ def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | No
     if entry.prebuilt:
         found = find_engine(bundle.directory / ENGINES, graph_sha256=variant.sha256, precision=variant.precision, io=variant.io)
         plan = found.plan.sha256
-    parts = (variant.sha256, entry.name, *versions, device or "", plan, *_processor())
+    parts = (variant.sha256, entry.name, *versions, device or "", plan, *describe_processor())
     return sha256_bytes("\0".join(parts).encode())
-
-
-def _processor() -> tuple[str, ...]:
-    """Its name and what it can do, where the system tells."""
-    first = next(iter(read_processors()), {})
-    return platform.machine(), *(first.get(key, "") for key in ("model name", "flags", "Features", "CPU part"))
 
 
 def _remembered(record: Path) -> ValueCheck | None:
     """What is in the file; None where there is none that can be read."""
     try:
-        with record.open("rb") as file:
-            return ValueCheck.model_validate_json(file.read(_LARGEST_RECORD))
+        return ValueCheck.model_validate_json(read_regular(record, most_bytes=_LARGEST_RECORD))
     except (OSError, ValidationError):
         return None
 
@@ -194,7 +187,8 @@ def _remembered(record: Path) -> ValueCheck | None:
 def _remember(record: Path, check: ValueCheck) -> None:
     """Writes the file; where that cannot be, the next start measures again."""
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
+        if record.is_symlink():  # it would be written through
+            record.unlink()
         write_whole(record, check.model_dump_json().encode())
     except OSError as error:
         _log.info("%s cannot be written (%s): values are checked again at the next start", record, error)

@@ -141,15 +141,6 @@ def test_the_folder_is_bounded_and_loses_what_was_not_used_for_longest(tmp_path:
     assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o700
 
 
-def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path: Path) -> None:
-    old, new = tmp_path / ".old.part", tmp_path / ".new.part"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 4000,) * 2)
-    CompiledGraphs(tmp_path).write(b"key", b"graph")
-    assert (old.exists(), new.exists()) == (False, True)
-
-
 # A child, since a limit is the process's: no file of it may be larger than 1 kB, which is how a full disk looks to it.
 FULL = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
 OPEN = """

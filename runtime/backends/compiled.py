@@ -13,18 +13,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import stat
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from runtime.files import write_whole
+from runtime.regular_files import read_regular
+
 _log = logging.getLogger(__name__)
 _SUFFIX = ".compiled"
-_STAGED = ".part"
 _MOST_BYTES = 1 << 30  # of all graphs in the folder, and of one; a graph of LESRCNN takes 3 MB
-_ABANDONED_S = 3600  # a graph is written in less than a second: what is older was left by a process that was killed
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -38,7 +36,7 @@ class CompiledGraphs:
         """The graph of that key as it was written; None where there is none."""
         path = self._path(key)
         try:
-            data = _read_file(path)
+            data = read_regular(path, most_bytes=_MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -62,15 +60,9 @@ class CompiledGraphs:
         try:
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, staged = tempfile.mkstemp(dir=self._folder, prefix=".", suffix=_STAGED)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(_sum(key, graph) + graph)
-                Path(staged).replace(path)
-            except BaseException:  # Ctrl-C too
-                with suppress(OSError):
-                    Path(staged).unlink()
-                raise
+            if path.is_symlink():  # it would be written through
+                path.unlink()
+            write_whole(path, _sum(key, graph) + graph)
         except OSError as error:
             reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or error
             _log.warning("the compiled graph is not kept, %s cannot be written: %s", self._folder, reason)
@@ -84,35 +76,17 @@ class CompiledGraphs:
         return self._folder / f"{hashlib.sha256(key).hexdigest()}{_SUFFIX}"
 
     def _clear(self, newest: Path, size: int) -> None:
-        """Removes the graphs beyond the limit, those not used for longest first, and what killed processes left."""
+        """Removes the graphs beyond the limit, those not used for longest first."""
         left = _MOST_BYTES - size
         for path, status in sorted(_files(self._folder, _SUFFIX), key=lambda entry: -entry[1].st_mtime):
             if path != newest:
                 left -= status.st_size
                 if left < 0:
                     _unlink(path)
-        for path, status in _files(self._folder, _STAGED):
-            if time.time() - status.st_mtime > _ABANDONED_S:
-                _unlink(path)
 
 
 def _sum(key: bytes, graph: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(key).digest() + graph).digest()
-
-
-def _read_file(path: Path) -> bytes:
-    """The bytes of a regular file; OSError where it is a link, a pipe or a device, or larger than any that is kept."""
-    # What Windows has not, it needs not: there no pipe has a name in a folder.
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
-            raise OSError(f"expected a file of at most {_MOST_BYTES} bytes")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(_MOST_BYTES)
-    finally:
-        os.close(descriptor)
 
 
 def _unlink(path: Path) -> None:

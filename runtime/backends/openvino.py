@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +24,7 @@ from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Valu
 from runtime.backends.compiled import CompiledGraphs
 from runtime.bundle import sha256_bytes
 from runtime.errors import BackendError
+from runtime.processor import describe_processor
 from runtime.targets import Precision
 
 _log = logging.getLogger(__name__)
@@ -41,10 +41,6 @@ _ONE_THREAD = Lock()
 # openvino keeps what it prepares for each input size, 5,000 pieces a stream: up to 2 MB a size of LESRCNN, and so without end for
 # pictures of random sizes. With 10 memory is flat. One size, or random ones, are as fast; nine small sizes in turns take 7% longer.
 _SIZES_KEPT = "CPU_RUNTIME_CACHE_CAPACITY"
-# What /proc/cpuinfo says of a processor that decides which instructions a graph is compiled to; x86, then Arm, then RISC-V.
-_CPU_FIELDS = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {
-    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features", "isa", "uarch"
-}  # fmt: skip
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OpenVinoBackend:
@@ -167,7 +163,7 @@ def _key(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) ->
         "graph": sha256_bytes(graph),
         "openvino": ov.get_version(),
         "device": [device, *(str(_ask(core, device, name)) for name in names)],
-        "processor": _describe_processor(),
+        "processor": describe_processor(),
         "cores": os.cpu_count() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0)),
         "config": config,
     }
@@ -180,13 +176,3 @@ def _ask(core: ov.Core, device: str, name: str) -> Any:  # noqa: ANN401 # each p
         return core.get_property(device, name)
     except RuntimeError:
         return ()
-
-
-def _describe_processor() -> list[str]:
-    """What the system tells of the processor's kind and instructions; on Linux of every kind of core there is."""
-    known = {platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")}
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return sorted(known | {line for line in lines if line.partition(":")[0].strip() in _CPU_FIELDS})
