@@ -35,7 +35,7 @@ def kept(exported_small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A file that a start left; not to be written to."""
     folder = tmp_path_factory.mktemp("kept")
     _pixels(exported_small, folder, np.zeros((8, 8, 3), np.uint8))
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.compiled")
     return file
 
 
@@ -122,9 +122,9 @@ def test_a_graph_is_kept_for_each_setting_and_processor(exported_small: Bundle, 
     for count, (threads, parallel) in enumerate(((1, 1), (2, 1), (1, 2)), start=1):
         for _ in range(2):
             _pixels(exported_small, tmp_path, picture, threads=threads, parallel=parallel)
-            assert len(list(tmp_path.iterdir())) == count
+            assert len(list(tmp_path.glob("*.compiled"))) == count
     _child(OPEN, exported_small.directory, tmp_path, ONEDNN_MAX_CPU_ISA="AVX2")  # as on a processor that has no more
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.compiled"))) == 4
 
 
 def test_the_folder_is_bounded_and_loses_what_was_not_used_for_longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(exported_small: Bundle, tm
     assert done.stderr.count("\n") == 1
     assert done.stdout == _child(OPEN, exported_small.directory, tmp_path / "good").stdout
     assert (tmp_path / "file").read_text() == "mine"
-    assert not cache.is_dir() or list(cache.iterdir()) == []
+    assert not cache.is_dir() or {path.name for path in cache.iterdir()} <= {"verified"}
 
 
 def test_processes_that_share_a_new_folder_give_the_same_pixels(exported_small: Bundle, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_processes_that_share_a_new_folder_give_the_same_pixels(exported_small: 
         runs = list(pool.map(lambda _: _child(OPEN, exported_small.directory, tmp_path / "cache"), range(8)))
     assert [(run.returncode, run.stderr) for run in runs] == [(0, "")] * 8
     assert len({run.stdout for run in runs}) == 1
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".compiled"]
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == ["", ".compiled"]  # the folder of value checks
 
 
 @pytest.mark.parametrize("backend", _OPENING)
