@@ -58,7 +58,7 @@ def largest_kept(
         needed = need(GRID)
         raise ImageError(
             f"not even a tile of {GRID}×{GRID} pixels of a picture of {size[1]}×{size[0]} fits into {format_bytes(budget_bytes)}; "
-            f"it takes about {format_bytes(needed)}",
+            f"it takes about {format_bytes(needed)}{', the picture itself included' if held_bytes else ''}",
             hint=f"--memory {math.ceil(needed / _UNITS['M'])}M",
         )
     return even_kept(max(size), most)
