@@ -80,14 +80,15 @@ class OpenVinoBackend:
         del self._requests, self._model
 
     def run(self, array: NDArray[Values]) -> NDArray[Values]:
-        request = self._requests.get()
+        requests = self._requests  # which those that wait still get one from when the backend is closed meanwhile
+        request = requests.get()
         try:
             outputs = request.infer([array], share_inputs=True, share_outputs=False)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise BackendError(f"openvino {ov.__version__} cannot run {array.shape} through this graph: {reason}") from error
         finally:
-            self._requests.put(request)
+            requests.put(request)
         result: NDArray[Values] = outputs[0]
         return result
 

@@ -1,17 +1,23 @@
-"""What fails in a backend is told once, as an error of ours: nothing of the backend's own reaches stderr."""
+"""A backend that fails or is closed at work: one error of ours, nothing of the backend's own on stderr, no run without an end."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.backends import BACKENDS
+from runtime.backends import BACKENDS, open_backend
+from runtime.bundle import Bundle
+from runtime.errors import BackendError
 from tests.stand_ins.libraries import ROOT
 
 _OPENING = [entry.name for entry in BACKENDS if entry.opens_graphs]
@@ -60,3 +66,26 @@ def test_a_backend_writes_nothing_to_stderr(tmp_path: Path, backend: str, kind: 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert says in done.stdout
+
+
+@pytest.mark.parametrize("backend", _OPENING)
+def test_runs_that_wait_end_when_the_backend_is_closed_meanwhile(exported_small: Bundle, backend: str) -> None:
+    graph = exported_small.read(exported_small.variant("fp32"))
+    opened = open_backend(backend, graph, precision="fp32", threads=1)
+    array, ended = np.zeros((1, 3, 512, 512), np.float32), []
+
+    def run() -> None:
+        with suppress(AttributeError, BackendError):  # which is the Upscaler's affair: it says that it is closed
+            opened.run(array)
+        ended.append(1)
+
+    opened.run(array)
+    threads = [Thread(target=run, daemon=True) for _ in range(4)]  # one at a time runs, the others wait
+    for thread in threads:
+        thread.start()
+    while not ended:
+        time.sleep(0.001)
+    opened.__exit__(None, None, None)
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(ended) == 4
