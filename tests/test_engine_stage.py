@@ -7,6 +7,7 @@ memory, contexts, threads, files. What a GPU computes, and what TensorRT's build
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,3 +198,12 @@ def test_without_onnx_nothing_is_built_and_the_error_says_how_to_get_it(bundle: 
     assert done.returncode == 2, done.stderr
     assert "python -m export.engine needs onnx" in done.stderr
     assert "pip install onnx" in done.stderr
+
+
+def test_without_a_precision_the_best_that_the_bundle_has_is_built(
+    for_tensorrt: Bundle, exported_small: Bundle, tmp_path: Path
+) -> None:
+    """So that hints that leave it out can be typed: int8 for TensorRT, else fp32."""
+    for bundle, wanted in ((for_tensorrt, "int8"), (exported_small, "fp32")):
+        copy = Path(shutil.copytree(bundle.directory, tmp_path / wanted))
+        assert f"{wanted} engine" in built(copy)
