@@ -23,7 +23,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.metrics import Score, prepare, psnr_db, score
 from benchmarks.protocols import Protocol
 from benchmarks.result import Baseline, ImageScore, Result, Row
-from benchmarks.worker import Case, Worker
+from benchmarks.worker import Case, Worker, open_case
 from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.ranges import CalibrationSource, read_table, used_hashes
@@ -31,6 +31,7 @@ from quantize.search.result import HeldBack, read_state
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import BackendError, DatasetError
 from runtime.images import Picture, from_network, to_network
+from runtime.value_check import ValueCheck
 
 REFERENCE_BACKEND = "onnxruntime"
 _LATENCY_SIDE = 128
@@ -161,19 +162,21 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
     refused: list[str] = []
     for request in requests:
         overlap = check_overlap(request)
+        on_step(f"{request.bundle.directory.name}: checking values", 0, 1)
+        request, checks, refusals = _with_checked_values(request)
+        refused += refusals
         reference = Case(request.bundle.directory, "fp32", REFERENCE_BACKEND, request.threads)
         wanted = dict.fromkeys((reference, *request.cases))
         with ExitStack() as stack:
             on_step(f"{request.bundle.directory.name}: opening", 0, 1)
             workers = {case: stack.enter_context(Worker(case)) for case in wanted}
-            request, refusals = _without_refused(request, workers)
-            refused += refusals
             tallies, baseline = _score_pictures(request, reference, workers, panels, on_step)
             baselines.append(baseline)
             taken = _time_in_turn(request, [workers[case] for case in request.cases], on_step)
             for case in request.cases:
                 median_fp32 = _median_of(taken, request.cases, case.backend)
-                rows.append(_row(request, workers[case], tallies[case], tallies[reference], taken[case], median_fp32, overlap))
+                scored = tallies[case], tallies[reference]
+                rows.append(_row(request, workers[case], *scored, taken[case], median_fp32, overlap, checks[case]))
     result = Result(
         key=request_key(requests),
         machine=describe_machine(),
@@ -186,23 +189,24 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
     return result, panels
 
 
-def _without_refused(request: Request, workers: dict[Case, Worker]) -> tuple[Request, list[str]]:
-    """The request less the cases that do not open, which leave `workers`, and of each of them why.
+def _with_checked_values(request: Request) -> tuple[Request, dict[Case, ValueCheck | None], list[str]]:
+    """The request less the cases that do not open or compute other values than their graph says; what the others' check gave; why
+    those were left out. In this process, so that the workers' memory is that of running alone.
 
     Raises:
         BackendError: the request insists on them, or none is left.
     """
-    refused: dict[Case, str] = {}
+    checks: dict[Case, ValueCheck | None] = {}
+    refused = []
     for case in request.cases:
         try:
-            workers[case].variant()
+            with open_case(case, verify="once") as opened:
+                checks[case] = opened.value_check
         except BackendError as error:
             if request.insists or len(refused) + 1 == len(request.cases):
                 raise
-            refused[case] = f"{case}: {error}"
-    for case in refused:
-        del workers[case]
-    return replace(request, cases=tuple(case for case in request.cases if case not in refused)), list(refused.values())
+            refused.append(f"{case}: {error}")
+    return replace(request, cases=tuple(checks)), checks, refused
 
 
 def _score_pictures(
@@ -272,6 +276,7 @@ def _row(
     taken_ms: Sequence[float],
     fp32_median_ms: float | None,
     overlap: int,
+    check: ValueCheck | None,
 ) -> Row:
     case, manifest = worker.case, request.bundle.manifest
     variant = worker.variant()
@@ -280,7 +285,7 @@ def _row(
     latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
     device_latency = _time_on_device(request, worker)
     peak = worker.peak_rss_bytes()  # before the look at precisions, which opens the graph once more
-    report, check = worker.precision_report(), worker.value_check()
+    report = worker.precision_report()
     return Row(
         bundle=str(request.bundle.directory),
         model=manifest.model,

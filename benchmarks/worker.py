@@ -29,7 +29,7 @@ from runtime.errors import PipelineError, SredgeError
 from runtime.precision import PrecisionReport
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
-from runtime.value_check import ValueCheck
+from runtime.value_check import Verify
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,22 @@ class Case:
         return f"{self.bundle.name} {self.precision}{target} on {self.backend}"
 
 
+def open_case(case: Case, *, verify: Verify) -> Upscaler:
+    """The graph of `case` on its backend."""
+    return Upscaler.open(
+        case.bundle,
+        precision=case.precision,
+        io="float32",
+        target=case.target,
+        backend=case.backend,
+        threads=case.threads,
+        verify=verify,
+    )
+
+
 class Worker:
-    """A process that has `case` open. A context manager; leaving it ends the process, and so does the end of this one."""
+    """A process that has `case` open, its values unchecked. A context manager; leaving it ends the process, and so does the end of
+    this one."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -74,10 +88,6 @@ class Worker:
     def variant(self) -> Variant:
         """The graph of the bundle that runs."""
         return cast(Variant, self._ask("variant"))
-
-    def value_check(self) -> ValueCheck | None:
-        """How near the backend is to the graph simulated."""
-        return cast("ValueCheck | None", self._ask("value_check"))
 
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
@@ -122,16 +132,7 @@ def _serve(connection: Connection, case: Case) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
     with suppress(EOFError, ConnectionError), ExitStack() as stack:  # which is how the other end's closing shows
         try:
-            upscaler = stack.enter_context(
-                Upscaler.open(
-                    case.bundle,
-                    precision=case.precision,
-                    io="float32",
-                    target=case.target,
-                    backend=case.backend,
-                    threads=case.threads,
-                )
-            )
+            upscaler = stack.enter_context(open_case(case, verify="never"))
         except SredgeError as error:
             connection.recv()
             connection.send(error)
@@ -169,8 +170,6 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
         return upscaler.time_on_device(*arguments)
     if name == "variant":
         return upscaler.variant
-    if name == "value_check":
-        return upscaler.value_check
     if name == "precision_report":
         return upscaler.precision_report
     if name == "upscale":
