@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from benchmarks.latency import DeviceLatency, Latency
@@ -56,6 +57,11 @@ class Row(Noun):
     calibration_images_evaluated: int
     """Pictures of this data set that the graph was calibrated on; above 0 only where the user insisted."""
     scores: tuple[ImageScore, ...]
+
+    @property
+    def graph(self) -> str:
+        """Which of the bundle's graphs it is, in words."""
+        return f"{Path(self.bundle).name} {self.precision}{'' if self.target is None else f' for {self.target}'}"
 
 
 class Baseline(Noun):

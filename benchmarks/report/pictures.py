@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +51,7 @@ def draw_latency(result: Result) -> bytes:
     axis = figure.subplots()
     medians = [row.latency.p50_ms for row in rows]
     tails = [0.0 if row.latency.p90_ms is None else row.latency.p90_ms - row.latency.p50_ms for row in rows]
-    labels = [f"{Path(row.bundle).name} {row.precision}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
+    labels = [f"{row.graph}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
     bars = axis.barh(range(len(rows)), medians, color=[_COLOURS[row.precision] for row in rows], height=0.62)
     if any(tails):
         axis.errorbar(medians, range(len(rows)), xerr=[[0.0] * len(rows), tails], fmt="none", ecolor="black")

@@ -12,6 +12,7 @@ from runtime.figures import measured_text, share_text
 COLUMNS = (
     "bundle",
     "precision",
+    "target",
     "ran in",
     "backend",
     "PSNR dB",
@@ -30,6 +31,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         Path(row.bundle).name,
         row.precision,
+        row.target or "–",
         _shares(row) if row.precision_verified else f"{_shares(row)} (!)",
         row.backend,
         _decibels(row.psnr_db, 2),
@@ -53,7 +55,7 @@ def published_cells(result: Result) -> list[tuple[str, ...]]:
         for one in of_this:
             lost = "–" if fp32 is None else f"{fp32 - one.psnr_db:.3f}"
             figures = (f"{one.psnr_db:.3f}", f"{one.ssim:.3f}", lost)
-            rows.append((f"published {model}_x{scale:g}", one.precision, "–", "–", *figures, *["–"] * (len(COLUMNS) - 7)))
+            rows.append((f"published {model}_x{scale:g}", one.precision, "–", "–", "–", *figures, *["–"] * (len(COLUMNS) - 8)))
     return rows
 
 
@@ -87,19 +89,16 @@ def notes(result: Result) -> list[str]:
         lines.append(f"values: on one small picture each backend is {min(checked):.1f} dB or more from the same graph simulated")
     lines += [f"(!) refused: {refusal}" for refusal in result.refused]
     lines += [
-        f"(!) not {row.precision}: {Path(row.bundle).name} on {row.backend} ran in {_shares(row)}"
-        for row in result.rows
-        if not row.precision_verified
+        f"(!) not as asked: {row.graph} on {row.backend} ran in {_shares(row)}" for row in result.rows if not row.precision_verified
     ]
     lines += [
-        f"(!) {Path(row.bundle).name} {row.precision} on {row.backend}: {equal} of {row.images} pictures came out equal to the "
+        f"(!) {row.graph} on {row.backend}: {equal} of {row.images} pictures came out equal to the "
         "truth; PSNR and dB lost are of the others"
         for row in result.rows
         if (equal := sum(one.psnr_db is None for one in row.scores))
     ]
     lines += [
-        f"(!) flattered: {Path(row.bundle).name} int8 on {row.backend} was calibrated on "
-        f"{row.calibration_images_evaluated} of these pictures"
+        f"(!) flattered: {row.graph} on {row.backend} was calibrated on {row.calibration_images_evaluated} of these pictures"
         for row in result.rows
         if row.calibration_images_evaluated
     ]
@@ -116,7 +115,7 @@ def _device_notes(row: Row) -> list[str]:
     timed = row.device_latency
     if timed is None:
         return []
-    case = f"{Path(row.bundle).name} {row.precision} on {row.backend}"
+    case = f"{row.graph} on {row.backend}"
     lines = [
         f"{case}, CUDA events: network alone {timed.network_p50_ms:.3f} ms, with copies from and to pinned host memory "
         f"{timed.with_copies_p50_ms:.3f} ms, median of {timed.n}; p50 ms above is the caller's clock, copies included"
