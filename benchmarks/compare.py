@@ -197,7 +197,7 @@ def _with_checked_values(request: Request) -> tuple[Request, dict[Case, ValueChe
         BackendError: the request insists on them, or none is left.
     """
     checks: dict[Case, ValueCheck | None] = {}
-    refused = []
+    refused: list[str] = []
     for case in request.cases:
         try:
             with open_case(case, verify="once") as opened:

@@ -89,7 +89,9 @@ def notes(result: Result) -> list[str]:
         lines.append(f"values: on one small picture each backend is {min(checked):.1f} dB or more from the same graph simulated")
     lines += [f"(!) refused: {refusal}" for refusal in result.refused]
     lines += [
-        f"(!) not as asked: {row.graph} on {row.backend} ran in {_shares(row)}" for row in result.rows if not row.precision_verified
+        f"(!) not {row.precision}: {row.graph} on {row.backend} ran in {_shares(row)}"
+        for row in result.rows
+        if not row.precision_verified
     ]
     lines += [
         f"(!) {row.graph} on {row.backend}: {equal} of {row.images} pictures came out equal to the "
