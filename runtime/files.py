@@ -45,6 +45,20 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes `data` to a file of sredge's own, whole: a link or a FIFO that lies there is replaced and not written to.
+
+    Raises:
+        OSError: `path` cannot be written; nothing is left behind.
+    """
+    with _temporary(path.parent) as (temporary, file):
+        file.write(data)
+        file.flush()
+        if not _RENAMES_OPEN_FILES:
+            file.close()
+        temporary.replace(path)
+
+
 @contextmanager
 def staged(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that becomes `path` on leaving: a reader, or a kill, sees the old file or the new one.

@@ -30,7 +30,7 @@ from runtime.backends import BACKENDS, Backend
 from runtime.bundle import ENGINES, Bundle, Contract, Io, Noun, Variant, sha256_bytes
 from runtime.engines import find_engine
 from runtime.errors import BackendError, UnknownNameError
-from runtime.files import write_whole
+from runtime.files import replace_file
 from runtime.pixels import Picture, to_floats
 from runtime.processor import describe_processor
 from runtime.regular_files import read_regular
@@ -187,8 +187,6 @@ def _remembered(record: Path) -> ValueCheck | None:
 def _remember(record: Path, check: ValueCheck) -> None:
     """Writes the file; where that cannot be, the next start measures again."""
     try:
-        if record.is_symlink():  # it would be written through
-            record.unlink()
-        write_whole(record, check.model_dump_json().encode())
+        replace_file(record, check.model_dump_json().encode())
     except OSError as error:
         _log.info("%s cannot be written (%s): values are checked again at the next start", record, error)

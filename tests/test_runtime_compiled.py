@@ -102,7 +102,7 @@ def test_what_lies_in_the_place_of_a_kept_graph_is_not_used(
         assert caplog.text == ""  # it was made again
         assert file.is_file()
         assert not file.is_symlink()
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "verified"}  # the latter of value checks
 
 
 def test_the_next_start_reads_the_graph_that_is_kept(exported_small: Bundle, kept: Path, tmp_path: Path, picture: Picture) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.files import write_whole
+from runtime.files import replace_file
 from runtime.regular_files import read_regular
 
 _log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ class CompiledGraphs:
         try:
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.is_symlink():  # it would be written through
-                path.unlink()
-            write_whole(path, _sum(key, graph) + graph)
+            replace_file(path, _sum(key, graph) + graph)
         except OSError as error:
             reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or error
             _log.warning("the compiled graph is not kept, %s cannot be written: %s", self._folder, reason)
