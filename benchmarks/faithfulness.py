@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnx
 import typer
 from rich.table import Table
 from safetensors.numpy import save_file
@@ -37,6 +36,7 @@ from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.files import write_whole
+from runtime.pixel_io import OnnxModel
 from runtime.targets import TARGETS, Precision, Target, find_target
 from runtime.value_check import measure_values
 
@@ -146,7 +146,7 @@ def _graphs_of(networks: Sequence[Network], targets: Sequence[Target], weights: 
                 yield Graph(name, bundle, "int8", target.name, _bytes(quantize_int8(model, table, options).model), fp32)
 
 
-def _bytes(model: onnx.ModelProto) -> bytes:
+def _bytes(model: OnnxModel) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 

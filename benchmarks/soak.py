@@ -61,14 +61,14 @@ class Soak:
 @app.command()
 def soak(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
-    backend: Annotated[str | None, typer.Option(help="one of them [default: each that is installed and runs graphs]")] = None,
-    precision: Annotated[str, typer.Option(help=", ".join(PRECISIONS))] = "int8",
+    backend: Annotated[str | None, typer.Option(help="what runs the graph [default: each that is installed]")] = None,
+    precision: Annotated[str, typer.Option(help=f"the graph: {', '.join(PRECISIONS)}")] = "int8",
     pictures: Annotated[int, typer.Option(min=2 * _SAMPLES, help="how many")] = 2000,
     smallest: Annotated[str, typer.Option(metavar="HxW", help="picture")] = "16x16",
     largest: Annotated[str, typer.Option(metavar="HxW", help="picture")] = "64x64",
-    threads: Annotated[int | None, typer.Option(min=1, help="of the backend [default: the cores]")] = None,
-    seed: Annotated[int, typer.Option(help="of the sizes and the pictures")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the cores]")] = None,
+    seed: Annotated[int, typer.Option(help="seed of what is random: the sizes and the pictures")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="the result as JSON")] = False,
 ) -> None:
     """Run random pictures of random sizes on every backend, each in a process of its own."""
     opened = Bundle.open(resolve_bundle(bundle))

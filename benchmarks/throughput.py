@@ -61,7 +61,7 @@ def throughput(
     turns: Annotated[int, typer.Option(min=1, help="how often each way is measured")] = 2,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
     memory: Annotated[
-        str | None, typer.Option(help="what tiles may take, 2G for instance [default: a quarter of what is free]")
+        str | None, typer.Option(help="what pictures and tiles may take, 2G for instance [default: a quarter of what is free]")
     ] = None,
 ) -> None:
     """Measure int8 on openvino against itself one frame at a time, and against fp32 on onnxruntime."""

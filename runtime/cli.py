@@ -114,7 +114,8 @@ def upscale(
         tile=tile,
         verify=find_verify(verify),
     ) as upscaler:
-        ran = f"{upscaler.variant} on {upscaler.backend_name}"
+        target = "" if upscaler.variant.target is None else f", the graph for {upscaler.variant.target}"
+        ran = f"{upscaler.variant.precision} on {upscaler.backend_name}{target}"
         if piped:
             _run_piped(upscaler, pictures[0], out)
         else:

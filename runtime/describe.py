@@ -32,6 +32,9 @@ def describe(bundle: Bundle) -> Iterator[str]:
     yield f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture"
     for variant in manifest.variants:
         yield f"  {variant.precision:<7} {_describe_variant(manifest, variant)}"
+    for part in dict.fromkeys(variant.calibration for variant in manifest.variants if variant.calibration is not None):
+        made = ", ".join(variant.file for variant in manifest.variants if variant.calibration == part)
+        yield f"  ranges  {part.file}, of {made}, sha256 {part.sha256}"
     yield f"  runs    {_describe_choice(bundle)}"
     for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*.json")):
         yield f"  engine  {_describe_engine(bundle, path)}"
@@ -85,8 +88,7 @@ def _describe_variant(manifest: Manifest, variant: Variant) -> str:
     if variant.precision == "int8":
         share = f", {share_text(manifest.int8_mac_share(variant))} of MACs int8, {describe_int8_layers(manifest, variant)}"
     psnr = "" if variant.psnr_vs_fp32_db is None else f", {variant.psnr_vs_fp32_db:.1f} dB from fp32"
-    table = "" if variant.calibration is None else f", ranges of {variant.calibration.file}"
-    return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}{table}, sha256 {variant.sha256}"
+    return f"{variant.file}{target}{pixels}, opset {variant.opset}{share}{psnr}, sha256 {variant.sha256}"
 
 
 def describe_int8_layers(manifest: Manifest, variant: Variant) -> str:

@@ -187,21 +187,6 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
     return plan
 
 
-def load_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io = "float32") -> tuple[EngineRecord, bytes]:
-    """The record in `folder` of the engine that was built from that graph, and its plan.
-
-    Raises:
-        BackendError: as `find_engine` and `read_plan` do.
-    """
-    while True:
-        record = find_engine(folder, graph_sha256=graph_sha256, precision=precision, io=io)
-        try:
-            return record, read_plan(folder, record)
-        except BackendError:
-            if find_engine(folder, graph_sha256=graph_sha256, precision=precision, io=io) == record:
-                raise  # else another build has replaced it in between
-
-
 def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tuple[str, ...] = ()) -> EngineRecord:
     """Writes the record to `path` (NAME.json) and the plan beside it; plans of that name that were there before go.
 

@@ -52,7 +52,7 @@ class Upscaler:
         bundle: the opened bundle.
         variant: the graph of it that runs.
         backend_name: the backend that runs it.
-        value_check: how near the backend is to the graph simulated; None where that was not to be checked.
+        value_check: how near the backend is to the graph simulated; None where that was not to be checked, or no picture fits.
         parallel: runs of the network at a time.
         allowance: of `memory_bytes`, for whoever decodes and encodes pictures too; without limit where it was None.
     """
@@ -66,13 +66,12 @@ class Upscaler:
         tile: int | None = None,
         memory_bytes: int | None = None,
         parallel: int = 1,
-        value_check: ValueCheck | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.backend_name = backend.name
         self.parallel = parallel
-        self.value_check = value_check
+        self.value_check: ValueCheck | None = None
         self._last = threading.local()
         self._backend: Backend | None = backend
         self._limits = backend.limits
@@ -140,16 +139,13 @@ class Upscaler:
                 engines=None if opened.packed is not None else opened.directory / ENGINES,
                 io=pair.variant.io,
             )
+            upscaler = cls(opened, pair.variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel)
             with ExitStack() as stack:
-                stack.enter_context(compiled)
-                if verify != "never":  # its picture is as large as a graph or an engine wants it
-                    budget = default_budget() if memory_bytes is None else memory_bytes
-                    plan_run(
-                        opened.manifest, (1, 1), sample_bytes=3, tile=None, budget_bytes=budget, parallel=1, limits=compiled.limits
-                    )
-                check = check_values(compiled, opened, pair.variant, verify=verify, cache=folder, device=device)
+                stack.enter_context(upscaler)
+                if upscaler._has_room():
+                    upscaler.value_check = check_values(compiled, opened, pair.variant, verify=verify, cache=folder, device=device)
                 stack.pop_all()
-            return cls(opened, pair.variant, compiled, tile=tile, memory_bytes=memory_bytes, parallel=parallel, value_check=check)
+            return upscaler
 
         return _open_first(pairs, open_pair)
 
@@ -292,6 +288,14 @@ class Upscaler:
             _log.warning("%s", _describe_filling(plan, halo=self.bundle.manifest.halo))
         manifest = self.bundle.manifest
         return run_bands(self._opened(), manifest, picture, plan, io=self.variant.io, parallel=self.parallel, on_tile=on_tile)
+
+    def _has_room(self) -> bool:
+        """Whether any picture fits into memory: a graph or an engine of one size may be larger than what is allowed."""
+        try:
+            self.plan(np.zeros((1, 1, 3), np.uint8))
+        except ImageError:
+            return False
+        return True
 
     def _opened(self) -> Backend:
         if self._backend is None:

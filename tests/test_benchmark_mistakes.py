@@ -108,8 +108,9 @@ def test_rounded_weights_are_not_written_where_there_is_no_folder(
     quantized: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And are, where there is one."""
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        _main(ROUNDING)([str(quantized.directory), str(tmp_path / "no" / "where.safetensors")])
+        _main(ROUNDING)([str(quantized.directory), str(tmp_path / "file" / "where.safetensors")])
     assert ended.value.code == 2
     assert "cannot write" in capsys.readouterr().err
     _main(ROUNDING)([str(quantized.directory), str(tmp_path / "here.safetensors")])

@@ -101,7 +101,7 @@ def _no_file(plan: Path) -> None:
 
 UNREADABLE_PLANS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "cannot be read: No such file"),
-    "a folder": (_no_file, "cannot be read: Is a directory"),
+    "a folder": (_no_file, "cannot be read: it is not a regular file"),
     "cut off": (lambda plan: _damage(plan, plan.read_bytes()[:100]), "sha256 differs"),
     "no plan": (lambda plan: _with_its_sum(plan, b"no plan"), "cannot read this engine: Magic tag does not match"),
 }

@@ -111,7 +111,7 @@ def test_a_real_scale_and_a_picture_size_fix_the_shape_of_what_the_network_is_gi
         (("lesrcnn", "--scale", "2", "--weights", MANIFEST), "is not a checkpoint"),
         (("srgan", "--scale", "4"), "no weights for srgan x4 ship with sredge"),
         (("espcn", "--scale", "2", "--weights", "shipped"), "espcn has no scale 2; it has: 3"),
-        (("espcn", "--scale", "3", "--out", MANIFEST, "--force"), f"cannot write the bundle {MANIFEST}"),
+        (("espcn", "--scale", "3", "--out", MANIFEST, "--force"), f"{MANIFEST} is a file; this needs a bundle that is a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

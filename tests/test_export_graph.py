@@ -424,7 +424,7 @@ def test_a_bundle_with_shuffles_written_out_says_so_and_nothing_else_differs(
     )
     operators = [node.op_type for node in _proto(lowered).graph.node]
     assert (operators.count("Reshape"), operators.count("Transpose"), operators.count("Shape")) == (2, 1, shapes_read)
-    assert lowered.variant("fp32").options["with"] == "lower-depth-to-space"
+    assert lowered.variant("fp32").options["with"] == ("lower-depth-to-space",)
     assert {record.macs for record in lowered.variant("fp32").passes[-2:]} == {usual.manifest.macs}
     for field in ("contract", "halo", "layers"):
         assert getattr(lowered.manifest, field) == getattr(usual.manifest, field), field

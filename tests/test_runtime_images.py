@@ -269,8 +269,9 @@ def test_a_suffix_that_names_no_format_cannot_be_written(picture: Picture, name:
     assert not list(tmp_path.iterdir())
 
 
-def _into_a_missing_folder(folder: Path) -> Path:
-    return folder / "missing" / "picture.png"
+def _below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "picture.png"
 
 
 def _over_a_folder(folder: Path) -> Path:
@@ -278,7 +279,7 @@ def _over_a_folder(folder: Path) -> Path:
     return folder / "picture.png"
 
 
-@pytest.mark.parametrize("place", [_into_a_missing_folder, _over_a_folder])
+@pytest.mark.parametrize("place", [_below_a_file, _over_a_folder])
 def test_a_picture_that_cannot_be_written_leaves_nothing_behind(
     picture: Picture, place: Callable[[Path], Path], tmp_path: Path
 ) -> None:

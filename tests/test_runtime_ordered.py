@@ -72,7 +72,7 @@ def test_leaving_early_says_so_waits_for_what_runs_and_begins_no_more() -> None:
     with closing(in_order(function, range(100), workers=2, stop=stop)) as results:
         assert next(results) == 0
     assert stop.is_set()
-    assert begun == ended
+    assert sorted(begun) == sorted(ended)
     assert len(begun) <= 3
 
 

@@ -44,8 +44,8 @@ def raw(quantized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def raw_only(raw: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of nothing but graphs of raw pixels."""
     variants = tuple(variant for variant in raw.manifest.variants if variant.io == "uint8")
-    files = {variant.file: raw.read(variant) for variant in variants}
-    manifest = raw.manifest.model_copy(update={"variants": variants, "calibration": None})
+    manifest = raw.manifest.model_copy(update={"variants": variants})
+    files = {part.file: raw.read(part) for part in manifest.parts}
     return write_bundle(tmp_path_factory.mktemp("raw_only") / "bundle", manifest, files=files)
 
 

@@ -25,7 +25,7 @@ from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision
 from runtime.backends.cuda import Buffers, CapturedWork, Gpu
 from runtime.backends.tensorrt_layers import parse_layers
 from runtime.bundle import Io, sha256_bytes
-from runtime.engines import EngineKey, build_command, load_engine
+from runtime.engines import EngineKey, build_command, find_engine, read_plan
 from runtime.errors import BackendError
 from runtime.targets import Precision
 
@@ -39,7 +39,7 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
             "tensorrt runs engines, which a packed bundle has not",
             hint="python -m zipfile -e FILE FOLDER, then python -m export.engine FOLDER on this machine",
         )
-    record, plan = load_engine(options.engines, graph_sha256=sha256_bytes(graph), precision=precision, io=options.io)
+    record = find_engine(options.engines, graph_sha256=sha256_bytes(graph), precision=precision, io=options.io)
     gpu = Gpu(options.device)
     reason = record.key.why_unfit(tensorrt=trt.__version__, gpu=gpu.name, compute_capability=gpu.compute_capability)
     if reason is not None:
@@ -47,7 +47,7 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
         raise BackendError(
             f"the {precision} engine in {options.engines} cannot run here: {reason}", hint=f"{again}, on this machine"
         )
-    return TensorRtBackend(plan, record.key, gpu=gpu, parallel=options.parallel)
+    return TensorRtBackend(read_plan(options.engines, record), record.key, gpu=gpu, parallel=options.parallel)
 
 
 class TensorRtBackend:

@@ -18,7 +18,7 @@ _TABLE = "calibration_sha256"
 def upgraded(body: Mapping[str, Any]) -> dict[str, Any]:
     """`body`, what a manifest.json holds, in the current version; what is no manifest is left for its reader to refuse."""
     if body.get("schema_version") != 1:
-        return dict(body)
+        return {key: value for key, value in body.items() if (key, value) != ("calibration", None)}  # as version 1 wrote no table
     table = body.get("calibration")
     newer = {key: value for key, value in body.items() if key != "calibration"}
     if isinstance(contract := body.get("contract"), dict) and contract.get("value_range") in (None, [0.0, 1.0]):
