@@ -159,7 +159,7 @@ def test_a_bundle_says_which_graph_of_raw_pixels_it_lacks(quantized: Bundle, raw
     with pytest.raises(BundleError, match="has no int8 graph of raw pixels; it has: fp32, ") as caught:
         Upscaler.open(quantized, precision="int8", io="uint8")
     assert caught.value.hint.endswith("--calib div2k --io uint8")
-    with pytest.raises(BundleError, match="has no fp32 graph; it has: fp32 of raw pixels, int8 of raw pixels"):
+    with pytest.raises(BundleError, match="has no fp32 graph; it has: fp32 of raw pixels, int8 for cpu of raw pixels"):
         raw_only.variant("fp32")
 
 
