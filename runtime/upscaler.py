@@ -125,6 +125,9 @@ class Upscaler:
         if tile is not None and tile < 1:
             raise ImageError(f"a tile of {tile} pixels: expected 1 or more")
         pairs = find_pairs(opened, precision=precision, io=io, target=target, backend=backend)
+        left_out = [str(one) for one in opened.manifest.variants if one.precision == "int8" and target in (None, one.target)]
+        if precision is None and left_out and pairs[0].variant.precision != "int8":
+            _log.warning("running %s: %s is not for that backend", pairs[0], ", ".join(dict.fromkeys(left_out)))
         folder = None if cache is None else Path(cache)
 
         def open_pair(pair: Pair) -> Upscaler:

@@ -81,6 +81,12 @@ def test_a_backend_that_the_target_does_not_name_is_refused_with_what_to_do(for_
         assert "--target cpu" in caught.value.hint
 
 
+def test_fp32_in_the_place_of_an_int8_graph_that_does_not_fit_is_said(for_all: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), Upscaler.open(_only(for_all, ["tensorrt"]), backend="openvino") as opened:
+        assert opened.variant.precision == "fp32"
+    assert "running fp32 on openvino: int8 for tensorrt is not for that backend" in caplog.text
+
+
 @pytest.mark.parametrize("backend", [AUTO, "openvino", "onnxruntime"])
 def test_the_order_of_quantizing_decides_nothing(for_all: Bundle, backend: str) -> None:
     chosen = {
