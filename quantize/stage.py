@@ -158,7 +158,10 @@ def quantize_bundle(
             manifest = manifest.with_variant(variant)
         return manifest
 
-    return extend_bundle(bundle, add, files=files)
+    done = extend_bundle(bundle, add, files=files)
+    for left in bundle.directory.glob(f".distilled-{target.name}-{'?' * 16}"):  # by a run with other options that was cut off
+        left.unlink(missing_ok=True)
+    return done
 
 
 def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:

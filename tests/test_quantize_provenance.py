@@ -171,3 +171,14 @@ def test_what_is_no_manifest_of_version_1_is_an_error(change: dict[str, Any], tm
 
 def test_the_contract_has_no_value_range_that_means_nothing() -> None:
     assert "value_range" not in json.dumps(Manifest.model_json_schema())
+
+
+def test_what_a_distillation_with_other_options_left_goes_with_the_next_run(
+    run: Callable[..., Ran], on_two: tuple[Bundle, Path]
+) -> None:
+    bundle, first = on_two
+    left, of_another = (bundle.directory / f".distilled-{target}-{'0' * 16}" for target in ("cpu", "openvino"))
+    for path in (left, of_another):
+        path.write_bytes(b"half")
+    run(bundle.directory, "--calib", first, "--target", "cpu", *SMALL, "--seed", "1")
+    assert (left.exists(), of_another.exists()) == (False, True)
