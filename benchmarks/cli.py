@@ -24,10 +24,10 @@ from calibration.pairs import hash_pair
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
-from runtime.errors import BackendError, UserError
+from runtime.errors import BackendError, BundleError, UserError
 from runtime.files import check_writable, write_whole
 from runtime.pairs import AUTO, find_pairs
-from runtime.targets import PRECISIONS, TARGETS, Precision, find_precision
+from runtime.targets import PRECISIONS, TARGETS, Precision, find_precision, find_target
 
 app = console.application("Compare fp32, fp16 and int8 in PSNR, SSIM and latency.")
 
@@ -133,14 +133,17 @@ def _cases(
         BackendError: no backend runs a precision, or a named one does not run one that was asked for by name.
     """
     insists = precisions is not None and backends is not None
+    for name in targets or ():
+        if all(variant.target != find_target(name).name for variant in bundle.manifest.variants):
+            bundle.variant("int8", target=name)  # which says what there is
     cases: dict[Case, None] = {}
     for precision in _precisions(bundle, precisions):
         found: list[Case] = []
-        unfit: list[BackendError] = []
+        unfit: list[BackendError | BundleError] = []
         for target, backend in itertools.product(targets or (None,), backends or (AUTO,)):
             try:
                 pairs = find_pairs(bundle, precision=precision, io="float32", target=target, backend=backend)
-            except BackendError as error:
+            except (BackendError, BundleError) as error:  # vacc, for one, is given no fp32 graph
                 if insists:
                     raise
                 unfit.append(error)

@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.cli import _cases
 from benchmarks.cli import main as benchmarks
 from calibration.ranges import Method, read_table, used_hashes
+from export.models.srcnn import NETWORK as SRCNN
+from export.stage import export_network
+from export.weights import find_weights
 from quantize.options import STEPS, Effort, Int8Options
 from quantize.stage import options_of, recorded_options
 from runtime.bundle import Bundle, Manifest, Variant, sha256_bytes
@@ -182,3 +186,25 @@ def test_what_a_distillation_with_other_options_left_goes_with_the_next_run(
         path.write_bytes(b"half")
     run(bundle.directory, "--calib", first, "--target", "cpu", *SMALL, "--seed", "1")
     assert (left.exists(), of_another.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("targets", [("npu",), ("cpu", "npu")], ids=" ".join)
+def test_a_target_that_the_bundle_has_no_graph_for_is_no_shorter_table(
+    on_two: tuple[Bundle, Path], targets: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, _ = on_two
+    with pytest.raises(SystemExit) as stopped:
+        benchmarks([str(bundle.directory), *(f"--target={target}" for target in targets)])
+    assert stopped.value.code == 2
+    assert "has no int8 graph for target 'npu'" in capsys.readouterr().err
+
+
+def test_a_target_that_is_given_no_fp32_graph_is_measured_in_its_own(
+    run: Callable[..., Ran], enlarged_before: Bundle, picture_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    weights = find_weights(SRCNN, scale=1.5, choice=str(enlarged_before.directory.parent / "weights.pth"))
+    bundle = export_network(SRCNN, scale=1.5, weights=weights, directory=tmp_path / "static", static_shape=(24, 36))
+    folder = picture_folder((24, 36), (24, 36))
+    assert run(bundle.directory, "--calib", folder, "--target", "vacc", "--effort", "fast", "--crops", "1").code == 0
+    cases = _cases(Bundle.open(bundle.directory), None, None, ["vacc"], 1)
+    assert {(case.precision, case.target) for case in cases} == {("int8", "vacc"), ("fp16", "vacc")}
