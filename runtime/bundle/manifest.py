@@ -65,7 +65,13 @@ class Contract(Noun):
     pre_upscale: bool = False
     """The graph takes the picture enlarged by `scale`, as runtime/bicubic.py does it, and gives one of that same size."""
     static_shape: tuple[Side, Side] | None = None
-    """(H, W) of the input where the graph is fixed to one shape; None where batch, height and width are free."""
+    """(H, W) of the input where the graph is fixed to one shape; None where height and width are free."""
+    multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Height and width of the input are multiples of it: whoever runs the graph fills a picture up, and crops the output."""
+    least_side: Side = 1
+    """The least height and width of the input."""
+    one_at_a_time: bool = False
+    """The graph takes a batch of 1 and no other."""
 
     @property
     def channels(self) -> int:
