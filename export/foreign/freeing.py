@@ -21,7 +21,7 @@ from export.arithmetic import infer_sizes, receptive_halo
 from export.axes import NAMES
 from export.foreign.original import Run, open_graph
 from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction
-from export.foreign.sizes import Probe, Size, Sizes, enlarged, measure_sizes, sizes_of
+from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
 from runtime.errors import BackendError, UserError
 
 _NAMED = re.compile(r"[Nn]ode(?:\. Name:'| \()([^')]*)")
@@ -43,7 +43,7 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
     free = with_input(model, (NAMES[0], channels, *NAMES[2:]))
     try:
         run = open_graph(ir.to_proto(free).SerializeToString())
-        sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor)
+        sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor, own=own)
     except (BackendError, UserError) as error:
         return Freed(None, None, _name_failure(error))
     others = [_other_size(own, sizes, index) for index in range(2)]
@@ -91,7 +91,7 @@ def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
     primes = [
         prime
         for prime in range(2, 997)
-        if all(prime % divisor for divisor in range(2, math.isqrt(prime) + 1)) and burnt % prime and prime * multiple >= sizes.least_side
+        if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side
     ]
     smaller = [prime for prime in primes if prime * multiple < min(own)][-2:]
     larger = [prime for prime in primes if prime * multiple > max(own)][:4]

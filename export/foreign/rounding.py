@@ -37,6 +37,7 @@ def _rounded(proto: onnx.ModelProto, element: int) -> onnx.ModelProto:
     graph = proto.graph
     floats = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     picture, output = graph.input[0].name, graph.output[0].name
+    floats -= {tensor.name for tensor in graph.initializer}  # weights are in the file as they are
     nodes = list(_round(picture, f"{picture}_rounded", element))
     for node in graph.node:
         inputs = [f"{name}_rounded" if name in floats | {picture} else name for name in node.input]

@@ -7,6 +7,7 @@ smallest first, is tried with two pictures whose sides divided by m have no fact
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +20,8 @@ from runtime.errors import BackendError, UserError
 
 Size = tuple[int, int]
 _MULTIPLES = (*range(1, 17), 18, 20, 21, 24, 28, 30, 32, 36, 40, 42, 48, 56, 60, 64, 72, 80, 96, 112, 128)
-_QUOTIENTS = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109)
 _LEAST_SIDES = (32, 130)  # of the pictures tried: small ones first; some networks take none below a hundred
+_OF_LARGE = (1, 2, 4, 8, 16, 32, 64)  # the multiples tried with large pictures, which cost more
 _ODD = ((37, 53), (26, 41))  # of multiples of 1
 _FACTORS = tuple(
     float(factor) for factor in sorted({Fraction(n, d) for d in range(1, 6) for n in range(d, 16 * d + 1)}, key=lambda f: (f.denominator, f))
@@ -81,15 +82,21 @@ class Probe:
         return np.random.default_rng(0).random((batch, self._channels, *size), np.float32)
 
 
-def measure_sizes(probe: Probe, path: Path, *, scale: float | None) -> Sizes:
+def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | None = None) -> Sizes:
     """Finds what sizes the graph takes, and its factor, `scale` or 1; any where `scale` is None.
+
+    Args:
+        own: a size that is known to work, of which the multiple then is a factor.
 
     Raises:
         UserError: it enlarges by another factor, by none, or runs with no size.
     """
     wanted = _FACTORS if scale is None else (scale, 1.0)
+    divisible = 0 if own is None else math.gcd(*own)
     for least in _LEAST_SIDES:
-        for multiple in _MULTIPLES:
+        for multiple in _MULTIPLES if least == _LEAST_SIDES[0] else _OF_LARGE:
+            if divisible % multiple:
+                continue
             pictures = sizes_of(multiple, least)
             factor = _fit(probe, pictures, wanted)
             if factor is not None:
@@ -120,9 +127,15 @@ def sizes_of(multiple: int, least: int) -> tuple[Size, Size]:
     """Two pictures (H, W) whose sides are multiples of `multiple`, `least` or more where that is beyond 1, and of no larger number."""
     if multiple == 1 and least <= min(_ODD[0]):
         return _ODD
-    usable = [quotient for quotient in _QUOTIENTS if quotient * multiple >= least]
-    even = -(-least // (2 * multiple)) * 2
-    return (usable[0] * multiple, usable[1] * multiple), ((even + 2) * multiple, even * multiple)
+    first = -(-least // multiple)
+    odd = [number for number in range(first, 2 * first + 8) if is_prime(number) and number != 2 or number == 1]
+    even = first + first % 2
+    return (odd[0] * multiple, odd[1] * multiple), ((even + 2) * multiple, even * multiple)
+
+
+def is_prime(number: int) -> bool:
+    """Whether it is a prime number."""
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 def enlarged(size: Size, factor: float) -> Size:
