@@ -20,7 +20,7 @@ import onnx_ir as ir
 from export.arithmetic import infer_sizes, receptive_halo
 from export.axes import NAMES
 from export.foreign.original import Run, open_graph
-from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction
+from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction, find_size_constant
 from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
 from runtime.errors import BackendError, UserError
 
@@ -45,12 +45,12 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
         run = open_graph(ir.to_proto(free).SerializeToString())
         sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor, own=own)
     except (BackendError, UserError) as error:
-        return Freed(None, None, _name_failure(error))
+        return Freed(None, None, _name_failure(error, model))
     others = [_other_size(own, sizes, index) for index in range(2)]
     try:
         at_sizes = [_shapes(free, size) for size in (own, *others)]
     except onnx.shape_inference.InferenceError as error:
-        return Freed(None, None, _name_failure(error))
+        return Freed(None, None, _name_failure(error, model))
     shapes = Shapes((own, *others), at_sizes)
     reason = find_burnt_in(free.graph, shapes)
     reduction = find_reduction(free.graph, shapes)
@@ -120,6 +120,10 @@ def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes:
     return ""
 
 
-def _name_failure(error: Exception) -> str:
+def _name_failure(error: Exception, fixed: ir.Model) -> str:
+    """Which operator has the size in it: by its constants, else the one that the runtime names."""
+    known = find_size_constant(fixed.graph)
+    if known:
+        return known
     found = _NAMED.search(str(error))
     return f"with other sizes {found[1]} does not run" if found and found[1] else "with other sizes the graph does not run"

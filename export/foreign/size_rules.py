@@ -32,6 +32,8 @@ _RIGHT_AT_ANY_SIZE = (
     *("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin", "Softmax", "LogSoftmax"),
     *("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Concat", "DepthToSpace", "SpaceToDepth", "Reshape", "Pad"),
 )
+_SAYS_SIZE = ("Resize", "Reshape", "Expand", "Tile", "Slice", "Split")
+_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization", "LayerNormalization")
 _MIXES_ALL = ("GlobalAveragePool", "GlobalMaxPool")
 
 
@@ -80,6 +82,25 @@ def find_reduction(graph: ir.Graph, shapes: Shapes) -> int:
                     if len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio.is_integer():
                         found = math.lcm(found, int(ratio))
     return found
+
+
+def find_size_constant(graph: ir.Graph) -> str:
+    """The first operator of a graph of one size whose constant says, or has, the size of its output; "" where none is found.
+
+    That tells why a graph does not run with other sizes; it proves nothing.
+    """
+    for node in graph:
+        shape = node.outputs[0].shape
+        sides = set() if shape is None else {side for side in shape[2:] if isinstance(side, int) and side > 1}
+        sides |= {int(np.prod(list(sides)))} if len(sides) == 2 else set()
+        for index, value in enumerate(node.inputs):
+            array = constant(value)
+            if array is None or node.op_type in _WEIGHTED:
+                continue
+            says = index > 0 and array.dtype == np.int64 and node.op_type in _SAYS_SIZE and sides & {int(number) for number in array.reshape(-1)}
+            if says or (array.ndim >= 1 and array.shape[-1] in sides and array.dtype != np.int64):
+                return f"{_named(node)} has a constant of the picture's size"
+    return ""
 
 
 def _named(node: ir.Node) -> str:

@@ -54,7 +54,7 @@ def find_sizes(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
     said = _describe(ends)
     if freed.model is not None and freed.sizes is not None:
         free = _with_batch(freed.model, ends, freed.sizes)
-        return Sized(free, factor, freed.sizes, None, own, (f"fixed to {said} in the file, now of any size{_within(freed.sizes)}",))
+        return Sized(free, factor, freed.sizes, None, own, (_say_freed(ends, freed.sizes),))
     one = with_input(model, (1, ends.channels, *own))
     if not (height and width) or not _runs(one, ends, own):
         raise UserError(
@@ -98,10 +98,15 @@ def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
         sizes = measure_sizes(_probe(free, ends), path, scale=scale)
     notes = []
     if batch and not sizes.one_at_a_time:
-        notes.append(f"fixed to {_describe(ends)} in the file, now of any size{_within(sizes)}")
-    elif _within(sizes) or sizes.one_at_a_time:
-        notes.append(f"takes any size{_within(sizes)}")
+        notes.append(_say_freed(ends, sizes))
+    elif limits := _within(sizes):
+        notes.append(f"takes pictures {limits}")
     return Sized(_with_batch(free, ends, sizes), sizes.factor, sizes, None, sizes.pictures[0], tuple(notes))
+
+
+def _say_freed(ends: Ends, sizes: Sizes) -> str:
+    limits = _within(sizes)
+    return f"fixed to {_describe(ends)} in the file, now of any size" + (f", for pictures {limits}" if limits else "")
 
 
 def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
@@ -110,11 +115,11 @@ def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
 
 
 def _within(sizes: Sizes) -> str:
-    """What "any size" is within, as an addition to it."""
-    limits = [f"of multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
-    limits += [f"from {sizes.least_side}×{sizes.least_side} on"] * (sizes.least_side > sizes.multiple_of)
+    """What the sizes are within, as an addition; "" where that is nothing."""
+    limits = [f"whose sides are multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
+    limits += [f"of {sizes.least_side} pixels a side or more"] * (sizes.least_side > sizes.multiple_of)
     limits += ["one picture at a time"] * sizes.one_at_a_time
-    return "".join(f", {limit}" for limit in limits)
+    return ", ".join(limits)
 
 
 def _describe(ends: Ends) -> str:

@@ -19,8 +19,8 @@ from export.foreign.original import Array, Run
 from runtime.errors import BackendError, UserError
 
 Size = tuple[int, int]
-_MULTIPLES = (*range(1, 17), 18, 20, 21, 24, 28, 30, 32, 36, 40, 42, 48, 56, 60, 64, 72, 80, 96, 112, 128)
-_LEAST_SIDES = (32, 130)  # of the pictures tried: small ones first; some networks take none below a hundred
+_MULTIPLES = (*range(1, 17), 18, 20, 21, 24, 28, 30, 32, 36, 40, 42, 48, 56, 60, 64, 96, 128)
+_SMALL, _LARGE = 32, 130  # the least sides of the pictures tried, small ones first; some networks take none below a hundred
 _OF_LARGE = (1, 2, 4, 8, 16, 32, 64)  # the multiples tried with large pictures, which cost more
 _ODD = ((37, 53), (26, 41))  # of multiples of 1
 _FACTORS = tuple(
@@ -67,6 +67,10 @@ class Probe:
             return None
         return shape[2], shape[3]
 
+    def taken(self) -> list[Size]:
+        """The pictures that gave something, in the order they were tried."""
+        return [size for size, output in self._found.items() if output is not None]
+
     def takes_batches(self, size: Size) -> bool:
         """Whether two pictures at once give what each gives alone."""
         pictures = self._noise(2, size)
@@ -93,9 +97,10 @@ def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | 
     """
     wanted = _FACTORS if scale is None else (scale, 1.0)
     divisible = 0 if own is None else math.gcd(*own)
-    for least in _LEAST_SIDES:
-        for multiple in _MULTIPLES if least == _LEAST_SIDES[0] else _OF_LARGE:
-            if divisible % multiple:
+    large = _LARGE if own is None else min(own)  # attention over all pixels wants memory for the square of their number
+    for least, multiples in ((_SMALL, _MULTIPLES), (large, _OF_LARGE)):
+        for multiple in multiples:
+            if divisible % multiple or least < _SMALL:
                 continue
             pictures = sizes_of(multiple, least)
             factor = _fit(probe, pictures, wanted)
@@ -103,9 +108,8 @@ def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | 
                 return _describe(probe, multiple, pictures, factor)
             if scale is not None and (other := _fit(probe, pictures, _FACTORS)) is not None:
                 raise _refuse_scale(path, pictures[0], probe, scale, other)
-    for picture in (sizes_of(multiple, _LEAST_SIDES[0])[0] for multiple in _MULTIPLES):
-        if probe.output(picture) is not None:
-            raise _refuse_scale(path, picture, probe, scale, None)
+    for picture in probe.taken():
+        raise _refuse_scale(path, picture, probe, scale, None)
     raise UserError(f"{path} runs with no size of picture that was tried: {probe.reason}", hint="export the model with free height and width")
 
 
