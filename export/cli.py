@@ -87,7 +87,7 @@ def export(
         for note in foreign.notes:
             console.show(f"{file.name}: {note}")
         directory = out if out is not None else BUILD / f"{file_stem(file)}_x{foreign.scale:g}"
-        bundle = export_foreign(foreign, file, directory=directory, opset=opset, passes=passes)
+        bundle = export_foreign(foreign, file, scale=foreign.scale, directory=directory, opset=opset, passes=passes)
         _print_result(_with_ends(bundle, ends), explain=explain)
         return
     if scale is None:

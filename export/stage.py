@@ -75,6 +75,7 @@ def export_foreign(
     foreign: Foreign,
     path: Path,
     *,
+    scale: float,
     directory: Path,
     opset: int = NATIVE_OPSET,
     passes: tuple[Pass, ...] = PASSES,
@@ -92,7 +93,7 @@ def export_foreign(
     return _write(
         foreign.model,
         name=file_stem(path),
-        scale=foreign.scale,
+        scale=scale,
         checkpoint=Checkpoint(source="file", file=path.name, sha256=sha256_file(path)),
         contract=foreign.contract,
         references=(exact, original),

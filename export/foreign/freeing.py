@@ -1,9 +1,9 @@
 """Frees a file fixed to one size, where it is proven that no constant in it stands for that size; else it stays fixed.
 
-The proof is by operator (size_rules.py), on the shapes of every tensor at the file's own size and at two others that share no factor
-with it: a constant of the picture's shape then meets a tensor of another one, and what is left is what an operator computes wrongly
-without a word. Where the network looks no further than a halo, the freed graph is also held against the fixed one on pieces of a
-larger picture: away from the pieces' borders both must give the same.
+The proof is by operator (size_rules.py), on the shapes of every tensor at the file's own size and at two others that share no
+factor with it: a constant of the picture's shape then meets a tensor of another one, and what is left is what an operator computes
+wrongly without a word. Where the network looks no further than a halo, the freed graph is also held against the fixed one on pieces
+of a larger picture: away from the pieces' borders both must give the same.
 """
 
 from __future__ import annotations
@@ -88,11 +88,7 @@ def _shapes(model: ir.Model, size: Size) -> dict[str, tuple[int | None, ...]]:
 def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
     """One larger and one smaller than `own`, or also larger, of sides that share no factor with it but the multiple."""
     multiple, burnt = sizes.multiple_of, own[0] * own[1]
-    primes = [
-        prime
-        for prime in range(2, 997)
-        if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side
-    ]
+    primes = [prime for prime in range(2, 997) if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side]
     smaller = [prime for prime in primes if prime * multiple < min(own)][-2:]
     larger = [prime for prime in primes if prime * multiple > max(own)][:4]
     chosen = smaller if index and len(smaller) == 2 else larger[2 * index : 2 * index + 2]
@@ -100,7 +96,7 @@ def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
 
 
 def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes: Sizes, *, channels: int) -> str:
-    """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far for that."""
+    """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far."""
     halo, _ = receptive_halo(free.graph)
     if halo == "global" or 2 * halo + sizes.multiple_of >= min(own):
         return ""

@@ -1,8 +1,8 @@
 """Where a constant of a graph may stand for the size of the picture, operator by operator.
 
-A tensor's axis varies where its extent is another at another size of the picture. What mixes or takes away a varying axis is right at
-any size only where it needs no count of what it mixes: a mean does, a sum that a constant divides afterwards does not. What has no
-rule here is not known to be right.
+A tensor's axis varies where its extent is another at another size of the picture. What mixes or takes away a varying axis is right
+at any size only where no constant stands for the count of what it mixes: a mean counts itself, a sum is divided by a constant
+afterwards. What has no rule here is not known to be right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,20 @@ _TO_THE_END = 1 << 30  # of a Slice: exporters write the largest integer
 _WIDE_WINDOW, _FEW_PLACES = 8, 8  # an average that leaves a handful of places is one over shares of the picture, adaptive pooling
 
 _ELEMENTWISE = (
-    *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Mish"),
+    *(
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "ThresholdedRelu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Mish",
+    ),
     *("Tanh", "Softplus", "Softsign", "Erf", "Gelu", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Sign"),
     *("Floor", "Ceil", "Round", "Not", "Cast", "Identity", "Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Mod"),
@@ -78,7 +91,10 @@ def find_reduction(graph: ir.Graph, shapes: Shapes) -> int:
         for output in node.outputs:
             for axis in shapes.varying(output):
                 for side in (0, 1):
-                    ratios = {size[side] / (dims[str(output.name)][axis] or 1) for size, dims in zip(shapes.sizes, shapes.by_name, strict=True)}
+                    ratios = {
+                        size[side] / (dims[str(output.name)][axis] or 1)
+                        for size, dims in zip(shapes.sizes, shapes.by_name, strict=True)
+                    }
                     if len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio.is_integer():
                         found = math.lcm(found, int(ratio))
     return found
@@ -97,7 +113,12 @@ def find_size_constant(graph: ir.Graph) -> str:
             array = constant(value)
             if array is None or node.op_type in _WEIGHTED:
                 continue
-            says = index > 0 and array.dtype == np.int64 and node.op_type in _SAYS_SIZE and sides & {int(number) for number in array.reshape(-1)}
+            says = (
+                index > 0
+                and array.dtype == np.int64
+                and node.op_type in _SAYS_SIZE
+                and sides & {int(number) for number in array.reshape(-1)}
+            )
             if says or (array.ndim >= 1 and array.shape[-1] in sides and array.dtype != np.int64):
                 return f"{_named(node)} has a constant of the picture's size"
     return ""
@@ -157,7 +178,7 @@ def _check_sum(node: ir.Node, shapes: Shapes) -> str:
     return "sums over the picture, whose size a constant then stands for" if summed else ""
 
 
-def _check_resize(node: ir.Node, shapes: Shapes) -> str:
+def _check_resize(node: ir.Node, _: Shapes) -> str:
     given = node.inputs[3] if len(node.inputs) > 3 else None
     return "" if given is None else "has a constant for its output's size"
 
@@ -207,7 +228,7 @@ _RULES: dict[str, Callable[[ir.Node, Shapes], str]] = {
 
 
 def _find_count(graph: ir.Graph, shapes: Shapes) -> str:
-    """The first constant that is a count of pixels, or made of one, and meets what was gathered over the picture; "" where none is."""
+    """The first constant made of a count of pixels that meets what was gathered over the picture; "" where there is none."""
     gathered = set[str]()
     for node in graph:
         mixes = node.op_type in _MIXES_ALL or (node.op_type.startswith("Reduce") and shapes.varying(node.inputs[0]))
@@ -234,8 +255,8 @@ def _spatial(dims: Dims) -> tuple[int, ...]:
 
 
 def _counts(pixels: int) -> Iterator[float]:
-    """What is made of a number of pixels: itself, one less (an unbiased variance), their quotient, and of each the double, the inverse
-    and the root."""
+    """What is made of a number of pixels: itself, one less (an unbiased variance), their quotient, and of each the double, the
+    half, the inverse and the root."""
     for number in (pixels, pixels - 1, pixels / max(pixels - 1, 1)):
         if number > 0:
             for part in (number, 2 * number, number / 2):

@@ -64,7 +64,7 @@ def find_sizes(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
     return Sized(one, factor, None, own, own, (f"stays fixed to {said}: {freed.reason}",))
 
 
-def fix_size(sized: Sized, size: Size, ends: Ends, path: Path) -> Sized:
+def fix_size(sized: Sized, size: Size, path: Path) -> Sized:
     """`sized` for one picture of `size` (H, W) alone, that of the graph's input.
 
     Raises:
@@ -72,21 +72,24 @@ def fix_size(sized: Sized, size: Size, ends: Ends, path: Path) -> Sized:
     """
     if sized.static_shape is not None:
         if sized.static_shape != size:
-            raise UserError(f"{path} cannot be fixed to {_by(size)}: it {'; '.join(sized.notes)}", hint=f"--static {_by(sized.static_shape)}")
+            raise UserError(
+                f"{path} cannot be fixed to {_by(size)}: it {'; '.join(sized.notes)}", hint=f"--static {_by(sized.static_shape)}"
+            )
         return sized
     assert sized.sizes is not None
     multiple, least = sized.sizes.multiple_of, sized.sizes.least_side
     nearest = tuple(max(-(-side // multiple) * multiple, least) for side in size)
     if nearest != size:
         raise UserError(
-            f"{path} takes sides of multiples of {multiple} from {least} on, not {_by(size)}", hint=f"--static {_by((nearest[0], nearest[1]))}"
+            f"{path} takes sides of multiples of {multiple} from {least} on, not {_by(size)}",
+            hint=f"--static {_by((nearest[0], nearest[1]))}",
         )
     model = lift_constants(fix_sizes(ir.to_proto(sized.model), (1, *size)))
     return Sized(model, sized.factor, None, size, size, sized.notes)
 
 
 def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Of a file whose height and width are free: what it takes is measured, and a fixed batch made free where that gives the same."""
+    """Measures what a file of free height and width takes, and frees it of a fixed batch where that gives the same."""
     batch = ends.fixed[0]
     free = with_input(model, (NAMES[0], ends.channels, *NAMES[2:]))
     try:
@@ -94,7 +97,9 @@ def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
     except BackendError as error:  # a batch burnt into the graph may contradict the free one
         free = with_input(model, (1, ends.channels, *NAMES[2:]))
         if batch > 1 or not _opens(free):
-            raise UserError(f"{path} is fixed to {_describe(ends)}, and does not run with others: {error}", hint="export the model so") from error
+            raise UserError(
+                f"{path} is fixed to {_describe(ends)}, and does not run with others: {error}", hint="export the model so"
+            ) from error
         sizes = measure_sizes(_probe(free, ends), path, scale=scale)
     notes = []
     if batch and not sizes.one_at_a_time:
