@@ -128,9 +128,9 @@ def _print_networks() -> None:
         if network.pre_upscale:
             table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
     for name in announced_names():
-        network = find_outside(name)
-        assert network is not None
-        table.add_row(name, network.describe_scales(), network.colour, "an installed package's", network.paper)
+        announced = find_outside(name)
+        assert announced is not None
+        table.add_row(name, announced.describe_scales(), announced.colour, "must be given: --weights FILE", announced.paper)
     console.out.print(table)
 
 
