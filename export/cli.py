@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from export.foreign import ORDERS, Order, read_foreign
-from export.models import NETWORKS, find_network
+from export.models import NETWORKS, announced_names, find_network, find_outside
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
@@ -31,7 +31,10 @@ app = console.application("Export a super-resolution network to ONNX, as a bundl
 def export(
     model: Annotated[
         str,
-        typer.Argument(help=f"the network: {', '.join(network.name for network in NETWORKS)}; an .onnx file; or list"),
+        typer.Argument(
+            help=f"the network: {', '.join(network.name for network in NETWORKS)}; your own, my_package.my_net:NETWORK; "
+            "an .onnx file; or list"
+        ),
     ],
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
     weights: Annotated[
@@ -124,6 +127,10 @@ def _print_networks() -> None:
             table.add_row(network.name, f"x{scale}", network.colour, weights, network.paper)
         if network.pre_upscale:
             table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
+    for name in announced_names():
+        network = find_outside(name)
+        assert network is not None
+        table.add_row(name, network.describe_scales(), network.colour, "an installed package's", network.paper)
     console.out.print(table)
 
 

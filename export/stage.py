@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from export.arithmetic import SIDE, count_macs, receptive_halo
 from export.foreign import Foreign
-from export.models import Network
+from export.models import NETWORKS, Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import Reference, make_reference, run_torch
 from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes
@@ -167,9 +167,12 @@ def exported_already(
     static_shape: tuple[int, int] | None,
     passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle | None:
-    """The bundle in `directory` where it is what this export would make, with the tools at hand; else None."""
+    """The bundle in `directory` where it is what this export would make, with the tools at hand; else None.
+
+    Of a network from outside this package nothing says whether its code has changed: None.
+    """
     bundle = _open_if_valid(directory)
-    if bundle is None:
+    if bundle is None or network not in NETWORKS:
         return None
     manifest = bundle.manifest
     fp32 = manifest.find_variant("fp32")
