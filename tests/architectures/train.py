@@ -37,20 +37,20 @@ class Schedule:
 
 
 SCHEDULES: Mapping[str, Schedule] = {
-    "rrdbnet": Schedule(3500, patch=24),
-    "compact": Schedule(12000),
+    "rrdbnet": Schedule(1500, patch=24),
+    "compact": Schedule(5000),
     "span": Schedule(8000, peak_rate=1e-3),
     "edsr": Schedule(8000),
-    "imdn": Schedule(5000, patch=24),
-    "rfdn": Schedule(4000),
-    "carn_m": Schedule(2500),
-    "fsrcnn": Schedule(12000),
-    "lapsrn": Schedule(4500, patch=24),
-    "pan": Schedule(5500, patch=24),
-    "swinir": Schedule(1800),
-    "unet": Schedule(9000, patch=48),
-    "plksr": Schedule(5000),
-    "safmn": Schedule(6000, patch=24),
+    "imdn": Schedule(3000, patch=24),
+    "rfdn": Schedule(2000),
+    "carn_m": Schedule(1200),
+    "fsrcnn": Schedule(6000),
+    "lapsrn": Schedule(2000, patch=24),
+    "pan": Schedule(3000, patch=24),
+    "swinir": Schedule(800),
+    "unet": Schedule(5000, patch=48),
+    "plksr": Schedule(2500),
+    "safmn": Schedule(3000, patch=24),
 }
 
 app = console.application("Train the small architectures of the tests.")
