@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 from runtime.upscaler import Upscaler
-from tests.random_graphs import Plan, build, draw_plan
+from tests.random_graphs import FIXED, Plan, build, draw_plan
 from tests.random_graphs.body import SCALE
 from tests.small_int8 import measured_on
 
@@ -63,19 +64,23 @@ def import_graph(original: onnx.ModelProto, folder: Path) -> Bundle:
 def check_contract(bundle: Bundle, plan: Plan) -> None:
     """Free, for the multiples that the network itself wants, and global only where it is."""
     manifest = bundle.manifest
-    assert manifest.contract.static_shape is None
+    if manifest.contract.static_shape is not None:
+        assert plan.may_stay_fixed
+        assert manifest.contract.static_shape == FIXED
+        return
     assert manifest.contract.multiple_of == plan.multiple
     assert (manifest.halo == "global") == plan.is_global, f"halo {manifest.halo}: {manifest.global_operator}"
 
 
 def check_parity(bundle: Bundle, original: onnx.ModelProto, plan: Plan) -> None:
-    """At three sizes the graph gives what the file, with its sizes freed, gives."""
-    freed = original if plan.form != "fixed" else build(Plan(plan.seed, plan.head, plan.steps, plan.tail, "free"))
+    """At three sizes, or the one it takes, the graph gives what the file, with its sizes freed, gives."""
+    freed = original if plan.form != "fixed" else build(replace(plan, form="free"))
+    static = bundle.manifest.contract.static_shape
     with (
         open_backend("onnxruntime", freed.SerializeToString(), precision="fp32") as theirs,
         open_backend("onnxruntime", bundle.read(bundle.variant("fp32")), precision="fp32") as ours,
     ):
-        for height, width in sizes_for(plan.multiple):
+        for height, width in sizes_for(plan.multiple) if static is None else (static,):
             array = np.random.default_rng(height).random((1, 3, height, width), np.float32)
             wanted, made = theirs.run(array), ours.run(array)
             assert made.shape == wanted.shape
@@ -87,8 +92,10 @@ def sizes_for(multiple: int) -> Sequence[tuple[int, int]]:
 
 
 def check_tiles(bundle: Bundle, plan: Plan) -> None:
-    """Tiles give the whole picture, or say what they lose."""
+    """Tiles give the whole picture, or say what they lose; of a fixed graph that looks at all of it there are none."""
     picture = np.random.default_rng(0).integers(0, 256, (*_PICTURE, 3), np.uint8)
+    if bundle.manifest.contract.static_shape is not None:
+        return
     with Upscaler.open(bundle, precision="fp32", backend="onnxruntime", verify="never") as upscaler:
         whole = upscaler(picture)
     with Upscaler.open(bundle, precision="fp32", backend="onnxruntime", verify="never", tile=_TILE) as upscaler:

@@ -21,7 +21,12 @@ from tests.random_graphs.structures import GLOBAL, MULTIPLES, STRUCTURES
 STEPS = {**LAYERS, **STRUCTURES}
 _GLOBAL = GLOBAL | {"instance norm", "linear corners"}
 _DETAIL = 0.2  # how much of the steps' result is added to the enlarged picture
-_FIXED = (32, 48)
+FIXED = (32, 48)
+"""(H, W) of the graphs that are fixed to one size."""
+# Where a constant stands for the picture's size, and no operator says so.
+_TIED = frozenset(
+    ("channel shuffle", "window attention", "attention of channels", "contrast by sums", "spatial attention", "repeated")
+)
 
 Form = Literal["free", "fixed", "constant nodes"]
 
@@ -47,6 +52,11 @@ class Plan:
         return max((MULTIPLES.get(step, 1) for step in (self.head, *self.steps, self.tail)), default=1)
 
     @property
+    def may_stay_fixed(self) -> bool:
+        """Whether its sizes are burnt in, in a way that need not be found out."""
+        return self.form == "fixed" and not _TIED.isdisjoint((*self.steps, self.tail))
+
+    @property
     def operators(self) -> frozenset[str]:
         """Of ONNX, in the graph."""
         return frozenset(node.op_type for node in build(self).graph.node)
@@ -70,7 +80,7 @@ def draw_plan(seed: int) -> Plan:
 
 def build(plan: Plan) -> onnx.ModelProto:
     """The graph of `plan`: (N, 3, H, W) -> (N, 3, 2H, 2W), opset 18."""
-    body = Body(plan.seed, fixed=_FIXED if plan.form == "fixed" else None)
+    body = Body(plan.seed, fixed=FIXED if plan.form == "fixed" else None)
     body.current = HEADS[plan.head](body)
     for step in plan.steps:
         body.kept.append(body.current)

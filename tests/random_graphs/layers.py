@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from tests.random_graphs.body import CHANNELS, Body, Step
 
@@ -39,6 +40,18 @@ def _softmax(body: Body, x: str) -> str:
     return body.graph.add("Mul", x, body.graph.add("Softmax", body.conv(x), axis=1))
 
 
+def _mish(body: Body, x: str) -> str:
+    graph, y = body.graph, body.conv(x)
+    return graph.add("Mul", y, graph.add("Tanh", graph.add("Softplus", y)))
+
+
+def _larger_of(body: Body, x: str) -> str:
+    """A leaky ReLU as somebody writes it, and what else works on each value."""
+    graph, y = body.graph, body.conv(x)
+    leaky = graph.add("Max", y, graph.add("Mul", y, graph.constant(0.1)))
+    return graph.add("Min", graph.add("Sub", leaky, graph.add("Abs", graph.add("Neg", x))), graph.constant(2.0))
+
+
 def _grouped(body: Body, x: str) -> str:
     return body.graph.add("Relu", body.conv(x, groups=int(body.rng.choice((2, 4)))))
 
@@ -63,6 +76,26 @@ def _flat_kernels(body: Body, x: str) -> str:
     graph = body.graph
     wide = graph.add("Conv", x, body.weight(CHANNELS, CHANNELS, 1, 5), channels=CHANNELS, pads=[0, 2, 0, 2])
     return graph.add("Conv", wide, body.weight(CHANNELS, CHANNELS, 5, 1), channels=CHANNELS, pads=[2, 0, 2, 0])
+
+
+def _computed_weight(body: Body, x: str) -> str:
+    """Weights that are half precision in the file, and scaled when the network runs."""
+    graph = body.graph
+    half = graph.constant((graph.random(CHANNELS, CHANNELS, 3, 3) * np.float32(0.2)).astype(np.float16))
+    weight = graph.add("Mul", graph.add("Cast", half, to=onnx.TensorProto.FLOAT, channels=CHANNELS), graph.constant(0.9))
+    return graph.add("Conv", graph.add("Identity", x), weight, channels=CHANNELS, pads=[1] * 4)
+
+
+def _twice(body: Body, x: str) -> str:
+    """One weight for two convolutions."""
+    graph, weight = body.graph, body.weight(CHANNELS, CHANNELS, 3, 3)
+    y = graph.add("Relu", graph.add("Conv", x, weight, pads=[1] * 4))
+    return graph.add("Conv", y, weight, body.values(CHANNELS), pads=[1] * 4)
+
+
+def _batch_norm(body: Body, x: str) -> str:
+    scale, shift, mean = (body.values(CHANNELS) for _ in range(3))
+    return body.graph.add("BatchNormalization", body.conv(x), scale, shift, mean, body.values(CHANNELS, low=0.5, high=1))
 
 
 def _same(body: Body, x: str) -> str:
@@ -173,6 +206,9 @@ LAYERS: Mapping[str, Step] = {
     "hard swish": _activation("HardSwish"),
     "silu": _silu,
     "gelu": _gelu,
+    "mish": _mish,
+    "elu": _activation("Elu", alpha=0.5),
+    "larger of": _larger_of,
     "softmax": _softmax,
     "grouped": _grouped,
     "depthwise": _depthwise,
@@ -180,6 +216,9 @@ LAYERS: Mapping[str, Step] = {
     "large kernel": _large_kernel,
     "one-sided": _one_sided,
     "flat kernels": _flat_kernels,
+    "computed weight": _computed_weight,
+    "twice": _twice,
+    "batch norm": _batch_norm,
     "same": _same,
     "reflect": _pad("reflect"),
     "edge": _pad("edge"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 
 from tests.random_graphs.body import CHANNELS, Body, Step
 from tests.random_graphs.enlarging import resized, transposed
@@ -41,6 +42,34 @@ def _contrast(body: Body, x: str) -> str:
     centred = graph.add("Sub", x, mean)
     deviation = graph.add("Sqrt", graph.add("ReduceMean", graph.add("Mul", centred, centred), axes))
     return graph.add("Mul", x, graph.add("Sigmoid", body.conv(graph.add("Add", deviation, mean), kernel=1)))
+
+
+def _contrast_by_sums(body: Body, x: str) -> str:
+    """The mean as a sum over the number of pixels, a constant where the graph's size is fixed."""
+    graph, axes = body.graph, body.graph.constant(np.array([2, 3]))
+    if body.fixed is not None:
+        count = graph.constant(float(body.fixed[0] * body.fixed[1]))
+    else:
+        _, height, width = body.sizes(x)
+        count = graph.add("Cast", graph.add("Mul", height, width), to=onnx.TensorProto.FLOAT)
+    mean = graph.add("Div", graph.add("ReduceSum", x, axes), count)
+    return graph.add("Mul", x, graph.add("Sigmoid", body.conv(mean, kernel=1)))
+
+
+def _mask_of_channels(body: Body, x: str) -> str:
+    """CBAM's: mean and largest of the channels, a convolution of the two, a mask."""
+    graph, axis = body.graph, body.graph.constant(np.array([1]))
+    two = graph.add("Concat", graph.add("ReduceMean", x, axis), graph.add("ReduceMax", x, axis), axis=1, channels=2)
+    return graph.add("Mul", x, graph.add("Sigmoid", body.conv(two, 1, 7)), channels=CHANNELS)
+
+
+def _attention_of_channels(body: Body, x: str) -> str:
+    """Restormer's: channels attend to one another, each a vector of all pixels."""
+    graph = body.graph
+    q, k, v = (body.reshape(body.conv(x, kernel=1), x, "n", CHANNELS, -1, channels=CHANNELS) for _ in range(3))
+    q, k = (graph.add("Div", y, graph.add("ReduceL2", y, graph.constant(np.array([2])))) for y in (q, k))
+    weights = graph.add("Softmax", graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    return graph.add("Add", x, body.reshape(graph.add("MatMul", weights, v), x, "n", CHANNELS, "h", "w", channels=CHANNELS))
 
 
 def _window_attention(body: Body, x: str) -> str:
@@ -94,6 +123,20 @@ def _u_pooled(body: Body, x: str) -> str:
     return _halved(body, x, pool, lambda body, x: resized(body, x, mode="nearest", coordinates="asymmetric", nearest_mode="floor"))
 
 
+def _u_resized(body: Body, x: str) -> str:
+    """Down by linear interpolation, up by a deconvolution of each channel."""
+
+    def down(body: Body, x: str) -> str:
+        scales = body.graph.constant(np.array([1, 1, 0.5, 0.5], np.float32))
+        return body.graph.add("Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+
+    def up(body: Body, x: str) -> str:
+        weight = body.values(CHANNELS, 1, 4, 4, low=0.1, high=0.4)
+        return body.graph.add("ConvTranspose", x, weight, group=CHANNELS, strides=[2, 2], pads=[1] * 4)
+
+    return _halved(body, x, down, up)
+
+
 def _u_unshuffled(body: Body, x: str) -> str:
     """A pixel-unshuffle, and a shuffle behind it."""
     graph = body.graph
@@ -123,14 +166,20 @@ STRUCTURES: Mapping[str, Step] = {
     "channel attention": _channel_attention,
     "dense attention": _dense_attention,
     "contrast": _contrast,
+    "contrast by sums": _contrast_by_sums,
+    "mask of channels": _mask_of_channels,
+    "attention of channels": _attention_of_channels,
     "window attention": _window_attention,
     "channel shuffle": _channel_shuffle,
     "u strided": _u_strided,
     "u pooled": _u_pooled,
+    "u resized": _u_resized,
     "u unshuffled": _u_unshuffled,
     "spatial attention": _spatial_attention,
 }
-GLOBAL = frozenset(("channel attention", "dense attention", "contrast", "spatial attention"))
+GLOBAL = frozenset(
+    ("channel attention", "dense attention", "contrast", "contrast by sums", "attention of channels", "spatial attention")
+)
 """Those that look at the whole picture, or whose places depend on its size."""
-MULTIPLES: Mapping[str, int] = {"u strided": 2, "u pooled": 2, "u unshuffled": 2, "window attention": 4}
+MULTIPLES: Mapping[str, int] = {"u strided": 2, "u pooled": 2, "u resized": 2, "u unshuffled": 2, "window attention": 4}
 """What the picture's sides must be multiples of."""
