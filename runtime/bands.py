@@ -16,8 +16,8 @@ from runtime.backends import Backend, Values
 from runtime.bicubic import Samples
 from runtime.bundle import Io, Manifest
 from runtime.errors import PipelineError
-from runtime.ordered import in_order
 from runtime.filling import filled_planes
+from runtime.ordered import in_order
 from runtime.pixels import from_floats, from_planes, to_floats
 from runtime.plan import Plan
 from runtime.seams import SeamError, SeamMeter

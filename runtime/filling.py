@@ -1,7 +1,7 @@
 """What a network is given of a picture that is smaller than the graph takes: filled up at the bottom and on the right.
 
-Row n + i of n rows is row n - 2 - i, the picture mirrored in its last row; where there are not so many rows, it is the last row. What
-the filling adds to the output is left out of it.
+Row n + i of n rows is row n - 2 - i, the picture mirrored in its last row; where there are not so many rows, it is the last row.
+What the filling adds to the output is left out of it.
 """
 
 from __future__ import annotations

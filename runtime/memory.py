@@ -29,8 +29,10 @@ def bytes_per_pixel(manifest: Manifest, *, factor: int | Fraction) -> int:
     It takes its input and output at least, whatever the manifest says of its layers.
     """
     costs = [layer.macs for layer in manifest.layers]
-    pixels = math.prod(manifest.contract.input_size((128, 128), scale=manifest.scale))  # the picture that MACs are stated for
-    ends = 4 * manifest.contract.channels * (1 + factor**2)
+    contract = manifest.contract
+    stated = contract.input_size((128, 128), scale=manifest.scale)  # the picture that MACs are stated for
+    pixels = math.prod(stated if contract.static_shape else contract.filled_size(stated))
+    ends = 4 * contract.channels * (1 + factor**2)
     return max(math.ceil(ends), math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9)))
 
 

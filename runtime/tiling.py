@@ -5,8 +5,8 @@ pixels a tile that keeps [a, b) reads [a - h, b + h) cut to [0, n): real pixels 
 where there is one. What the network computes within h of a cut is dropped.
 
 A graph that takes multiples of m is given the picture filled up at its end; what it makes of that is left out. Windows start at
-multiples of a step, of which m is one part and the network's own alignment another: a stride or a shuffle then meets the same pixels
-as in the whole.
+multiples of a step, of which m is one part and the network's own alignment another: a stride or a shuffle then meets the same
+pixels as in the whole.
 
 A graph fixed to s pixels reads exactly s each time: the last window is shifted inward to end at n, and a picture shorter than s is
 filled up to s.

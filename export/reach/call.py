@@ -51,11 +51,11 @@ class Call:
         """Integers given as that input, or as an attribute in older opsets; None where there are none."""
         value = self.given(index)
         if value is not None:
-            return [int(number) for number in np.atleast_1d(value)]
+            return [int(entry) for entry in np.atleast_1d(value)]
         found = self.node.attributes.get(attribute)
         return None if found is None else list(found.as_ints())
 
-    def int(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int) -> int:
         found = self.node.attributes.get(name)
         return default if found is None else found.as_int()
 
@@ -69,4 +69,4 @@ class Call:
 
     def axis(self, default: int) -> int:
         """The attribute `axis`, counted from the front."""
-        return self.int("axis", default) % self.source.rank
+        return self.number("axis", default) % self.source.rank

@@ -1,10 +1,10 @@
 """What the elements of a tensor depend on, along one axis of the picture.
 
 Each element carries three numbers: the first and the last of the picture's rows (or columns) that it depends on, and a label that
-stands for how it is computed from them. Two elements of one label are the same function of the pixels around them: all pixels of the
-picture have one label, and the label of an output is a sum of its inputs' labels modulo 2⁶⁴, each by a random odd number that
-stands for the operator and the tap. So a tensor is computed alike everywhere where its labels repeat, and where they do not, something depends on the place: a border, a
-phase of a stride, a table of positions, a ratio that follows from the picture's size.
+stands for how it is computed from them. Two elements of one label are the same function of the pixels around them. All pixels of
+the picture have one label; that of an output is the sum of its inputs' labels modulo 2⁶⁴, each times a random odd number that
+stands for the operator and the tap. So a tensor is computed alike everywhere where its labels repeat, and where they do not,
+something depends on the place: a border, a phase of a stride, a table of positions, a ratio that follows from the picture's size.
 
 The arrays are kept as small as they broadcast: an axis along which nothing changes has size 1. What is the same along an axis stays
 so whatever window slides along it: that is an axis other than the one followed, or holds no pixels.
@@ -17,12 +17,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int32]
 Labels = NDArray[np.uint64]
+Number = TypeVar("Number", bound=np.generic)
 Known = NDArray[np.generic]
 """A tensor that holds no pixels: a constant, or what follows from sizes."""
 
@@ -43,9 +45,13 @@ class Dependence:
     def rank(self) -> int:
         return len(self.shape)
 
+    @property
+    def arrays(self) -> tuple[Rows, Rows, Labels]:
+        return self.first, self.last, self.label
+
     def varies(self, axis: int) -> bool:
         """Whether anything changes along the axis."""
-        return max(self.first.shape[axis], self.last.shape[axis], self.label.shape[axis]) > 1
+        return any(array.shape[axis] > 1 for array in self.arrays)
 
 
 def picture(shape: tuple[int, ...], axis: int) -> Dependence:
@@ -86,7 +92,7 @@ def packed(shape: Sequence[int], first: Rows, last: Rows, label: Labels) -> Depe
     return Dependence(tuple(shape), _small(first), _small(last), _small(label))
 
 
-def _small(array: NDArray[np.generic]) -> NDArray:  # type: ignore[type-arg] # of the kind that is given
+def _small(array: NDArray[Number]) -> NDArray[Number]:
     for axis, size in enumerate(array.shape):
         if size > 1 and np.array_equal(array.take(size // 2, axis), array.take(0, axis)):  # a quick look before the whole
             head = array.take([0], axis)
@@ -116,8 +122,13 @@ def combine(name: str, parts: Sequence[Dependence]) -> Dependence:
 
 def _with_rank(part: Dependence, rank: int) -> Dependence:
     ones = (1,) * (rank - part.rank)
-    first, last, label = (array.reshape(ones + array.shape) for array in (part.first, part.last, part.label))
-    return Dependence(ones + part.shape, first, last, label)
+    first, last, label = part.arrays
+    return Dependence(
+        ones + part.shape,
+        first.reshape(ones + first.shape),
+        last.reshape(ones + last.shape),
+        label.reshape(ones + label.shape),
+    )
 
 
 def numbered(part: Dependence, axis: int, name: str) -> Dependence:
@@ -146,20 +157,16 @@ def sample(part: Dependence, axis: int, index: NDArray[np.int64], weight: Labels
     taps = axis + 1
     if weight is None:
         assert index.shape[1] == 1
-        return packed(shape, first.take(0, taps), last.take(0, taps), label.take(0, taps))
+        one = (slice(None),) * taps + (0,)
+        return packed(shape, first[one], last[one], label[one])
     weights = np.broadcast_to(weight, index.shape).reshape((1,) * axis + index.shape + (1,) * (part.rank - axis - 1))
     total = (label * weights).sum(taps, dtype=np.uint64)
     return packed(shape, first.min(taps), last.max(taps), total)
 
 
 def _taken(
-    array: NDArray,
-    length: int,
-    axis: int,
-    at: NDArray[np.int64],
-    inside: NDArray[np.bool_],
-    padding: np.generic,  # type: ignore[type-arg] # as given
-) -> NDArray:  # type: ignore[type-arg]
+    array: NDArray[Number], length: int, axis: int, at: NDArray[np.int64], inside: NDArray[np.bool_], padding: Number
+) -> NDArray[Number]:
     """(…, count, taps, …) of (…, length, …)."""
     sizes = list(array.shape)
     sizes[axis] = length
@@ -189,8 +196,8 @@ def spread(part: Dependence, shape: Sequence[int]) -> Dependence:
 
 
 def transpose(part: Dependence, order: Sequence[int]) -> Dependence:
-    first, last, label = (array.transpose(order) for array in (part.first, part.last, part.label))
-    return Dependence(tuple(part.shape[axis] for axis in order), first, last, label)
+    shape = tuple(part.shape[axis] for axis in order)
+    return Dependence(shape, part.first.transpose(order), part.last.transpose(order), part.label.transpose(order))
 
 
 def reshape(part: Dependence, shape: Sequence[int]) -> Dependence:
@@ -199,11 +206,13 @@ def reshape(part: Dependence, shape: Sequence[int]) -> Dependence:
     if math.prod(shape) != math.prod(part.shape):
         raise ValueError(f"{part.shape} cannot become {shape}")
     blocks = _blocks(part.shape, shape)
-    first, last, label = (_reshaped(array, part.shape, shape, blocks) for array in (part.first, part.last, part.label))
-    return packed(shape, first, last, label)
+    first, last = (_reshaped(array, part.shape, shape, blocks) for array in (part.first, part.last))
+    return packed(shape, first, last, _reshaped(part.label, part.shape, shape, blocks))
 
 
-def _reshaped(array: NDArray, old: tuple[int, ...], new: tuple[int, ...], blocks: list[tuple[range, range]]) -> NDArray:  # type: ignore[type-arg]
+def _reshaped(
+    array: NDArray[Number], old: tuple[int, ...], new: tuple[int, ...], blocks: list[tuple[range, range]]
+) -> NDArray[Number]:
     before, after = list(array.shape), [1] * len(new)
     for sources, targets in blocks:
         if any(array.shape[axis] > 1 for axis in sources):
@@ -236,13 +245,16 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, ran
 def concatenate(parts: Sequence[Dependence], axis: int) -> Dependence:
     """Joined along the axis."""
     total = sum(part.shape[axis] for part in parts)
-    arrays = []
-    for kind in ("first", "last", "label"):
-        given = [getattr(part, kind) for part in parts]
-        sizes = np.max([array.shape for array in given], axis=0)
-        pieces = []
-        for array, part in zip(given, parts, strict=True):
-            sizes[axis] = part.shape[axis]
-            pieces.append(np.broadcast_to(array, sizes))
-        arrays.append(np.concatenate(pieces, axis))
-    return packed((*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :]), *arrays)
+    lengths = [part.shape[axis] for part in parts]
+    first = _joined([part.first for part in parts], lengths, axis)
+    last = _joined([part.last for part in parts], lengths, axis)
+    label = _joined([part.label for part in parts], lengths, axis)
+    return packed((*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :]), first, last, label)
+
+
+def _joined(arrays: Sequence[NDArray[Number]], lengths: Sequence[int], axis: int) -> NDArray[Number]:
+    sizes = np.max([array.shape for array in arrays], axis=0).tolist()
+    pieces = [
+        np.broadcast_to(array, [*sizes[:axis], length, *sizes[axis + 1 :]]) for array, length in zip(arrays, lengths, strict=True)
+    ]
+    return np.concatenate(pieces, axis)

@@ -82,7 +82,7 @@ def _strips(halo: int, alignment: int, contract: Contract, factor: Fraction) -> 
 def _contradiction(backend: Backend, strip: _Strip, halo: int, factor: Fraction, contract: Contract) -> str:
     """What of the field is not so; empty where all is."""
     rng = np.random.default_rng(0)
-    array = _along(strip, rng.random((contract.channels, strip.length, strip.beside), np.float32) / 2)
+    array = _along(strip, rng.random((contract.channels, strip.length, strip.beside), np.float32) * np.float32(0.5))
     other = array + np.float32(0.5)
 
     def run(given: Array) -> Array:

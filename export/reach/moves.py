@@ -52,7 +52,7 @@ def follow_gather(call: Call) -> Dependence:
 
 def follow_concat(call: Call) -> Dependence:
     parts = [part if isinstance(part, Dependence) else known(part) for part in call.inputs if part is not None]
-    return concatenate(parts, call.int("axis", 1) % parts[0].rank)
+    return concatenate(parts, call.number("axis", 1) % parts[0].rank)
 
 
 def follow_split(call: Call) -> list[Dependence]:
@@ -74,7 +74,7 @@ def follow_reshape(call: Call) -> Dependence:
     source, sizes = call.source, call.numbers(1)
     if sizes is None:
         raise NotFollowedError
-    if not call.int("allowzero", 0):
+    if not call.number("allowzero", 0):
         sizes = [source.shape[index] if size == 0 else size for index, size in enumerate(sizes)]
     if -1 in sizes:
         sizes[sizes.index(-1)] = int(np.prod(source.shape)) // -int(np.prod(sizes))
@@ -83,7 +83,7 @@ def follow_reshape(call: Call) -> Dependence:
 
 def follow_flatten(call: Call) -> Dependence:
     shape = call.source.shape
-    axis = call.int("axis", 1)
+    axis = call.number("axis", 1)
     return reshape(call.source, (int(np.prod(shape[:axis])), int(np.prod(shape[axis:]))))
 
 
@@ -120,7 +120,7 @@ def follow_tile(call: Call) -> Dependence:
 
 def follow_depth_to_space(call: Call) -> Dependence:
     batch, channels, height, width = call.source.shape
-    factor = call.int("blocksize", 1)
+    factor = call.number("blocksize", 1)
     narrow = channels // factor**2
     if call.text("mode", "DCR") == "DCR":
         blocks, order = (batch, factor, factor, narrow, height, width), (0, 3, 4, 1, 5, 2)
@@ -132,7 +132,7 @@ def follow_depth_to_space(call: Call) -> Dependence:
 
 def follow_space_to_depth(call: Call) -> Dependence:
     batch, channels, height, width = call.source.shape
-    factor = call.int("blocksize", 1)
+    factor = call.number("blocksize", 1)
     blocks = reshape(call.source, (batch, channels, height // factor, factor, width // factor, factor))
     turned = transpose(blocks, (0, 3, 5, 1, 2, 4))
     return reshape(turned, (batch, channels * factor**2, height // factor, width // factor))

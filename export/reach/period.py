@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.reach.dependence import NOTHING, Dependence
+from export.reach.dependence import NOTHING, Dependence, Number
 
 _PARTS = 3  # what is inside: the middle third
 
@@ -48,7 +48,8 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
         BorderError: that cannot be seen, so small is the picture.
     """
     size = found.shape[axis]
-    first, last, label = (_lines(array, axis, size) for array in (found.first, found.last, found.label))
+    first, last = (_lines(array.astype(np.int64), axis, size) for array in (found.first, found.last))
+    label = _lines(found.label, axis, size)
     low, high = size // _PARTS, size - size // _PARTS
     period = _period(first[low:high], last[low:high], label[low:high])
     if period is None:
@@ -84,12 +85,10 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
     )
 
 
-def _lines(array: NDArray[np.generic], axis: int, size: int) -> NDArray:  # type: ignore[type-arg] # of the kind that is given
+def _lines(array: NDArray[Number], axis: int, size: int) -> NDArray[Number]:
     """(size, everything else)."""
-    moved = np.moveaxis(array, axis, 0)
-    flat = moved.reshape(len(moved), -1)
-    wide = np.broadcast_to(flat, (size, flat.shape[1]))
-    return wide.astype(np.int64) if array.dtype != np.uint64 else wide
+    flat = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return np.broadcast_to(flat, (size, flat.shape[1]))
 
 
 def _period(first: NDArray[np.int64], last: NDArray[np.int64], label: NDArray[np.uint64]) -> tuple[int, int] | None:

@@ -14,13 +14,13 @@ def follow_reduction(call: Call) -> Dependence:
     """ReduceMean and its like: axes as an input or, in older opsets, an attribute; none are all."""
     source = call.source
     axes = call.numbers(1, "axes")
-    if axes is None and call.int("noop_with_empty_axes", 0):
+    if axes is None and call.number("noop_with_empty_axes", 0):
         return source
-    return _reduced(source, axes, call, keep=call.int("keepdims", 1) == 1)
+    return _reduced(source, axes, call, keep=call.number("keepdims", 1) == 1)
 
 
 def follow_arg_reduction(call: Call) -> Dependence:
-    return _reduced(call.source, [call.axis(0)], call, keep=call.int("keepdims", 1) == 1)
+    return _reduced(call.source, [call.axis(0)], call, keep=call.number("keepdims", 1) == 1)
 
 
 def _reduced(source: Dependence, axes: Sequence[int] | None, call: Call, *, keep: bool) -> Dependence:
@@ -97,9 +97,9 @@ def follow_matmul(call: Call) -> Dependence:
 
 def follow_gemm(call: Call) -> Dependence:
     left, right = (_operand(call, index) for index in (0, 1))
-    if call.int("transA", 0):
+    if call.number("transA", 0):
         left = transpose(left, (1, 0))
-    if call.int("transB", 0):
+    if call.number("transB", 0):
         right = transpose(right, (1, 0))
     result = _product(call, left, right)
     return combine(f"{call.name}+", [result, _operand(call, 2)]) if len(call.inputs) > 2 and call.inputs[2] is not None else result

@@ -12,6 +12,7 @@ Where sizes are given, r = m / n. All of it is reckoned in fractions: x repeats 
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -83,7 +84,7 @@ def _along(call: Call, source: Dependence, axis: int, *, count: int, scale: Frac
     else:
         raise NotFollowedError
     nearest = call.text("nearest_mode", "round_prefer_floor")
-    wide = 1 / scale if call.int("antialias", 0) and scale < 1 else Fraction(1)
+    wide = 1 / scale if call.number("antialias", 0) and scale < 1 else Fraction(1)
     return _read(source, axis, places, scale=wide, mode=mode, nearest=nearest, name=call.name)
 
 
@@ -101,7 +102,7 @@ def _read(
         rounded = np.array([_rounded(place, nearest) for place in places])[:, np.newaxis]
         return sample(source, axis, rounded.clip(0, length - 1), np.array([1], np.uint64))
     # Taps at a place of fraction 0 and distance of the radius have no weight.
-    reach = radius if scale == 1 else int(np.ceil(radius * scale))
+    reach = radius if scale == 1 else math.ceil(radius * scale)
     offsets = np.arange(-reach + 1, reach + 1)
     floors = np.array([place.numerator // place.denominator for place in places])
     phases = np.array([_phase(place) for place in places], np.uint64)

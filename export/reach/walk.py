@@ -113,6 +113,6 @@ def _evaluate(node: ir.Node, inputs: list[Dependence | Known | None], opset: int
 @lru_cache(maxsize=4096)
 def _evaluator(proto: bytes, opset: int) -> ReferenceEvaluator:
     node = onnx.NodeProto.FromString(proto)
-    ends = [[onnx.ValueInfoProto(name=name) for name in names if name] for names in (node.input, node.output)]
-    graph = onnx.helper.make_graph([node], "constant", *ends)
+    inputs, outputs = ([onnx.ValueInfoProto(name=name) for name in names if name] for names in (node.input, node.output))
+    graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
     return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)]))

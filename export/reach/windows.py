@@ -36,7 +36,7 @@ def follow_conv(call: Call) -> Dependence:
     weight = call.given(1)
     if weight is None:
         raise NotFollowedError
-    result = _channels(source, outputs=weight.shape[0], groups=call.int("group", 1), name=call.name)
+    result = _channels(source, outputs=weight.shape[0], groups=call.number("group", 1), name=call.name)
     for axis, window in enumerate(_windows(call, weight.shape[2:], source.shape[2:]), start=2):
         count = (source.shape[axis] + window.front + window.back - window.extent) // window.stride + 1
         result = sample(result, axis, _index(window, count, source.shape[axis]), coefficients(window.kernel, kind=call.name))
@@ -47,7 +47,7 @@ def follow_conv_transpose(call: Call) -> Dependence:
     source, weight = call.source, call.given(1)
     if weight is None or call.node.attributes.get("output_shape") is not None or call.text("auto_pad", "NOTSET") != "NOTSET":
         raise NotFollowedError
-    groups = call.int("group", 1)
+    groups = call.number("group", 1)
     result = _channels(source, outputs=weight.shape[1] * groups, groups=groups, name=call.name)
     more = call.ints("output_padding", [0] * (source.rank - 2))
     for axis, window in enumerate(_windows(call, weight.shape[2:], source.shape[2:]), start=2):
@@ -66,7 +66,7 @@ def follow_pool(call: Call) -> Dependence:
         length = source.shape[axis]
         room = length + window.front + window.back - window.extent
         count = room // window.stride + 1
-        if call.int("ceil_mode", 0) and room % window.stride and count * window.stride < length + window.front:
+        if call.number("ceil_mode", 0) and room % window.stride and count * window.stride < length + window.front:
             count += 1  # a last window that begins inside the picture
         result = sample(result, axis, _index(window, count, length), coefficients(window.kernel, kind=call.name))
     return result

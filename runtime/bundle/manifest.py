@@ -11,8 +11,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from runtime.bicubic import upscaled_size
-from runtime.tiling import as_fraction, is_simple, round_up
 from runtime.targets import TARGETS, Precision
+from runtime.tiling import as_fraction, is_simple, round_up
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
