@@ -120,7 +120,7 @@ def measure_values(
     Raises:
         BackendError: one of the two cannot run it, or they give other shapes.
     """
-    size = contract.static_shape or _SIZE
+    size = contract.filled_size(_SIZE)
     planes = _picture(size if backend.limits is None else backend.limits.window(size))[..., : contract.channels]
     pixels, floats = planes[np.newaxis], to_floats(planes)
     given = _as_floats(backend.run(pixels) if io == "uint8" else backend.run(floats))
