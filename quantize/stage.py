@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -39,9 +40,10 @@ from runtime.bundle import (
     sha256_bytes,
     tool_versions,
 )
-from runtime.errors import UserError
+from runtime.errors import PipelineError, UserError
 from runtime.targets import Target
 
+_log = logging.getLogger(__name__)
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 
@@ -197,7 +199,13 @@ def _finish_halves(
         tried = make_halves(model, target, bundle.manifest.contract, ranges=beyond)
     if not target.int8_only_ops:
         return dict(tried.made)
-    return {half: convert_to_own_half(model, half, table, options, chosen=shuffle) for half in tried.made}
+    finished = {}
+    for half in tried.made:
+        try:
+            finished[half] = convert_to_own_half(model, half, table, options, chosen=shuffle)
+        except PipelineError as error:
+            _log.warning("no %s graph for %s: %s", half, target.name, error)
+    return finished
 
 
 def _half_options(recorded: Mapping[str, Option], target: Target, pixel_shuffle: PixelShuffle) -> dict[str, Option]:
