@@ -6,6 +6,7 @@ Shipped and published files are hashed before they are opened.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,19 +71,27 @@ def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Modul
     return module.float().eval()
 
 
+def find_fitting(state: StateDict) -> tuple[Network, tuple[int, ...]] | None:
+    """The network of NETWORKS that has exactly these keys and shapes, and the scales at which it has them."""
+    shapes = shapes_of(state)
+    for network in NETWORKS:
+        scales = tuple(scale for scale in network.scales if _expected_shapes(network, scale, shapes) == shapes)
+        if scales:
+            return network, scales
+    return None
+
+
 def describe_state_dict(state: StateDict) -> str:
     """What these keys and shapes look like: a registered network, or none known here."""
+    if (fitting := find_fitting(state)) is not None:
+        network, scales = fitting
+        return f"it looks like {network.name} {' or '.join(f'x{scale}' for scale in scales)}"
     shapes = shapes_of(state)
     found = []
     for network in NETWORKS:
-        fits = []
         for scale in network.scales:
             expected = _expected_shapes(network, scale, shapes)
-            if expected == shapes:
-                fits.append(f"x{scale}")
             found.append((len(expected.items() & shapes.items()), len(expected), f"{network.name} x{scale}"))
-        if fits:
-            return f"it looks like {network.name} {' or '.join(fits)}"
     matching, wanted, nearest = max(found)
     if 2 * matching > wanted:
         return f"it looks most like {nearest}, of whose {wanted} tensors it has {matching}"
@@ -156,6 +165,7 @@ def _count_fitting(network: Network, scale: float, shapes: Shapes) -> int:
 
 
 def _expected_shapes(network: Network, scale: float, shapes: Shapes) -> Shapes:
-    """Those of `network` made as deep and wide as `shapes` have it."""
-    with torch.device("meta"):
+    """Those of `network` made as deep and wide as `shapes` have it, without memory for its weights where its constructor allows."""
+    with suppress(RuntimeError), torch.device("meta"):  # raised where the constructor reads values, which tensors there have not
         return shapes_of(network.build_for(scale, shapes).state_dict())
+    return shapes_of(network.build_for(scale, shapes).state_dict())

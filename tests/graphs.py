@@ -54,6 +54,14 @@ class Graph:
         pads = [kernel // 2 if pad is None else pad] * 4
         return self.add("Conv", source, weight, *given, channels=outputs, pads=pads, auto_pad="NOTSET")
 
+    def split(self, source: str, parts: Sequence[int]) -> list[str]:
+        """So many channels each."""
+        sizes = self.constant(np.array(parts))
+        outputs = [f"split{len(self._nodes)}_{at}" for at in range(len(parts))]
+        self._nodes.append(onnx.helper.make_node("Split", [source, sizes], outputs, name=outputs[0], axis=1))
+        self.channels.update(zip(outputs, parts, strict=True))
+        return outputs
+
     def shuffle(self, source: str, factor: int = 2, mode: str = "CRD") -> str:
         channels = self.channels[source] // factor**2
         return self.add("DepthToSpace", source, channels=channels, blocksize=factor, mode=mode)

@@ -365,7 +365,7 @@ class _TwoFaced(nn.Module):
 
 
 def test_an_export_that_fails_leaves_the_old_bundle(bundle_copy: Bundle, tmp_path: Path) -> None:
-    network = Network(name="two-faced", paper="", scales=(2,), build=_TwoFaced)
+    network = Network(name="two-faced", paper="unpublished, 2026", scales=(2,), build=_TwoFaced)
     torch.save(_TwoFaced(2).state_dict(), tmp_path / "weights.pth")
     weights = find_weights(network, scale=2, choice=str(tmp_path / "weights.pth"))
     with pytest.raises(PipelineError, match=r"differs from the network by 1\.0e-02"):

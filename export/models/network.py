@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from torch import nn
 
 from runtime.bundle import Colour, Contract
+from runtime.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each tensor of a state dict."""
@@ -32,7 +35,7 @@ class Network:
 
     Attributes:
         name: what the command line calls it.
-        paper: where it is described.
+        paper: where it is described, with the year.
         scales: the factors it is built for.
         build: makes the module for a scale, its state dict keyed as the published checkpoints are.
         build_like: the same, as deep and wide as a state dict of those shapes has it; None where there is only one depth and width.
@@ -54,6 +57,29 @@ class Network:
     published: Mapping[float, PublishedWeights] = field(default_factory=dict)
     shipped: Mapping[float, str] = field(default_factory=dict)
     file_pattern: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where something is missing that export or its reports need."""
+        wrong = self._find_mistake()
+        if wrong:
+            raise UserError(f"Network {self.name!r}: {wrong}", hint="deploy_docs/add-a-network.md shows one")
+
+    def _find_mistake(self) -> str:
+        """The first thing that is wrong with it, in words; empty where nothing is."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):  # it becomes the bundle's folder
+            return f"name is {self.name!r}, expected letters, digits, dots and dashes"
+        if not any(re.fullmatch(r"\d{4}", word) for word in re.split(r"[\s,;()]+", self.paper)):
+            return (
+                f"paper is {self.paper!r}, expected one with its year: 'Lim et al. 2017, arXiv 1707.02921', or 'unpublished, 2026'"
+            )
+        if not self.scales or any(type(scale) is not int or scale < 2 for scale in self.scales):
+            return f"scales is {self.scales!r}, expected whole numbers from 2: (2,)"
+        if self.colour not in get_args(Colour):
+            return f"colour is {self.colour!r}, expected one of: {', '.join(get_args(Colour))}"
+        if not callable(self.build) or isinstance(self.build, nn.Module):
+            return f"build is {type(self.build).__name__}, expected what makes the torch module for a scale: build=MyNet"
+        unknown = [scale for scale in (*self.published, *self.shipped) if not self.has_scale(scale)]
+        return f"weights for scale {unknown[0]:g}, which it has not: {self.describe_scales()}" if unknown else ""
 
     @property
     def contract(self) -> Contract:
