@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxsim
 from numpy.typing import NDArray
 
 from runtime.bundle import Layer
@@ -129,15 +130,26 @@ def infer_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Graph
     Raises:
         onnx.shape_inference.InferenceError: it does not take that shape.
     """
+    sized = _with_sizes(model, shape)
+    for output in sized.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return ir.from_proto(onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)).graph
+
+
+def _with_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """A copy for an input of this (N, H, W) that says no other size."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     del sized.graph.value_info[:]
     for output in sized.graph.output:
+        rank = len(output.type.tensor_type.shape.dim) or 4
         output.type.tensor_type.ClearField("shape")
+        for _ in range(rank):
+            output.type.tensor_type.shape.dim.add()
     dimensions = sized.graph.input[0].type.tensor_type.shape.dim
     for dimension, size in zip((dimensions[0], dimensions[2], dimensions[3]), shape, strict=True):
         dimension.dim_value = size
-    return ir.from_proto(onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)).graph
+    return sized
 
 
 def _costs(model: onnx.ModelProto, side: int) -> list[tuple[ir.Node, int]]:
@@ -146,7 +158,16 @@ def _costs(model: onnx.ModelProto, side: int) -> list[tuple[ir.Node, int]]:
     except onnx.shape_inference.InferenceError:  # sizes are burnt in: it costs what it costs at its own
         declared = model.graph.input[0].type.tensor_type.shape.dim
         graph = infer_sizes(model, (declared[0].dim_value or 1, declared[2].dim_value, declared[3].dim_value))
-    return [(node, _macs(node)) for node in graph if node.op_type in _MAC_OPERATORS]
+    nodes = [node for node in graph if node.op_type in _MAC_OPERATORS]
+    if not all(_is_sized(node) for node in nodes):  # sizes that the graph itself computes, as one that pads and crops does
+        sized, _ = onnxsim.simplify(_with_sizes(model, (1, side, side)))
+        nodes = [node for node in infer_sizes(sized, (1, side, side)) if node.op_type in _MAC_OPERATORS]
+    return [(node, _macs(node)) for node in nodes]
+
+
+def _is_sized(node: ir.Node) -> bool:
+    values = (node.inputs[0], node.inputs[1], node.outputs[0])
+    return all(value is not None and value.shape is not None and value.shape.is_static() for value in values)
 
 
 def _macs(node: ir.Node) -> int:

@@ -18,7 +18,7 @@ from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
 from runtime import console
-from runtime.bundle import BUILD, Bundle, Io
+from runtime.bundle import BUILD, Bundle, Contract, Io
 from runtime.errors import UnknownNameError, UserError
 from runtime.pixel_io import add_pixel_io, find_io
 
@@ -73,26 +73,28 @@ def export(
     if model == _LIST:
         _print_networks()
         return
-    if scale is None:
-        raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     ends = find_io(io)
     check_opset(opset)
     passes = select_passes(without or [], extra=extra or [])
+    picture_size = None if static is None else console.parse_size(static, option="--static")
     if model.endswith(".onnx"):
-        if weights is not None or static is not None:
-            raise UserError("--weights and --static have no effect on an .onnx file, which has its own", hint="drop them")
+        if weights is not None:
+            raise UserError("--weights has no effect on an .onnx file, which has its own", hint="drop it")
         file = Path(model)
-        foreign = read_foreign(file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range))
+        foreign = read_foreign(
+            file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range), static=picture_size
+        )
         for note in foreign.notes:
             console.show(f"{file.name}: {note}")
-        directory = out if out is not None else BUILD / f"{file_stem(file)}_x{scale:g}"
-        bundle = export_foreign(foreign, file, scale=scale, directory=directory, opset=opset, passes=passes)
+        directory = out if out is not None else BUILD / f"{file_stem(file)}_x{foreign.scale:g}"
+        bundle = export_foreign(foreign, file, directory=directory, opset=opset, passes=passes)
         _print_result(_with_ends(bundle, ends), explain=explain)
         return
+    if scale is None:
+        raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     if colour is not None or value_range is not None:
         raise UserError("--colour and --range are for .onnx files; a network here has its own", hint="drop them")
     network = find_network(model, scale=scale)
-    picture_size = None if static is None else console.parse_size(static, option="--static")
     static_shape = None if picture_size is None else network.contract.input_size(picture_size, scale=scale)
     directory = out if out is not None else BUILD / f"{network.name}_x{scale:g}"
     found = find_weights(network, scale=scale, choice=weights)
@@ -162,7 +164,7 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
     assert fp32.parity is not None
     rows = {
         "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
-        "input": "1×{}×{}×{}".format(channels, *shape) if shape else f"N×{channels}×H×W, any size",
+        "input": "1×{}×{}×{}".format(channels, *shape) if shape else _describe_input(contract, channels),
         "opset": str(fp32.opset),
         "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 picture, {fp32.passes[0].macs / 1e9:.1f} as traced",
         "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else f"global: {manifest.global_operator}",
@@ -177,6 +179,12 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
         console.show(f"  {name:<8} {value}")
     if explain:
         _print_passes(bundle)
+
+
+def _describe_input(contract: Contract, channels: str) -> str:
+    sizes = "any size" if contract.multiple_of == 1 else f"sides of multiples of {contract.multiple_of}"
+    least = f", {contract.least_side} or more" if contract.least_side > contract.multiple_of else ""
+    return f"{'1' if contract.one_at_a_time else 'N'}×{channels}×H×W, {sizes}{least}"
 
 
 def _print_passes(bundle: Bundle) -> None:

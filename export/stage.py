@@ -64,7 +64,7 @@ def export_network(
         scale=scale,
         checkpoint=weights.checkpoint,
         contract=contract,
-        reference=make_reference(partial(run_torch, module), contract),
+        references=(make_reference(partial(run_torch, module), contract),),
         directory=directory,
         opset=opset,
         passes=passes,
@@ -75,7 +75,6 @@ def export_foreign(
     foreign: Foreign,
     path: Path,
     *,
-    scale: float,
     directory: Path,
     opset: int = NATIVE_OPSET,
     passes: tuple[Pass, ...] = PASSES,
@@ -88,13 +87,15 @@ def export_foreign(
     """
     check_opset(opset)
     check_writable(directory)
+    exact = make_reference(foreign.run_exact, foreign.contract, size=foreign.shape)
+    original = make_reference(foreign.run_original, foreign.contract, size=foreign.shape, tolerance=foreign.tolerance)
     return _write(
         foreign.model,
         name=file_stem(path),
-        scale=scale,
+        scale=foreign.scale,
         checkpoint=Checkpoint(source="file", file=path.name, sha256=sha256_file(path)),
         contract=foreign.contract,
-        reference=make_reference(foreign.run_original, foreign.contract, size=foreign.shape),
+        references=(exact, original),
         directory=directory,
         opset=opset,
         passes=passes,
@@ -113,14 +114,14 @@ def _write(
     scale: float,
     checkpoint: Checkpoint,
     contract: Contract,
-    reference: Reference,
+    references: tuple[Reference, ...],
     directory: Path,
     opset: int,
     passes: tuple[Pass, ...],
 ) -> Bundle:
-    """Rewrites the graph, compares it with the network and writes the bundle."""
-    side = round(SIDE * scale) if contract.pre_upscale else SIDE
-    model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
+    """Rewrites the graph, compares it with each of `references`, the last of which is recorded, and writes the bundle."""
+    side = _measured_side(contract, scale)
+    model, records = run_passes(traced, passes=passes, side=side, difference=references[0].difference)
     data = convert_opset(ir.to_proto(model), opset).SerializeToString(deterministic=True)
     check_graph_bytes(data, what=f"the graph of {name}")
     variant = Variant(
@@ -132,7 +133,7 @@ def _write(
         options=_options(passes),
         tools=_tools(),
         passes=records,
-        parity=reference.check(data),
+        parity=[reference.check(data) for reference in references][-1],
     )
     plain = with_shuffles(model)
     halo, global_operator = receptive_halo(plain.graph)
@@ -155,6 +156,12 @@ def _write(
         return exported.model_copy(update={"variants": (variant, *made_from_it)})
 
     return update_bundle(directory, keep_what_was_made_from_it, files={FP32_FILE: data})
+
+
+def _measured_side(contract: Contract, scale: float) -> int:
+    """The side of the picture that costs are stated for: SIDE, enlarged where the network wants that, and as large as it takes."""
+    side = max(round(SIDE * scale) if contract.pre_upscale else SIDE, contract.least_side)
+    return -(-side // contract.multiple_of) * contract.multiple_of
 
 
 def exported_already(
