@@ -20,7 +20,9 @@ import onnx_ir as ir
 from export.arithmetic import infer_sizes
 from export.axes import NAMES
 from export.foreign.original import Run, open_graph
-from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction, find_size_constant
+from export.foreign.shapes import Shapes, find_reduction
+from export.foreign.size_constants import find_size_constant
+from export.foreign.size_rules import find_burnt_in
 from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
 from export.reach import receptive_field
 from runtime.errors import BackendError, UserError
