@@ -66,4 +66,4 @@ def kernel_of(node: ir.Node) -> tuple[int, ...]:
 
 def ints_of(node: ir.Node, name: str) -> tuple[int, ...]:
     """An attribute of integers; none where it is not there."""
-    return tuple(node.attributes[name].asints_of()) if name in node.attributes else ()
+    return tuple(node.attributes[name].as_ints()) if name in node.attributes else ()
