@@ -48,6 +48,11 @@ def _sum_divided(graph: Graph, value: str) -> str:
     return graph.add("Sub", value, mean)
 
 
+def _summed(graph: Graph, value: str) -> str:
+    """A sum whose count is in the weights behind it."""
+    return graph.add("Add", value, graph.conv(_reduced(graph, "ReduceSum", value), CHANNELS, 1))
+
+
 def _sum_scaled(graph: Graph, value: str) -> str:
     mean = graph.add("Mul", _reduced(graph, "ReduceSum", value), graph.constant(np.array(1 / PIXELS)))
     return graph.add("Sub", value, mean)
@@ -138,8 +143,9 @@ def _sampled(graph: Graph, value: str) -> str:
 
 
 BURNT: tuple[tuple[Middle, str], ...] = (
-    (_sum_divided, "ReduceSum"),
-    (_sum_scaled, "ReduceSum"),
+    (_sum_divided, "Div"),
+    (_sum_scaled, "Mul"),
+    (_summed, "ReduceSum"),
     (_unbiased, "Mul"),
     (_unbiased_folded, "Mul"),
     (_position_grid, "Add"),
@@ -151,7 +157,7 @@ BURNT: tuple[tuple[Middle, str], ...] = (
     (_pooled_whole, "AveragePool"),
     (_convolved_whole, "Conv"),
     (_pooled_by_shares, "Expand"),
-    (_gram, "MatMul"),
+    (_gram, "Reshape"),
     (_cropped, "Slice"),
     (_halves_swapped, "Slice"),
     (_running_sum, "CumSum"),
