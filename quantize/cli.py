@@ -132,6 +132,7 @@ def quantize(
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
         equalize=False if equalize is None and effort is not Effort.BEST else equalize,
+        mix=None if "mix-channels" in options.steps else False,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:

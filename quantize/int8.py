@@ -125,7 +125,8 @@ def quantize_int8(
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
-            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
+            own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
+            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
     if learns and "distil" in options.steps:
         weights = _distilled(graph_model.graph, parameters, weights, crops, lifted, progress, on_step)
     directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
