@@ -27,7 +27,7 @@ class Graph:
     def add(self, operator: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:  # noqa: ANN401 # as onnx has it
         output = f"{operator.lower()}{len(self._nodes)}"
         self._nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
-        self.channels[output] = self.channels[inputs[0]] if channels is None else channels
+        self.channels[output] = self.channels.get(inputs[0], 0) if channels is None else channels
         return output
 
     def constant(self, array: NDArray[np.generic] | Sequence[int] | float) -> str:

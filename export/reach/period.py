@@ -79,10 +79,14 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
         halo,
         step,
         count,
-        _bytes(first[whole] - shift, last[whole] - shift, label[whole]),
+        _bytes(_moved(first[whole], shift), _moved(last[whole], shift), label[whole]),
         _bytes(first[:start], last[:start], label[:start]),
-        _bytes(first[end:] - length, last[end:] - length, label[end:], np.array([size * step - length * count])),
+        _bytes(_moved(first[end:], length), _moved(last[end:], length), label[end:], np.array([size * step - length * count])),
     )
+
+
+def _moved(rows: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+    return np.where(np.abs(rows) == NOTHING, rows, rows - shift)
 
 
 def _lines(array: NDArray[Number], axis: int, size: int) -> NDArray[Number]:
