@@ -16,6 +16,7 @@ from export.reach.walk import WholePictureError, follow, walk
 _LENGTHS = (96, 288, 960, 3840)  # of pictures, until one is so large that its borders leave its middle alone
 _CERTAIN = 960  # of a picture that is not computed alike everywhere: what repeats at all repeats within 160 of its pixels
 _ODD = 37  # pixels more: a size that is a multiple of nothing
+_REMAINDERS = (1, 3, 6)  # multiples more: sizes that pads up to some other multiple fill otherwise
 _BESIDE = 48  # pixels across: what is followed along one axis does not see the other
 _MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)  # of sizes that a border may depend on
 _CHANNELS = 3
@@ -80,12 +81,10 @@ def _at_free_sizes(graph: ir.Graph, axis: int, multiple: int) -> tuple[int, int]
     length, usual = _clear_field(graph, axis, multiple, beside)
     step = math.lcm(usual.step, multiple)
     odd_length = _up(length + _ODD, multiple)
-    odd, aligned = (
-        usual if other == length else _same_field(graph, axis, (other, length), beside, usual)
-        for other in (odd_length, _up(length, step))
-    )
-    halo = max(usual.halo, odd.halo, aligned.halo)
     sized = [f"{node.op_type} {node.name}" for node in graph if node.op_type in ("Shape", "Size")]
+    others = [odd_length, _up(length, step), *(odd_length + more * multiple for more in _REMAINDERS if sized)]
+    odd, *fields = (usual if other == length else _same_field(graph, axis, (other, length), beside, usual) for other in others)
+    halo = max(field.halo for field in (usual, odd, *fields))
     if usual.step == 1 and not sized:
         return halo, 1  # nothing in it knows of the size
     for factor in _MULTIPLES:

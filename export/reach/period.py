@@ -67,10 +67,8 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
         raise BorderError
     before, behind = np.flatnonzero(disturbed[:low]), np.flatnonzero(disturbed[high:]) + high
     start, end = (int(before[-1]) + 1 if before.size else 0), (int(behind[0]) if behind.size else size)
-    inside = slice(low, low + count)
-    own = (places * step // count)[inside, np.newaxis]
-    some = first[inside] != NOTHING
-    reach = max(int((own - first[inside])[some].max(initial=0)), int((last[inside] - own)[some].max(initial=0)))
+    own, some = (places * step // count)[:, np.newaxis], first != NOTHING
+    reach = max(int((own - first)[some].max(initial=0)), int((last - own)[some].max(initial=0)))
     halo = max(reach, (start - 1) * step // count + 1 if start else 0, math.ceil(length - end * step / count))
     begin = -(-low // count) * count
     whole = slice(begin, begin + count)
