@@ -218,7 +218,7 @@ def _lesrcnn_seconds_per_mac(settings: Settings, target: Target) -> float:
 
 
 def _their_loss_db(imported: Imported, settings: Settings, *, symmetric: bool) -> Mapping[str, float]:
-    """quantize_static's, QDQ, per channel, percentile, of the same graph on the same crops, in the target's scheme; empty where it fails."""
+    """quantize_static's, QDQ, per channel, percentile, of the same graph on the same crops in the target's scheme; empty where it fails."""
     bundle = imported.bundle
     crops = _calibrate(bundle, settings).crops
     try:
