@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
-from export.arithmetic import SIDE, count_macs, receptive_halo
+from export.arithmetic import SIDE, count_macs
 from export.foreign import Foreign
 from export.models import NETWORKS, Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import Reference, make_reference, run_torch
 from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes
 from export.passes.depth_to_space import with_shuffles
+from export.reach import measured_field, receptive_field
 from export.weights import Weights, load_module
 from runtime.bundle import (
     Bundle,
@@ -31,6 +33,7 @@ from runtime.bundle import (
     update_bundle,
 )
 from runtime.errors import BundleError
+from runtime.tiling import as_fraction
 
 FP32_FILE = "model.fp32.onnx"
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
@@ -136,15 +139,23 @@ def _write(
         parity=[reference.check(data) for reference in references][-1],
     )
     plain = with_shuffles(model)
-    halo, global_operator = receptive_halo(plain.graph)
+    layers = count_macs(ir.to_proto(plain), side=side)
+    field = measured_field(
+        receptive_field(plain.graph, multiple_of=contract.multiple_of),
+        data,
+        contract,
+        factor=Fraction(1) if contract.pre_upscale else as_fraction(scale),
+        macs_per_pixel=sum(layer.macs for layer in layers) / side**2,
+    )
     exported = Manifest(
         model=name,
         scale=scale,
         checkpoint=checkpoint,
         contract=contract,
-        halo=halo,
-        global_operator=global_operator,
-        layers=count_macs(ir.to_proto(plain), side=side),
+        halo=field.halo,
+        alignment=field.alignment,
+        global_operator=field.operator,
+        layers=layers,
         variants=(variant,),
     )
 

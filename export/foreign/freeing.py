@@ -17,11 +17,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.arithmetic import infer_sizes, receptive_halo
+from export.arithmetic import infer_sizes
 from export.axes import NAMES
 from export.foreign.original import Run, open_graph
 from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction
 from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
+from export.reach import receptive_field
 from runtime.errors import BackendError, UserError
 
 _NAMED = re.compile(r"[Nn]ode(?:\. Name:'| \()([^')]*)")
@@ -101,11 +102,12 @@ def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
 
 def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes: Sizes, *, channels: int) -> str:
     """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far for that."""
-    halo, _ = receptive_halo(free.graph)
-    if halo == "global" or 2 * halo + sizes.multiple_of >= min(own):
+    field = receptive_field(free.graph, multiple_of=sizes.multiple_of)
+    halo, unit = field.halo, math.lcm(field.alignment, sizes.multiple_of)
+    if halo == "global" or 2 * halo + unit >= min(own):
         return ""
     run_fixed = open_graph(ir.to_proto(with_input(fixed, (1, channels, *own))).SerializeToString())
-    step = sizes.multiple_of * max(1, min(own) // (3 * sizes.multiple_of))
+    step = unit * max(1, min(own) // (3 * unit))
     picture = np.random.default_rng(1).random((1, channels, own[0] + step, own[1] + 2 * step), np.float32)
     whole = run(picture)
     for top, left in ((0, 0), (step, 2 * step), (step, 0)):
