@@ -192,7 +192,7 @@ def _of_floats(kind: int, *, ends: int) -> onnx.ModelProto:
     """Convolutions in another float, whose ends are of that or are cast to it inside."""
     graph = Graph(0, channels=3)
     value = graph.add("Cast", "input", to=kind) if ends != kind else "input"
-    weight = graph.constant(graph.random(12, 3, 3, 3) / 3)
+    weight = graph.constant(graph.random(12, 3, 3, 3) / 9)
     shuffled = graph.shuffle(graph.add("Conv", value, weight, pads=[1] * 4, channels=12))
     model = graph.proto(graph.add("Cast", shuffled, to=ends) if ends != kind else shuffled)
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == weight)
