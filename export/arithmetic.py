@@ -9,8 +9,8 @@ import math
 
 import onnx
 import onnx_ir as ir
-import onnxsim
 
+from export.fixed_size import fix_sizes, with_sizes
 from runtime.bundle import Layer
 
 SIDE = 128  # MACs are stated for one 128×128 picture, or the one size that a graph takes
@@ -36,26 +36,10 @@ def infer_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Graph
     Raises:
         onnx.shape_inference.InferenceError: it does not take that shape.
     """
-    sized = _with_sizes(model, shape)
+    sized = with_sizes(model, shape)
     for output in sized.graph.output:
         output.type.tensor_type.ClearField("shape")
     return ir.from_proto(onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)).graph
-
-
-def _with_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """A copy for an input of this (N, H, W) that says no other size."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
-    for output in sized.graph.output:
-        rank = len(output.type.tensor_type.shape.dim) or 4
-        output.type.tensor_type.ClearField("shape")
-        for _ in range(rank):
-            output.type.tensor_type.shape.dim.add()
-    dimensions = sized.graph.input[0].type.tensor_type.shape.dim
-    for dimension, size in zip((dimensions[0], dimensions[2], dimensions[3]), shape, strict=True):
-        dimension.dim_value = size
-    return sized
 
 
 def _costs(model: onnx.ModelProto, side: int) -> list[tuple[ir.Node, int]]:
@@ -66,7 +50,7 @@ def _costs(model: onnx.ModelProto, side: int) -> list[tuple[ir.Node, int]]:
         graph = infer_sizes(model, (declared[0].dim_value or 1, declared[2].dim_value, declared[3].dim_value))
     nodes = [node for node in graph if node.op_type in _MAC_OPERATORS]
     if not all(_is_sized(node) for node in nodes):  # sizes that the graph itself computes, as one that pads and crops does
-        sized, _ = onnxsim.simplify(_with_sizes(model, (1, side, side)))
+        sized = ir.to_proto(fix_sizes(model, (1, side, side)))
         nodes = [node for node in infer_sizes(sized, (1, side, side)) if node.op_type in _MAC_OPERATORS]
     return [(node, _macs(node)) for node in nodes]
 

@@ -1,4 +1,4 @@
-"""python -m export MODEL|FILE.onnx --scale S, and python -m export list"""
+"""python -m export MODEL|FILE --scale S, and python -m export list"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import onnx
 import typer
 from rich.table import Table
 
-from export.foreign import ORDERS, Order, read_foreign
+from export.any_checkpoint import SUFFIXES, find_own, read_checkpoint
+from export.foreign import ORDERS, Foreign, Order, read_foreign
 from export.models import NETWORKS, announced_names, find_network, find_outside
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import EXTRA_PASSES, select_passes
@@ -33,7 +34,7 @@ def export(
         str,
         typer.Argument(
             help=f"the network: {', '.join(network.name for network in NETWORKS)}; your own, my_package.my_net:NETWORK; "
-            "an .onnx file; or list"
+            "an .onnx, .pth or .safetensors file; or list"
         ),
     ],
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
@@ -77,13 +78,16 @@ def export(
     check_opset(opset)
     passes = select_passes(without or [], extra=extra or [])
     picture_size = None if static is None else console.parse_size(static, option="--static")
-    if model.endswith(".onnx"):
-        if weights is not None:
-            raise UserError("--weights has no effect on an .onnx file, which has its own", hint="drop it")
+    if model.endswith((".onnx", *SUFFIXES)) and weights is not None:
+        raise UserError(f"--weights has no effect on {model}, which has its own", hint="drop it")
+    if model.endswith(SUFFIXES):
+        own = find_own(Path(model), scale=scale)
+        if own is not None:
+            console.show(f"{Path(model).name}: {own[0].name} x{own[1]:g}")
+            weights, model, scale = model, own[0].name, own[1]
+    if model.endswith((".onnx", *SUFFIXES)):
         file = Path(model)
-        foreign = read_foreign(
-            file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range), static=picture_size
-        )
+        foreign = _read_file(file, scale=scale, colour=colour, value_range=value_range, static=picture_size)
         for note in foreign.notes:
             console.show(f"{file.name}: {note}")
         directory = out if out is not None else BUILD / f"{file_stem(file)}_x{foreign.scale:g}"
@@ -92,8 +96,7 @@ def export(
         return
     if scale is None:
         raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
-    if colour is not None or value_range is not None:
-        raise UserError("--colour and --range are for .onnx files; a network here has its own", hint="drop them")
+    _check_no_ends(colour, value_range)
     network = find_network(model, scale=scale)
     static_shape = None if picture_size is None else network.contract.input_size(picture_size, scale=scale)
     directory = out if out is not None else BUILD / f"{network.name}_x{scale:g}"
@@ -115,6 +118,20 @@ def export(
     _print_result(_with_ends(bundle, ends), explain=explain)
 
 
+def _read_file(
+    file: Path, *, scale: float | None, colour: str | None, value_range: str | None, static: tuple[int, int] | None
+) -> Foreign:
+    if file.suffix == ".onnx":
+        return read_foreign(file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range), static=static)
+    _check_no_ends(colour, value_range)
+    return read_checkpoint(file, scale=scale, static=static)
+
+
+def _check_no_ends(colour: str | None, value_range: str | None) -> None:
+    if colour is not None or value_range is not None:
+        raise UserError("--colour and --range are for .onnx files; other networks have their own", hint="drop them")
+
+
 def _with_ends(bundle: Bundle, io: Io) -> Bundle:
     """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
     return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"), parse=onnx.load_model_from_string)
@@ -130,9 +147,9 @@ def _print_networks() -> None:
         if network.pre_upscale:
             table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
     for name in announced_names():
-        network = find_outside(name)
-        assert network is not None
-        table.add_row(name, network.describe_scales(), network.colour, "an installed package's", network.paper)
+        announced = find_outside(name)
+        assert announced is not None
+        table.add_row(name, announced.describe_scales(), announced.colour, "must be given: --weights FILE", announced.paper)
     console.out.print(table)
 
 

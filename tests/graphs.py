@@ -25,10 +25,19 @@ class Graph:
         self._weights: dict[str, NDArray[np.generic]] = {}
 
     def add(self, operator: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:  # noqa: ANN401 # as onnx has it
-        output = f"{operator.lower()}{len(self._nodes)}"
+        stem = "node" if operator == "Constant" else operator.lower()  # a name that no initializer has
+        output = f"{stem}{len(self._nodes)}"
         self._nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
-        self.channels[output] = self.channels.get(inputs[0], 0) if channels is None else channels
+        self.channels[output] = self.channels.get(inputs[0], 0) if channels is None and inputs else channels or 0
         return output
+
+    def add_many(self, operator: str, *inputs: str, channels: Sequence[int], **attributes: Any) -> list[str]:  # noqa: ANN401 # as onnx has it
+        """A node of several outputs, each with so many channels."""
+        name = f"{operator.lower()}{len(self._nodes)}"
+        outputs = [f"{name}.{index}" for index in range(len(channels))]
+        self._nodes.append(onnx.helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+        self.channels.update(zip(outputs, channels, strict=True))
+        return outputs
 
     def constant(self, array: NDArray[np.generic] | Sequence[int] | float) -> str:
         name = f"constant{len(self._weights)}"

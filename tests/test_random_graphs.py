@@ -58,7 +58,7 @@ def import_graph(original: onnx.ModelProto, folder: Path) -> Bundle:
     path = folder / "theirs.onnx"
     onnx.save_model(original, path)
     foreign = read_foreign(path, scale=SCALE, order=None, value_range=None)
-    return export_foreign(foreign, path, scale=SCALE, directory=folder / "bundle")
+    return export_foreign(foreign, path, directory=folder / "bundle")
 
 
 def check_contract(bundle: Bundle, plan: Plan) -> None:

@@ -189,7 +189,7 @@ def test_of_int8_is_expected_what_two_independent_roundings_differ_by(quantized:
     graph = quantize_int8(onnx.load_model_from_string(fp32), table, options).model.SerializeToString()
     with open_backend("onnxruntime", graph, precision="int8") as backend:
         check = measure_values(backend, graph, fp32, quantized.manifest.contract, precision="int8")
-    picture = to_floats(value_check._picture((48, 64)))
+    picture = to_floats(value_check.check_picture((48, 64)))
     exact, own = (run_as_written(one, picture).clip(0, 1).astype(float) for one in (fp32, graph))
     own_db = 10 * np.log10(1 / np.mean((own - exact) ** 2))
     assert check.expected_db == pytest.approx(min(own_db - 3, TOLERANCE_DB), abs=0.06)

@@ -23,6 +23,7 @@ def load_file(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: there is no such file", hint="give the path of an ONNX file")
     try:
         proto = onnx.load_model(path)
+        _name_missing_shapes(proto)
         onnx.checker.check_model(proto)
     except _DAMAGED as error:
         raise _refuse(path, error) from error
@@ -32,6 +33,15 @@ def load_file(path: Path) -> onnx.ModelProto:
     proto.graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
     return proto
+
+
+def _name_missing_shapes(proto: onnx.ModelProto) -> None:
+    """Ends whose shape the file does not say are pictures of any size and channels."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        tensor = value.type.tensor_type
+        if value.type.WhichOneof("value") == "tensor_type" and not tensor.HasField("shape"):
+            for _ in range(4):
+                tensor.shape.dim.add()
 
 
 def check_types(proto: onnx.ModelProto, path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+import onnxscript.optimizer
 from onnx import defs, helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -44,16 +45,16 @@ def to_normal_form(proto: onnx.ModelProto, path: Path) -> NormalForm:
         UserError: the form cannot hold an operator; names it.
         PipelineError: an opset that cannot be raised.
     """
-    inlined = inliner.inline_local_functions(proto, convert_version=True) if proto.functions else proto
+    inlined = _inline_functions(proto, path)
     refuse_other_domains(inlined, path)
-    raised = _write_out_newer(raise_opset(inlined, NATIVE_OPSET))
-    current = onnx.ModelProto()
-    current.CopyFrom(raised)
+    current = _write_out_newer(raise_opset(inlined, NATIVE_OPSET))
     floats = widen_floats(current)
     dequantized = _dequantize_constants(current)
     check_types(current, path)
     try:
-        simplified, _ = simplify(lift_constants(ir.from_proto(current)))
+        lifted = lift_constants(ir.from_proto(current))
+        onnxscript.optimizer.fold_constants(lifted, onnx_shape_inference=True)
+        simplified, _ = simplify(lifted)
     except RuntimeError as error:  # of onnxsim, on what it cannot infer
         refuse_unheld(current, path)
         reason = str(error).strip().splitlines()[0]
@@ -75,6 +76,37 @@ def lift_constants(model: ir.Model) -> ir.Model:
     return model
 
 
+def _inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """A copy of `proto` in which the bodies of its own functions stand where they are called."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    if not copy.functions:
+        return copy
+    try:
+        if all(_relabel(function, opset_of(copy)) for function in copy.functions):
+            return inliner.inline_local_functions(copy)
+        return inliner.inline_local_functions(onnx.shape_inference.infer_shapes(copy), convert_version=True)
+    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
+        names = ", ".join(sorted({function.name for function in copy.functions}))
+        raise UserError(f"{path}: its functions ({names}) cannot be inlined", hint="export the model without functions") from error
+
+
+def _relabel(function: onnx.FunctionProto, opset: int) -> bool:
+    """Whether a function's operators are the same at `opset`; it then says that it is of that, as its caller is."""
+    for entry in function.opset_import:
+        if entry.domain not in ("", "ai.onnx"):
+            continue
+        own = [node.op_type for node in function.node if node.domain in ("", "ai.onnx")]
+        if entry.version != opset and any(_since(name, entry.version) != _since(name, opset) for name in own):
+            return False
+        entry.version = opset
+    return True
+
+
+def _since(operator: str, opset: int) -> int:
+    return int(defs.get_schema(operator, opset).since_version)
+
+
 def _write_out_newer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Operators that came after NATIVE_OPSET, Gelu or RMSNormalization, by their own definition in older ones; attributes that came
     after it and have the value that they had to have before go."""
@@ -82,6 +114,9 @@ def _write_out_newer(proto: onnx.ModelProto) -> onnx.ModelProto:
     if opset <= NATIVE_OPSET:
         return proto
     newer = {node.op_type for node in proto.graph.node if not _is_known(node.op_type, NATIVE_OPSET)}
+    for node in proto.graph.node:
+        if node.op_type in newer:
+            _name_defaults(node, opset)
     if newer:
         proto = inliner.inline_selected_functions(proto, [("", name) for name in sorted(newer)], inline_schema_functions=True)
     for node in proto.graph.node:
@@ -92,6 +127,14 @@ def _write_out_newer(proto: onnx.ModelProto) -> onnx.ModelProto:
         del node.attribute[:]
         node.attribute.extend(kept)
     return proto
+
+
+def _name_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """Attributes that the node leaves to their default, said: the body of its definition refers to them."""
+    given = {attribute.name for attribute in node.attribute}
+    for name, attribute in defs.get_schema(node.op_type, opset).attributes.items():
+        if name not in given and attribute.default_value.name:
+            node.attribute.append(attribute.default_value)
 
 
 def _is_known(operator: str, opset: int) -> bool:

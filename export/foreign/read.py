@@ -17,7 +17,7 @@ import onnx_ir as ir
 from export.axes import rename_axes
 from export.foreign.contract_ends import CHANNELS, Order, convert_ends
 from export.foreign.ends import Ends, find_ends
-from export.foreign.load import check_types, load_file
+from export.foreign.load import load_file
 from export.foreign.normal_form import NormalForm, to_normal_form
 from export.foreign.original import Array, Run, open_graph, open_original
 from export.foreign.rounding import KINDS, rounding_tolerance
@@ -81,7 +81,6 @@ def read_foreign(
     if order is not None and order not in CHANNELS[ends.channels]:
         raise UserError(f"{path} takes {ends.channels} channels, which cannot be {order}", hint=f"--colour {CHANNELS[ends.channels][0]}")
     rename_axes(proto)
-    check_types(proto, path)
     form = to_normal_form(proto, path)
     notes = _describe_form(form, ends)
     notes += [] if order is not None else [f"{ends.channels} channels taken for {CHANNELS[ends.channels][0]}; --colour says otherwise"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from export.axes import NAMES
+from export.fixed_size import fix_sizes
 from export.foreign.ends import Ends
 from export.foreign.freeing import free_sizes, with_input
 from export.foreign.normal_form import lift_constants
 from export.foreign.original import open_graph
 from export.foreign.sizes import Probe, Size, Sizes, measure_fixed, measure_sizes
-from export.passes.simplify import simplify
 from runtime.errors import BackendError, UserError
 
 
@@ -81,7 +81,7 @@ def fix_size(sized: Sized, size: Size, ends: Ends, path: Path) -> Sized:
         raise UserError(
             f"{path} takes sides of multiples of {multiple} from {least} on, not {_by(size)}", hint=f"--static {_by((nearest[0], nearest[1]))}"
         )
-    model = lift_constants(simplify(with_input(sized.model, (1, ends.channels, *size)))[0])
+    model = lift_constants(fix_sizes(ir.to_proto(sized.model), (1, *size)))
     return Sized(model, sized.factor, None, size, size, sized.notes)
 
 

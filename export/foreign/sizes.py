@@ -100,13 +100,25 @@ def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | 
             pictures = sizes_of(multiple, least)
             factor = _fit(probe, pictures, wanted)
             if factor is not None:
-                return Sizes(factor, multiple, _least_side(probe, multiple, pictures, factor), not probe.takes_batches(pictures[1]), pictures)
+                return _describe(probe, multiple, pictures, factor)
             if scale is not None and (other := _fit(probe, pictures, _FACTORS)) is not None:
                 raise _refuse_scale(path, pictures[0], probe, scale, other)
     for picture in (sizes_of(multiple, _LEAST_SIDES[0])[0] for multiple in _MULTIPLES):
         if probe.output(picture) is not None:
             raise _refuse_scale(path, picture, probe, scale, None)
     raise UserError(f"{path} runs with no size of picture that was tried: {probe.reason}", hint="export the model with free height and width")
+
+
+def _describe(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: float) -> Sizes:
+    """What is known of a network that enlarges these pictures, multiples of `multiple` with no larger factor in common."""
+    least = min(*pictures[0], *pictures[1])
+    for divisor in range(1, multiple):  # smaller multiples were tried with smaller pictures
+        if multiple % divisor == 0 and _fit(probe, smaller := sizes_of(divisor, least), (factor,)) is not None:
+            multiple, pictures = divisor, smaller
+            break
+    return Sizes(
+        factor, multiple, _least_side(probe, multiple, pictures, factor), not probe.takes_batches(pictures[1]), pictures
+    )
 
 
 def measure_fixed(probe: Probe, size: Size, path: Path, *, scale: float | None) -> float:

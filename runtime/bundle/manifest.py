@@ -166,6 +166,8 @@ class Variant(Part):
     merged_layers: tuple[str, ...] = ()
     """Layers of the fp32 graph whose work another layer does in this one."""
     int8_layers: tuple[str, ...] = ()
+    kept_in_fp32: tuple[str, ...] = ()
+    """In half precision: the operators that compute in fp32, each with the reason."""
     added_macs: AddedMacs = AddedMacs()
     """Those of layers that read their input's rounding error too."""
 
@@ -236,6 +238,12 @@ class Manifest(Noun):
         """The same for those of `layers`."""
         in_int8 = sum(layer.macs for layer in self.layers if layer.name in layers) + added.int8
         return in_int8 / max(self.macs + added.int8 + added.in_float, 1)
+
+    def without_files(self, files: Collection[str]) -> Manifest:
+        """This manifest without the variants of those files, and without what was made from them."""
+        gone = {variant.sha256 for variant in self.variants if variant.file in files}
+        kept = tuple(one for one in self.variants if one.file not in files and one.parent_sha256 not in gone)
+        return self.model_copy(update={"variants": kept})
 
     def with_variant(self, variant: Variant) -> Manifest:
         """This manifest with `variant` in the place of the one of the same file, or added; what was made from that one goes."""

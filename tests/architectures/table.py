@@ -132,8 +132,8 @@ def _rows_of(
 def _import(network: Network, exporter: Exporter, folder: Path, static: tuple[int, int] | None, settings: Settings) -> Imported:
     scale, path = scale_of(network), folder / f"{network.name}.onnx"
     write_onnx(network, exporter, path)
-    foreign = read_foreign(path, scale=scale, order=None, value_range=None)
-    bundle = export_foreign(foreign, path, scale=scale, directory=folder / "bundle")
+    foreign = read_foreign(path, scale=scale, order=None, value_range=None, static=static)
+    bundle = export_foreign(foreign, path, directory=folder / "bundle")
     scenes = load_scenes(settings.data, scale=scale, static=bundle.manifest.contract.static_shape)
     return Imported(bundle, scenes, fp32_scores_db(bundle, scenes), _tiles(bundle))
 

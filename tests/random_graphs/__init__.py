@@ -25,7 +25,10 @@ FIXED = (32, 48)
 """(H, W) of the graphs that are fixed to one size."""
 # Where a constant stands for the picture's size, and no operator says so.
 _TIED = frozenset(
-    ("channel shuffle", "window attention", "attention of channels", "contrast by sums", "spatial attention", "repeated")
+    (
+        *("channel shuffle", "window attention", "attention of channels", "contrast by sums", "spatial attention"),
+        *("repeated", "linear corners"),
+    )
 )
 
 Form = Literal["free", "fixed", "constant nodes"]

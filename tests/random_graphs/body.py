@@ -19,6 +19,7 @@ class Body:
     def __init__(self, seed: int, *, fixed: tuple[int, int] | None) -> None:
         self.graph = Graph(seed, channels=COLOURS, sides=fixed or ("h", "w"))
         self.rng = self.graph.rng
+        self.manners = np.random.default_rng((seed, 1))  # apart: how sizes are read changes no weight
         self.fixed = fixed
         self.kept: list[str] = []
         self.current = "input"
@@ -45,7 +46,7 @@ class Body:
     def sizes(self, source: str) -> tuple[str, str, str]:
         """N, H and W of a tensor, each an int64 of one element, as exporters read them."""
         graph = self.graph
-        if self.rng.random() < 0.5:
+        if self.manners.random() < 0.5:
             return tuple(graph.add("Shape", source, start=axis, end=axis + 1) for axis in (0, 2, 3))  # type: ignore[return-value]
         shape = graph.add("Shape", source)
         one = graph.constant(np.array([0]))
