@@ -196,7 +196,7 @@ def their_loss(
 def calibrate(bundle: Bundle, calib: str, data: Path, tell: Tell, *, is_best: bool) -> Calibrated:
     """As `python -m quantize` does it: equalized at effort best, on pictures enough."""
     began = time.perf_counter()
-    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, equalize=None if is_best else False)
+    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, equalize=None if is_best else False, mix=None)
     steps = lambda phase, done, total: tell(f"{phase} {done} of {total}")  # noqa: E731
     found = find_table(Bundle.open(bundle.directory), request, on_step=steps)
     return Calibrated(found, time.perf_counter() - began)

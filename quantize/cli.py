@@ -132,6 +132,7 @@ def quantize(
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
         equalize=False if equalize is None and effort is not Effort.BEST else equalize,
+        mix=None if "mix-channels" in options.steps else False,
     )
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         with console.progress() as bar:
@@ -209,7 +210,7 @@ def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     pixels = [variant.file for variant in bundle.manifest.variants if variant.io == "uint8" and variant.precision != "fp32"]
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
-        opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
+        opset += f" (raised from {fp32_opset}: the target takes {target.opset_range[0]} and above)"
     rows: dict[str, str] = {
         "int8": str(bundle.path(int8)),
         "MACs": f"{share_text(bundle.manifest.int8_mac_share(int8))} in int8, {describe_int8_layers(bundle.manifest, int8)}",

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from quantize.half_range import convert_constant, in_float, measure_magnitudes
 from quantize.half_types import HalfPositions, half_positions
-from quantize.opset import opset_of, raise_opset
+from quantize.opset import raise_opset
 from quantize.rescale import rescale
 from quantize.validity import check_graph
 from runtime.errors import PipelineError
@@ -91,13 +91,11 @@ def _in_range(model: ir.Model, ranges: Mapping[str, float]) -> tuple[ir.Model, d
 def _typed(model: onnx.ModelProto, precision: Half) -> ir.Model:
     """A copy with constants as initializers, every node named, and every tensor's type known where ONNX can tell."""
     try:
-        raised = raise_opset(model, _BFLOAT16_OPSET) if precision == "bf16" else model
-        inferred = onnx.shape_inference.infer_shapes(raised)
-    except (RuntimeError, onnx.shape_inference.InferenceError, onnx.version_converter.ConvertError) as error:
+        inferred = onnx.shape_inference.infer_shapes(raise_opset(model, _BFLOAT16_OPSET) if precision == "bf16" else model)
+    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise PipelineError(
-            f"opset {opset_of(model)} cannot be converted to {_BFLOAT16_OPSET} for {precision}: {reason}"
-        ) from error
+        what = f"be brought to opset {_BFLOAT16_OPSET}, which bf16 needs" if precision == "bf16" else "have its types inferred"
+        raise PipelineError(f"the graph cannot {what}: {reason}") from error
     typed = ir.from_proto(inferred)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(typed)
     names = {str(node.name) for node in typed.graph if node.name}

@@ -12,7 +12,7 @@ hold larger or smaller numbers inside than at their ends (means over the picture
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,8 @@ LARGEST = 2.0**13
 _LARGEST_SUM = 2.0**15  # of what bounds a sum; half of the range
 _SMALLEST = 2.0**-12  # of a tensor's largest magnitude: six bits of it are above float16's subnormal numbers
 _WORST_ERROR = 2.0**-9  # of a constant, root mean square against its own: rounding to 11 bits gives 2**-13
-_SIZE = (48, 64)  # (H, W) of the pictures where they are free
+# (H, W) of the pictures where they are free: the first that the graph takes. Some want multiples, of 7 where windows are so wide.
+_SIZES = ((48, 64), (120, 120), (168, 168), (256, 256), (280, 280))
 _GROWTH = 2.0**14  # pixels of a picture of 8192 × 8192 for each of these; sums over a picture grow with them
 _SUMS_OF_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _GROWING = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "CumSum")
@@ -135,11 +136,17 @@ def measure_magnitudes(model: ir.Model) -> Magnitudes:
     """
     values = {str(value.name): value for value in _float_tensors(model.graph)}
     proto, names = _watched(model, values)
-    try:
-        session = ort.InferenceSession(proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
-        found = [session.run(list(names), {model.graph.inputs[0].name: picture}) for picture in probe_pictures(model.graph)]
-    except Exception as error:  # ONNX Runtime's own exceptions have no base but this
-        raise PipelineError(f"the graph does not run in float32: {str(error).splitlines()[0]}") from error
+    reason = ""
+    for size in _sizes(model.graph):
+        try:
+            session = ort.InferenceSession(proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+            pictures = probe_pictures(model.graph, size)
+            found = [session.run(names, {model.graph.inputs[0].name: picture}) for picture in pictures]
+            break
+        except Exception as error:  # noqa: BLE001 # ONNX Runtime's own exceptions have no base but this
+            reason = reason or str(error).splitlines()[0]
+    else:
+        raise PipelineError(f"the graph does not run in float32: {reason}")
     largest = {
         name: float(np.max(np.nan_to_num(one, nan=np.inf))) for name, one in zip(names, zip(*found, strict=True), strict=True)
     }
@@ -149,17 +156,27 @@ def measure_magnitudes(model: ir.Model) -> Magnitudes:
     return Magnitudes(held, sums)
 
 
-def probe_pictures(graph: ir.Graph) -> Iterator[Floats]:
-    """(1, C, H, W) float32 in [0, 1], as many channels as `graph` takes, of its own size where it has one."""
-    shape = graph.inputs[0].shape
-    sides = [size if isinstance(size, int) else None for size in shape] if shape is not None else [None] * 4
-    channels = sides[1] or 3
-    size = sides[2] or _SIZE[0], sides[3] or _SIZE[1]
+def probe_pictures(graph: ir.Graph, size: tuple[int, int]) -> Iterator[Floats]:
+    """(1, C, H, W) float32 in [0, 1], as many channels as `graph` takes, of that (H, W)."""
+    channels = _sides(graph)[1] or 3
     noise = np.random.default_rng(0).integers(0, 2, (1, channels, *size))
     yield to_floats(check_picture(size)[..., :channels])
     yield noise.astype(np.float32)
     yield np.zeros((1, channels, *size), np.float32)
     yield np.ones((1, channels, *size), np.float32)
+
+
+def _sizes(graph: ir.Graph) -> Sequence[tuple[int, int]]:
+    """The one size that `graph` takes, or those that are tried."""
+    _, _, height, width = _sides(graph)
+    return _SIZES if height is None or width is None else ((height, width),)
+
+
+def _sides(graph: ir.Graph) -> list[int | None]:
+    """(N, C, H, W) of the input; None where one is free."""
+    shape = graph.inputs[0].shape
+    sides = [] if shape is None else [size if isinstance(size, int) else None for size in shape]
+    return sides if len(sides) == 4 else [None] * 4
 
 
 def _float_tensors(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -69,10 +69,10 @@ class Graph:
     def model(self, output: str) -> ir.Model:
         return ir.from_proto(self.proto(output))
 
-    def proto(self, output: str) -> onnx.ModelProto:
+    def proto(self, output: str, *, opset: int = 18) -> onnx.ModelProto:
         picture = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", self.channels["input"], *self.sides])
         result = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
         weights = [onnx.numpy_helper.from_array(array, name) for name, array in self._weights.items()]
         graph = onnx.helper.make_graph(self._nodes, "random", [picture], [result], weights)
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)

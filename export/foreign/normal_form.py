@@ -1,7 +1,8 @@
 """One form for every file before a rewrite, the arithmetic or the placement of quantizers looks at it.
 
 One graph of ONNX's own operators at the exporter's opset or above: functions inlined, branches by a constant decided, constants as
-initializers, every float a float32, weights that are cast or dequantized at run time folded, nothing that hands a value on unchanged.
+initializers, every float a float32, weights that are cast or dequantized at run time folded, nothing that hands a value on as it
+is.
 """
 
 from __future__ import annotations
@@ -69,7 +70,6 @@ def lift_constants(model: ir.Model) -> ir.Model:
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
     ):
         step(model)
