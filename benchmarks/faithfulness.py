@@ -26,10 +26,10 @@ from calibration.ranges import Method
 from export.models import NETWORKS, Network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.half import convert_to_half
+from quantize.half import HALVES, convert_to_half
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
-from quantize.stage import HALVES, load_fp32
+from quantize.stage import load_fp32
 from quantize.tables import TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS, open_backend

@@ -1,4 +1,4 @@
-"""python -m export MODEL|FILE.onnx --scale S, and python -m export list"""
+"""python -m export MODEL|FILE --scale S, and python -m export list"""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import onnx
 import typer
 from rich.table import Table
 
-from export.foreign import ORDERS, Order, read_foreign
+from export.any_checkpoint import SUFFIXES, find_own, read_checkpoint
+from export.foreign import ORDERS, Foreign, Order, read_foreign
 from export.models import NETWORKS, announced_names, find_network, find_outside
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
 from runtime import console
-from runtime.bundle import BUILD, Bundle, Io
+from runtime.bundle import BUILD, Bundle, Contract, Io
 from runtime.errors import UnknownNameError, UserError
 from runtime.pixel_io import add_pixel_io, find_io
 
@@ -33,7 +34,7 @@ def export(
         str,
         typer.Argument(
             help=f"the network: {', '.join(network.name for network in NETWORKS)}; your own, my_package.my_net:NETWORK; "
-            "an .onnx file; or list"
+            "an .onnx, .pth or .safetensors file; or list"
         ),
     ],
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
@@ -73,26 +74,30 @@ def export(
     if model == _LIST:
         _print_networks()
         return
-    if scale is None:
-        raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
     ends = find_io(io)
     check_opset(opset)
     passes = select_passes(without or [], extra=extra or [])
-    if model.endswith(".onnx"):
-        if weights is not None or static is not None:
-            raise UserError("--weights and --static have no effect on an .onnx file, which has its own", hint="drop them")
+    picture_size = None if static is None else console.parse_size(static, option="--static")
+    if model.endswith((".onnx", *SUFFIXES)) and weights is not None:
+        raise UserError(f"--weights has no effect on {model}, which has its own", hint="drop it")
+    if model.endswith(SUFFIXES):
+        own = find_own(Path(model), scale=scale)
+        if own is not None:
+            console.show(f"{Path(model).name}: {own[0].name} x{own[1]:g}")
+            weights, model, scale = model, own[0].name, own[1]
+    if model.endswith((".onnx", *SUFFIXES)):
         file = Path(model)
-        foreign = read_foreign(file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range))
+        foreign = _read_file(file, scale=scale, colour=colour, value_range=value_range, static=picture_size)
         for note in foreign.notes:
             console.show(f"{file.name}: {note}")
-        directory = out if out is not None else BUILD / f"{file_stem(file)}_x{scale:g}"
-        bundle = export_foreign(foreign, file, scale=scale, directory=directory, opset=opset, passes=passes)
+        directory = out if out is not None else BUILD / f"{file_stem(file)}_x{foreign.scale:g}"
+        bundle = export_foreign(foreign, file, directory=directory, opset=opset, passes=passes)
         _print_result(_with_ends(bundle, ends), explain=explain)
         return
-    if colour is not None or value_range is not None:
-        raise UserError("--colour and --range are for .onnx files; a network here has its own", hint="drop them")
+    if scale is None:
+        raise UserError("--scale is missing", hint="python -m export list: shows each network's scales")
+    _check_no_ends(colour, value_range)
     network = find_network(model, scale=scale)
-    picture_size = None if static is None else console.parse_size(static, option="--static")
     static_shape = None if picture_size is None else network.contract.input_size(picture_size, scale=scale)
     directory = out if out is not None else BUILD / f"{network.name}_x{scale:g}"
     found = find_weights(network, scale=scale, choice=weights)
@@ -113,6 +118,20 @@ def export(
     _print_result(_with_ends(bundle, ends), explain=explain)
 
 
+def _read_file(
+    file: Path, *, scale: float | None, colour: str | None, value_range: str | None, static: tuple[int, int] | None
+) -> Foreign:
+    if file.suffix == ".onnx":
+        return read_foreign(file, scale=scale, order=_find_order(colour), value_range=_parse_range(value_range), static=static)
+    _check_no_ends(colour, value_range)
+    return read_checkpoint(file, scale=scale, static=static)
+
+
+def _check_no_ends(colour: str | None, value_range: str | None) -> None:
+    if colour is not None or value_range is not None:
+        raise UserError("--colour and --range are for .onnx files; other networks have their own", hint="drop them")
+
+
 def _with_ends(bundle: Bundle, io: Io) -> Bundle:
     """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
     return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"), parse=onnx.load_model_from_string)
@@ -128,9 +147,9 @@ def _print_networks() -> None:
         if network.pre_upscale:
             table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
     for name in announced_names():
-        network = find_outside(name)
-        assert network is not None
-        table.add_row(name, network.describe_scales(), network.colour, "an installed package's", network.paper)
+        announced = find_outside(name)
+        assert announced is not None
+        table.add_row(name, announced.describe_scales(), announced.colour, "must be given: --weights FILE", announced.paper)
     console.out.print(table)
 
 
@@ -162,7 +181,7 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
     assert fp32.parity is not None
     rows = {
         "weights": f"{manifest.checkpoint.source}, sha256 {manifest.checkpoint.sha256[:12]}…",
-        "input": "1×{}×{}×{}".format(channels, *shape) if shape else f"N×{channels}×H×W, any size",
+        "input": "1×{}×{}×{}".format(channels, *shape) if shape else _describe_input(contract, channels),
         "opset": str(fp32.opset),
         "cost": f"{manifest.macs / 1e9:.1f} GMAC for one 128×128 picture, {fp32.passes[0].macs / 1e9:.1f} as traced",
         "halo": f"{manifest.halo} pixels" if manifest.halo != "global" else f"global: {manifest.global_operator}",
@@ -177,6 +196,12 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
         console.show(f"  {name:<8} {value}")
     if explain:
         _print_passes(bundle)
+
+
+def _describe_input(contract: Contract, channels: str) -> str:
+    sizes = "any size" if contract.multiple_of == 1 else f"sides of multiples of {contract.multiple_of}"
+    least = f", {contract.least_side} or more" if contract.least_side > contract.multiple_of else ""
+    return f"{'1' if contract.one_at_a_time else 'N'}×{channels}×H×W, {sizes}{least}"
 
 
 def _print_passes(bundle: Bundle) -> None:

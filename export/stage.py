@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
-from export.arithmetic import SIDE, count_macs, receptive_halo
+from export.arithmetic import SIDE, count_macs
 from export.foreign import Foreign
 from export.models import NETWORKS, Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import Reference, make_reference, run_torch
 from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes
 from export.passes.depth_to_space import with_shuffles
+from export.reach import measured_field, receptive_field
 from export.weights import Weights, load_module
 from runtime.bundle import (
     Bundle,
@@ -31,6 +33,7 @@ from runtime.bundle import (
     update_bundle,
 )
 from runtime.errors import BundleError
+from runtime.tiling import as_fraction
 
 FP32_FILE = "model.fp32.onnx"
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
@@ -64,7 +67,7 @@ def export_network(
         scale=scale,
         checkpoint=weights.checkpoint,
         contract=contract,
-        reference=make_reference(partial(run_torch, module), contract),
+        references=(make_reference(partial(run_torch, module), contract),),
         directory=directory,
         opset=opset,
         passes=passes,
@@ -75,7 +78,6 @@ def export_foreign(
     foreign: Foreign,
     path: Path,
     *,
-    scale: float,
     directory: Path,
     opset: int = NATIVE_OPSET,
     passes: tuple[Pass, ...] = PASSES,
@@ -88,13 +90,15 @@ def export_foreign(
     """
     check_opset(opset)
     check_writable(directory)
+    exact = make_reference(foreign.run_exact, foreign.contract, size=foreign.shape)
+    original = make_reference(foreign.run_original, foreign.contract, size=foreign.shape, tolerance=foreign.tolerance)
     return _write(
         foreign.model,
         name=file_stem(path),
-        scale=scale,
+        scale=foreign.scale,
         checkpoint=Checkpoint(source="file", file=path.name, sha256=sha256_file(path)),
         contract=foreign.contract,
-        reference=make_reference(foreign.run_original, foreign.contract, size=foreign.shape),
+        references=(exact, original),
         directory=directory,
         opset=opset,
         passes=passes,
@@ -113,14 +117,14 @@ def _write(
     scale: float,
     checkpoint: Checkpoint,
     contract: Contract,
-    reference: Reference,
+    references: tuple[Reference, ...],
     directory: Path,
     opset: int,
     passes: tuple[Pass, ...],
 ) -> Bundle:
-    """Rewrites the graph, compares it with the network and writes the bundle."""
-    side = round(SIDE * scale) if contract.pre_upscale else SIDE
-    model, records = run_passes(traced, passes=passes, side=side, difference=reference.difference)
+    """Rewrites the graph, compares it with each of `references`, the last of which is recorded, and writes the bundle."""
+    side = _measured_side(contract, scale)
+    model, records = run_passes(traced, passes=passes, side=side, difference=references[0].difference)
     data = convert_opset(ir.to_proto(model), opset).SerializeToString(deterministic=True)
     check_graph_bytes(data, what=f"the graph of {name}")
     variant = Variant(
@@ -132,18 +136,26 @@ def _write(
         options=_options(passes),
         tools=_tools(),
         passes=records,
-        parity=reference.check(data),
+        parity=[reference.check(data) for reference in references][-1],
     )
     plain = with_shuffles(model)
-    halo, global_operator = receptive_halo(plain.graph)
+    layers = count_macs(ir.to_proto(plain), side=side)
+    field = measured_field(
+        receptive_field(plain.graph, multiple_of=contract.multiple_of),
+        data,
+        contract,
+        factor=Fraction(1) if contract.pre_upscale else as_fraction(scale),
+        macs_per_pixel=sum(layer.macs for layer in layers) / side**2,
+    )
     exported = Manifest(
         model=name,
         scale=scale,
         checkpoint=checkpoint,
         contract=contract,
-        halo=halo,
-        global_operator=global_operator,
-        layers=count_macs(ir.to_proto(plain), side=side),
+        halo=field.halo,
+        alignment=field.alignment,
+        global_operator=field.operator,
+        layers=layers,
         variants=(variant,),
     )
 
@@ -155,6 +167,12 @@ def _write(
         return exported.model_copy(update={"variants": (variant, *made_from_it)})
 
     return update_bundle(directory, keep_what_was_made_from_it, files={FP32_FILE: data})
+
+
+def _measured_side(contract: Contract, scale: float) -> int:
+    """The side of the picture that costs are stated for: SIDE, enlarged where the network wants that, and as large as it takes."""
+    side = max(round(SIDE * scale) if contract.pre_upscale else SIDE, contract.least_side)
+    return -(-side // contract.multiple_of) * contract.multiple_of
 
 
 def exported_already(

@@ -15,12 +15,13 @@ from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.faithful import BackendCheck
+from quantize.halves import Halves, halves_of
 from quantize.int8 import check_steps
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
-from quantize.stage import check_target, halves_of, load_fp32, quantize_bundle, quantized_already
+from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_halves
 from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
@@ -32,6 +33,7 @@ from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
 
 _EXPLAIN = "explain"
+_NAMED = 3  # operators in a line
 
 app = console.application(
     f"Quantize a bundle's network to INT8; `python -m quantize {_EXPLAIN} [BUNDLE]` says where that loses what it loses."
@@ -122,6 +124,8 @@ def quantize(
     check_target(opened, chosen_target, pixel_shuffle=shuffle)
     if not pictures.endswith(".json"):  # a table comes without pictures to learn from
         check_steps(load_fp32(opened), options)
+    halves = try_halves(opened, chosen_target)
+    _show_missing(halves)
     request = TableRequest(
         calib=pictures,
         root=root,
@@ -153,7 +157,9 @@ def quantize(
     if budget is not None:
         searched = search(opened, request, found, options, budget=budget, backend=backend or "auto")
         options, rounded = replace(options, lifted=frozenset(searched.chosen.lifted)), searched.rounded
-    if not force and quantized_already(opened, found.table, options, compared=bool(found.crops), pixel_shuffle=shuffle):
+    if not force and quantized_already(
+        opened, found.table, options, compared=bool(found.crops), pixel_shuffle=shuffle, halves=halves
+    ):
         ended = _with_ends(opened, chosen_target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
@@ -168,6 +174,7 @@ def quantize(
             pixel_shuffle=shuffle,
             rounded=rounded,
             on_checked=checks.extend,
+            halves=halves,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
     _print_result(_with_ends(done, chosen_target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
@@ -178,9 +185,19 @@ def quantize(
 def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:
     """`bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
     precisions: tuple[Precision, ...] = ("int8", *halves_of(target)) if io == "uint8" else ()
-    for precision in precisions:
+    for precision in [one for one in precisions if bundle.manifest.find_variant(one, target=target.name) is not None]:
         bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name), parse=onnx.load_model_from_string)
     return bundle
+
+
+def _show_missing(halves: Halves) -> None:
+    """Says which half-precision graphs the bundle will lack, and on which backend one is not right."""
+    for half, reason in halves.missing.items():
+        console.show(f"(!) no {half} graph, int8 alone: {reason}")
+    for half in halves.made:
+        for check in halves.checks[half]:
+            if not check.passed:
+                console.show(f"(!) {half} refused on {check.backend}: {check.found}")
 
 
 def _is_here(request: TableRequest, *, scale: float) -> bool:
@@ -196,14 +213,15 @@ def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     pixels = [variant.file for variant in bundle.manifest.variants if variant.io == "uint8" and variant.precision != "fp32"]
     opset = str(int8.opset)
     if int8.opset != fp32_opset:
-        opset += f" (raised from {fp32_opset}, which has no per-channel DequantizeLinear)"
+        opset += f" (raised from {fp32_opset}: the target takes {target.opset_range[0]} and above)"
     rows: dict[str, str] = {
         "int8": str(bundle.path(int8)),
         "MACs": f"{share_text(bundle.manifest.int8_mac_share(int8))} in int8, {describe_int8_layers(bundle.manifest, int8)}",
         "opset": opset,
         **({"pixels": ", ".join(pixels)} if pixels else {}),
-        **{half: str(bundle.path(bundle.variant(half, target=target.name))) for half in halves_of(target)},
     }
+    found = {half: bundle.manifest.find_variant(half, target=target.name) for half in halves_of(target)}
+    rows |= {half: f"{bundle.path(variant)}{_kept_text(variant)}" for half, variant in found.items() if variant is not None}
     if int8.psnr_vs_fp32_db is not None:
         rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"
     console.show(f"{bundle.directory}: quantized for target {target.name}")
@@ -212,6 +230,13 @@ def _print_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
     own = [variant for variant in bundle.manifest.variants if variant.target == target.name and target.int8_only_ops]
     for variant in own:
         console.show(f"  {_kept_in_int8(bundle, variant, target)}")
+
+
+def _kept_text(variant: Variant) -> str:
+    """Which operators of a half-precision graph compute in fp32: the first few; the manifest has them all, with the reasons."""
+    kept = variant.kept_in_fp32
+    more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+    return f", in fp32: {'; '.join(kept[:_NAMED])}{more}" if kept else ""
 
 
 def _kept_in_int8(bundle: Bundle, variant: Variant, target: Target) -> str:

@@ -1,4 +1,4 @@
-"""Does what runs here compute the int8 graph that was just made? Asked before it is written: "verified" means values."""
+"""Does what runs here compute the graph that was just made? Asked before it is written: "verified" means values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Contract
 from runtime.errors import BackendError, PipelineError
-from runtime.targets import Target
+from runtime.targets import Precision, Target
 from runtime.value_check import measure_values
 
 
@@ -20,28 +20,32 @@ class BackendCheck:
     passed: bool
 
 
-def check_backends(graph: bytes, fp32: bytes, target: Target, contract: Contract) -> tuple[BackendCheck, ...]:
-    """Holds each backend that is installed and named by `target` against the int8 `graph` simulated, on one small picture.
+def check_backends(
+    graph: bytes, fp32: bytes, target: Target | None, contract: Contract, *, precision: Precision = "int8"
+) -> tuple[BackendCheck, ...]:
+    """Holds each backend that is installed and named by `target` against `graph` simulated, or fp32, on one small picture.
 
     Args:
         fp32: the graph it was made from.
+        target: None of a graph for every target, which every backend that has its precision may run.
 
     Raises:
         PipelineError: there are such backends, and none computes it right.
     """
-    entries = [entry for entry in BACKENDS if entry.name in target.backends and entry.opens_graphs and "int8" in entry.precisions]
+    named = [entry for entry in BACKENDS if target is None or entry.name in target.backends]
+    entries = [entry for entry in named if entry.opens_graphs and precision in entry.precisions]
     checks = []
     for entry in entries:
         try:
-            with open_backend(entry.name, graph, precision="int8") as backend:
-                check = measure_values(backend, graph, fp32, contract, precision="int8")
+            with open_backend(entry.name, graph, precision=precision) as backend:
+                check = measure_values(backend, graph, fp32, contract, precision=precision)
         except BackendError as error:
             checks.append(BackendCheck(entry.name, str(error), passed=False))
         else:
             checks.append(BackendCheck(entry.name, str(check), check.passed))
     if checks and not any(check.passed for check in checks):
         raise PipelineError(
-            f"no backend computes the int8 graph for {target.name} right: "
+            f"no backend computes the {precision} graph{f' for {target.name}' if target is not None else ''} right: "
             + "; ".join(f"{check.backend} {check.found}" for check in checks),
             hint="quantize for another target, or say so to sredge's authors with the network",
         )

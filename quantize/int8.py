@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
+from quantize.backend_forms import OF_THE_INT8_GRAPH, take_forms
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.lift import LiftedGraph, lift
@@ -135,6 +136,7 @@ def quantize_int8(
     for layer in [node for node in graph_model.graph if node.name in directions]:
         correct_input(graph_model.graph, layer, directions[str(layer.name)], target)
     leave_clips_to_quantizers(graph_model.graph)
+    take_forms(graph_model.graph, target, OF_THE_INT8_GRAPH)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")

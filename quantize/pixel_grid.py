@@ -8,7 +8,8 @@ Where a mean is taken off first, x - m would lie between the codes. It moves int
 with a channel of ones. Zero padding pads it too, so that borders come out right, which a bias would not do.
 A symmetric scheme has no code for 255: the picture is shifted by 128/255 on the way in and back on the way out, the shift is one
 more offset in t and in the last convolution's bias, and codes -128 to 127 are the picture's. Where scales are powers of two, the
-picture is brought to scale 1/256 on the way in and back on the way out, by a factor that the same convolutions take in.
+picture is brought to scale 1/256 on the way in and back on the way out, by a factor that the same convolutions take in. With 16 bits
+the picture stays as it is: there are 128 codes to each of its values, symmetric or not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from quantize.placement import moved_chain
 from quantize.qdq import ActivationRange, constant, new_constant, replace_constant
 from runtime.targets import Target
 
+_FINER = 128  # codes of 16 bits for each of the picture's
+
 
 @dataclass(frozen=True)
 class _Grid:
@@ -30,6 +33,8 @@ class _Grid:
 
     step: float
     offset: int
+    highest: float = 255.0
+    """The picture's value that the last code stands for."""
 
     @property
     def gain(self) -> float:
@@ -43,7 +48,7 @@ class _Grid:
 
     @property
     def range(self) -> ActivationRange:
-        return -self.shift, self.gain - self.shift
+        return -self.shift, self.step * self.highest - self.shift
 
     @property
     def moves(self) -> bool:
@@ -74,7 +79,10 @@ def align_ends(model: ir.Model, target: Target) -> PixelGrid:
     """Rewrites `model` in place so that both ends lie on the grid, as far as its shape allows; the network stays the same."""
     graph = model.graph
     picture = graph.inputs[0]
-    grid = _Grid(1 / 256 if target.power_of_two_scales else 1 / 255, 128 if target.activation_symmetric else 0)
+    if target.has_wide_codes:
+        grid = _Grid(1 / 255, 0, highest=np.iinfo(target.activation_dtype).max / _FINER)
+    else:
+        grid = _Grid(1 / 256 if target.power_of_two_scales else 1 / 255, 128 if target.activation_symmetric else 0)
     ranges: dict[str, ActivationRange] = {}
     merged, made_of = _align_input(graph, picture, grid, ranges)
     if grid.moves:

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable
-from quantize.half import Half, convert_to_half
+from quantize.half import Half, HalfGraph, make_half
 from quantize.int8_only import check_int8_only, int8_only_nodes
 from quantize.opset import raise_opset
 from quantize.options import Int8Options
@@ -64,7 +64,7 @@ def convert_to_own_half(
     options: Int8Options,
     *,
     chosen: PixelShuffle,
-) -> onnx.ModelProto:
+) -> HalfGraph:
     """`model` in half precision for a target that has it, and runs some operators on int8 alone.
 
     `chosen` is one that `check_pixel_shuffle` lets pass.
@@ -74,8 +74,8 @@ def convert_to_own_half(
     """
     lowered = chosen is PixelShuffle.LOWER
     prepared = write_out(model, options.target) if lowered else _write_islands(model, table, options)
-    half = convert_to_half(prepared, precision)
-    check_int8_only(half, options.target, precision=precision)
+    half = make_half(prepared, precision)
+    check_int8_only(half.model, options.target, precision=precision)
     return half
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.ranges import CalibrationTable
+from quantize.backend_forms import BEFORE_QUANTIZERS, take_forms
 from quantize.centre import Centred, centre
 from quantize.equalize import equalize
 from quantize.mix_channels import mix_channels
@@ -44,11 +45,12 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     target, prepared = options.target, ir.from_proto(raise_opset(model, options.target.opset_range[0]))
     graph = prepared.graph
     rewrite_as_measured(graph, table)
+    take_forms(graph, target, BEFORE_QUANTIZERS)
     known = known_ranges(graph, target)
     grid, centred = PixelGrid(), Centred()
     if "pixel-grid" in options.steps:
         grid = align_ends(prepared, target)
-    if "centre" in options.steps and target.activation_symmetric:
+    if "centre" in options.steps and target.activation_symmetric and not target.has_wide_codes:
         centred = centre(graph, target, largest_values(graph, table, options))
         target = replace(target, fused_activations=(*target.fused_activations, "Clip"))
     for constant in [value for value in graph.initializers.values() if not value.uses()]:

@@ -32,6 +32,7 @@ from runtime.targets import Target
 
 Array = NDArray[np.float32]
 _ALONE = ".alone"
+_MOST_CODES = 1 << 16  # of a tensor: 16 bits
 PICTURE = "picture"  # in the place of an operator, of what goes in
 _PICTURE_RANGE = (0.0, 1.0)
 
@@ -136,7 +137,7 @@ class _Tally:
     alone_noise: float = 0.0
     clipped: int = 0
     count: int = 0
-    codes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    codes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_MOST_CODES, np.int64))
 
     def add(self, exact: Array, quantized: Array, alone: Array) -> None:
         exact, quantized, alone = (array.astype(np.float32, copy=False) for array in (exact, quantized, alone))
@@ -165,7 +166,7 @@ class _Tally:
             sqnr_db=decibels(self.signal, self.noise),
             alone_sqnr_db=decibels(self.signal, self.alone_noise),
             clipped_share=self.clipped / max(self.count, 1) if is_stored else None,
-            codes_used_share=np.count_nonzero(self.codes) / len(self.codes) if is_stored else None,
+            codes_used_share=np.count_nonzero(self.codes) / _codes(self.parameters) if self.parameters is not None else None,
             stored_range=None if self.parameters is None else _range(self.parameters),
         )
 
@@ -241,6 +242,12 @@ def _add_rounded(graph: ir.Graph, rounded: Mapping[str, Constants], tallies: Ite
 def _like(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
     output = ir.val(f"{node.outputs[0].name}{_ALONE}")
     return ir.Node("", node.op_type, inputs, list(node.attributes.values()), outputs=[output], name=f"{node.name}{_ALONE}")
+
+
+def _codes(parameters: QuantizationParameters) -> int:
+    """How many there are."""
+    limits = np.iinfo(parameters.dtype)
+    return int(limits.max) - int(limits.min) + 1
 
 
 def _range(parameters: QuantizationParameters) -> tuple[float, float]:

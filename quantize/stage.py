@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,8 @@ import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
 from quantize.faithful import BackendCheck, check_backends
-from quantize.half import Half, convert_to_half
+from quantize.half import HALVES, Half, HalfGraph
+from quantize.halves import Halves, halves_of, make_halves, seen_ranges
 from quantize.int8 import quantize_int8, some_of, windows_of
 from quantize.int8_only import check_int8_only
 from quantize.low_rank_correction import added_macs
@@ -38,10 +40,10 @@ from runtime.bundle import (
     sha256_bytes,
     tool_versions,
 )
-from runtime.errors import UserError
+from runtime.errors import PipelineError, UserError
 from runtime.targets import Target
 
-HALVES: tuple[Half, ...] = ("fp16", "bf16")
+_log = logging.getLogger(__name__)
 _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 
@@ -73,12 +75,14 @@ def quantize_bundle(
     on_step: OnStep = ignore_step,
     rounded: Mapping[str, RoundedWeight] | None = None,
     on_checked: Callable[[Sequence[BackendCheck]], None] = ignore_checks,
+    halves: Halves | None = None,
 ) -> Bundle:
     """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
     figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
-    on these crops already. `on_checked` is told what the target's backends made of the int8 graph.
+    on these crops already. `on_checked` is told what the target's backends made of the int8 graph. `halves` were made already, as
+    `try_halves` does; where one is missing, the bundle goes without.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.
@@ -109,16 +113,11 @@ def quantize_bundle(
     on_step("checking", 0, 1)
     data = int8.SerializeToString(deterministic=True)
     on_checked(check_backends(data, bundle.read(fp32), target, bundle.manifest.contract))
-    halves = {
-        half: convert_to_own_half(model, half, table, options, chosen=pixel_shuffle)
-        if target.int8_only_ops
-        else convert_to_half(model, half)
-        for half in halves_of(target)
-    }
+    half_graphs = _finish_halves(bundle, model, table, options, pixel_shuffle, halves or try_halves(bundle, target))
     calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
         int8_file(target): data,
-        **{half_file(half, target): graph.SerializeToString(deterministic=True) for half, graph in halves.items()},
+        **{half_file(half, target): graph.model.SerializeToString(deterministic=True) for half, graph in half_graphs.items()},
         calibration_part.file: written,
     }
     variants = (
@@ -129,12 +128,13 @@ def quantize_bundle(
                 precision=half,
                 target=target.name if target.int8_only_ops else None,
                 parent_sha256=fp32.sha256,
-                opset=opset_of(graph),
+                opset=opset_of(graph.model),
                 options=_half_options(recorded, target, pixel_shuffle),
                 calibration=calibration_part if target.int8_only_ops else None,
                 tools=current_tools(),
+                kept_in_fp32=graph.kept,
             )
-            for half, graph in halves.items()
+            for half, graph in half_graphs.items()
         ),
         Variant(
             file=int8_file(target),
@@ -156,7 +156,8 @@ def quantize_bundle(
     def add(manifest: Manifest) -> Manifest:
         for variant in variants:
             manifest = manifest.with_variant(variant)
-        return manifest
+        gone = {half_file(half, target) for half in halves_of(target) if half not in half_graphs}
+        return manifest.without_files(gone)
 
     done = extend_bundle(bundle, add, files=files)
     for left in bundle.directory.glob(f".distilled-{target.name}-{'?' * 16}"):  # by a run with other options that was cut off
@@ -180,9 +181,31 @@ def check_target(bundle: Bundle, target: Target, *, pixel_shuffle: PixelShuffle)
     check_pixel_shuffle(load_fp32(bundle), target, pixel_shuffle)
 
 
-def halves_of(target: Target) -> tuple[Half, ...]:
-    """The half precisions that `target` has; graphs of others stay in a bundle as other targets left them."""
-    return tuple(half for half in HALVES if half in target.precisions)
+def try_halves(bundle: Bundle, target: Target) -> Halves:
+    """The half-precision graphs of `target`, tried before anything is calibrated: what cannot be made is known at the start.
+
+    Of a target that runs some operators on int8 alone the graphs are a trial: they get their islands when ranges are known.
+    """
+    return make_halves(load_fp32(bundle), target, bundle.manifest.contract)
+
+
+def _finish_halves(
+    bundle: Bundle, model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, shuffle: PixelShuffle, tried: Halves
+) -> dict[Half, HalfGraph]:
+    """Those that can be made, with what calibration saw, and with islands where the target wants those."""
+    target = options.target
+    beyond = seen_ranges(table)
+    if beyond:
+        tried = make_halves(model, target, bundle.manifest.contract, ranges=beyond)
+    if not target.int8_only_ops:
+        return dict(tried.made)
+    finished = {}
+    for half in tried.made:
+        try:
+            finished[half] = convert_to_own_half(model, half, table, options, chosen=shuffle)
+        except PipelineError as error:
+            _log.warning("no %s graph for %s: %s", half, target.name, error)
+    return finished
 
 
 def _half_options(recorded: Mapping[str, Option], target: Target, pixel_shuffle: PixelShuffle) -> dict[str, Option]:
@@ -197,18 +220,26 @@ def quantized_already(
     *,
     compared: bool,
     pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
+    halves: Halves | None = None,
 ) -> bool:
-    """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on."""
+    """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on.
+
+    A half-precision graph that cannot be made is not missed; `halves` says which, or they are tried where the bundle lacks one.
+    """
     manifest = bundle.manifest
     target, recorded = options.target, recorded_options(options)
     int8 = manifest.find_variant("int8", target=target.name)
-    halves = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
-    wanted = {half_file(half, target): _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
+    held = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
+    wanted = {half: _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
+    if halves is None and any(half_file(half, target) not in held for half in wanted):
+        halves = try_halves(bundle, target)
+    missing = {} if halves is None else halves.missing
+    files = {half_file(half, target): None if half in missing else made for half, made in wanted.items()}
     return (
         int8 is not None
         and int8.calibration is not None
         and int8.calibration.sha256 == sha256_bytes(write_table(table))
-        and halves == {**halves, **wanted}
+        and all(held.get(file) == made for file, made in files.items())
         and int8.parent_sha256 == bundle.variant("fp32").sha256
         and int8.options == recorded
         and int8.tools == current_tools()

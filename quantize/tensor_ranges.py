@@ -14,6 +14,8 @@ from quantize.placement import Placement, Role, moved_chain, place_quantizers, t
 from quantize.qdq import ActivationRange, constant
 from runtime.targets import TARGETS, Target
 
+_ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
+
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
     """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
@@ -71,6 +73,8 @@ def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Option
 
 
 def _measured(name: str, role: Role, table: CalibrationTable, options: Int8Options) -> ActivationRange:
+    if options.target.has_wide_codes:
+        return _ROOM * table.tensors[name].minimum, _ROOM * table.tensors[name].maximum
     clips = role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],

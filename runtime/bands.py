@@ -16,8 +16,9 @@ from runtime.backends import Backend, Values
 from runtime.bicubic import Samples
 from runtime.bundle import Io, Manifest
 from runtime.errors import PipelineError
+from runtime.filling import filled_planes
 from runtime.ordered import in_order
-from runtime.pixels import from_floats, from_planes, to_floats, to_planes
+from runtime.pixels import from_floats, from_planes, to_floats
 from runtime.plan import Plan
 from runtime.seams import SeamError, SeamMeter
 from runtime.tiling import Tile
@@ -106,34 +107,35 @@ def _run_tile(
 ) -> NDArray[Samples]:
     """The output pixels for all that `tile` reads."""
     contract = manifest.contract
-    planes = to_planes(picture, contract, scale=manifest.scale, rows=tile.rows.read, columns=tile.columns.read)
+    planes = filled_planes(picture, contract, scale=manifest.scale, grid=plan.grid, rows=tile.rows.read, columns=tile.columns.read)
     rows, columns = plan.output_span(tile.rows.read, axis=0), plan.output_span(tile.columns.read, axis=1)
-    filled = _filled(planes, plan.fixed)
-    sides = (rows.length, columns.length) if filled is planes else tuple(side * plan.factor for side in filled.shape[:2])
     if io == "uint8":
-        frame = np.ascontiguousarray(filled[np.newaxis], np.uint8)
-        output = _run_checked(backend, frame, (1, *sides, contract.channels))[0].astype(picture.dtype, copy=False)
+        frame = np.ascontiguousarray(planes[np.newaxis], np.uint8)
+        output = _run_checked(backend, frame, plan)[0].astype(picture.dtype, copy=False)
     else:
-        output = from_floats(_run_checked(backend, to_floats(filled), (1, contract.channels, *sides)), picture.dtype)
+        output = from_floats(_run_checked(backend, to_floats(planes), plan), picture.dtype)
+    if output.shape[0] < rows.length or output.shape[1] < columns.length:
+        raise PipelineError(
+            f"the graph gives {output.shape[:2]} for {planes.shape[:2]}; its manifest says {(rows.length, columns.length)} or more",
+            hint="export it again",
+        )
     output = output[: rows.length, : columns.length]
     return from_planes(output, contract.colour, source=picture, size=plan.size, rows=rows, columns=columns)
 
 
-def _run_checked(backend: Backend, array: NDArray[Values], expected: tuple[int, ...]) -> NDArray[Values]:
+def _run_checked(backend: Backend, array: NDArray[Values], plan: Plan) -> NDArray[Values]:
+    """The output, of the size that the plan says; of sides that the scale makes no whole number of, to one pixel."""
     output = backend.run(array)
-    if output.shape != expected:
+    sides = (slice(1, 3), slice(3, 4)) if array.dtype == np.uint8 else (slice(2, 4), slice(1, 2))
+    expected = [side * plan.factor for side in array.shape[sides[0]]]
+    given = output.shape[sides[0]] if output.ndim == array.ndim else ()
+    near = len(given) == 2 and all(abs(side - wanted) < 1 for side, wanted in zip(given, expected, strict=True))
+    if not near or (output.shape[0], output.shape[sides[1]]) != (array.shape[0], array.shape[sides[1]]):
+        wanted = "×".join(f"{float(side):g}" for side in expected)
         raise PipelineError(
-            f"the graph gives {output.shape} for {array.shape}; its manifest says {expected}", hint="export it again"
+            f"the graph gives {output.shape} for {array.shape}; its manifest says {wanted} (height×width)", hint="export it again"
         )
     return output
-
-
-def _filled(planes: NDArray[Samples], fixed: tuple[int, int] | None) -> NDArray[Samples]:
-    """(H, W, C), its last row and column repeated up to the `fixed` size."""
-    if fixed is None or planes.shape[:2] == fixed:
-        return planes
-    missing = [(0, side - have) for side, have in zip(fixed, planes.shape[:2], strict=True)]
-    return np.pad(planes, (*missing, (0, 0)), mode="edge")
 
 
 def _kept(pixels: NDArray[Samples], tile: Tile, plan: Plan) -> NDArray[Samples]:

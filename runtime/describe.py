@@ -28,6 +28,7 @@ def describe(bundle: Bundle) -> Iterator[str]:
     if any(variant.io == "uint8" for variant in manifest.variants):
         raw_in, raw_out = _raw_shape(contract, factor=1), _raw_shape(contract, factor=factor)
         yield f"  raw     {raw_in} in, {raw_out} out, NHWC, uint8 {contract.colour}, 0 to 255"
+    yield f"  sizes   {_sizes(manifest)}"
     yield f"  halo    {_halo(manifest)}"
     yield f"  cost    {manifest.macs / 1e9:.1f} GMAC for one 128×128 picture"
     for variant in manifest.variants:
@@ -75,10 +76,21 @@ def _raw_shape(contract: Contract, *, factor: float) -> str:
     return "×".join((batch, height, width, channels))
 
 
+def _sizes(manifest: Manifest) -> str:
+    contract = manifest.contract
+    if contract.static_shape is not None:
+        return "this one; pictures are cut into tiles of it, smaller ones filled up"
+    filled = (
+        "" if contract.sizes == "any size" else "; pictures are filled up at the bottom and on the right, the output is cropped"
+    )
+    return f"{contract.sizes}{', one picture at a time' if contract.one_at_a_time else ''}{filled}"
+
+
 def _halo(manifest: Manifest) -> str:
     if manifest.halo == "global":
         return f"global: it looks at the whole picture ({manifest.global_operator})"
-    return f"{manifest.halo} pixels of its input on each side"
+    aligned = "" if manifest.alignment == 1 else f"; tiles start at multiples of {manifest.alignment}"
+    return f"{manifest.halo} pixels of its input on each side{aligned}"
 
 
 def _describe_variant(manifest: Manifest, variant: Variant) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from fractions import Fraction
 from pathlib import Path
 
 from runtime.bundle import Manifest
@@ -22,19 +23,29 @@ _WHERE_UNKNOWN = 1 << 30  # bytes; where a system does not say what is free
 _SHARE = 4  # a quarter of what is free
 
 
-def bytes_per_pixel(manifest: Manifest, *, factor: int) -> int:
+def bytes_per_pixel(manifest: Manifest, *, factor: int | Fraction) -> int:
     """Memory that the network takes for each pixel of its input, by estimate; `factor` output pixels a side become of it.
 
     It takes its input and output at least, whatever the manifest says of its layers.
     """
     costs = [layer.macs for layer in manifest.layers]
-    pixels = math.prod(manifest.contract.input_size((128, 128), scale=manifest.scale))  # the picture that MACs are stated for
-    ends = 4 * manifest.contract.channels * (1 + factor**2)
-    return max(ends, math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9)))
+    contract = manifest.contract
+    stated = contract.input_size((128, 128), scale=manifest.scale)  # the picture that MACs are stated for
+    pixels = math.prod(stated if contract.static_shape else contract.filled_size(stated))
+    ends = 4 * contract.channels * (1 + factor**2)
+    return max(math.ceil(ends), math.ceil(_TENSORS * 4 * factor * math.sqrt(max(costs, default=0) / pixels / 9)))
 
 
 def largest_kept(
-    size: tuple[int, int], *, halo: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, held_bytes: int = 0
+    size: tuple[int, int],
+    *,
+    halo: int,
+    pixel_bytes: int,
+    output_bytes: int,
+    budget_bytes: int,
+    held_bytes: int = 0,
+    step: int = GRID,
+    least: int = 1,
 ) -> int:
     """Pixels a side that a tile of a picture of that (H, W) may keep, at most what covers it whole.
 
@@ -42,13 +53,15 @@ def largest_kept(
         pixel_bytes: what the network takes for each pixel that it reads.
         output_bytes: what each pixel kept becomes in the band of output rows.
         held_bytes: what of the budget is taken already.
+        step: tiles start and end at multiples of it.
+        least: pixels a side that a tile reads at least.
 
     Raises:
         ImageError: not even the smallest tile fits.
     """
 
     def need(kept: int) -> int:
-        read = math.prod(min(side, kept + 2 * (halo + GRID)) for side in size)
+        read = math.prod(min(side, max(kept + 2 * (halo + step), least + step)) for side in size)
         return read * pixel_bytes + min(size[0], kept) * size[1] * output_bytes + held_bytes
 
     if need(max(size)) <= budget_bytes:

@@ -51,7 +51,7 @@ class SeamMeter:
         self._above[column] = tile, levels
 
     def _compare(self, before: tuple[Tile, Levels], after: tuple[Tile, Levels], *, axis: int) -> None:
-        """The pixels on both sides of the line where the kept parts meet, one input pixel wide each."""
+        """The pixels on both sides of the line where the kept parts meet, those of one input pixel each."""
         seam = (after[0].rows if axis == 0 else after[0].columns).kept.start
         difference = np.abs(self._at(before, seam, axis=axis) - self._at(after, seam, axis=axis))
         self._largest = max(self._largest, float(difference.max()))

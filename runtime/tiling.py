@@ -4,14 +4,20 @@ A network of halo h gives an output pixel from the input pixels within h of it, 
 pixels a tile that keeps [a, b) reads [a - h, b + h) cut to [0, n): real pixels where there are some, and the picture's own border
 where there is one. What the network computes within h of a cut is dropped.
 
-A graph fixed to s pixels reads exactly s each time: the last window is shifted inward to end at n, and of a picture shorter than s
-there is one window, which whoever runs it fills up to s.
+A graph that takes multiples of m is given the picture filled up at its end; what it makes of that is left out. Windows start at
+multiples of a step, of which m is one part and the network's own alignment another: a stride or a shuffle then meets the same
+pixels as in the whole.
+
+A graph fixed to s pixels reads exactly s each time: the last window is shifted inward to end at n, and a picture shorter than s is
+filled up to s.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,6 +25,8 @@ from runtime.errors import ImageError
 
 GRID = 16
 """Windows start and end at multiples of it: a graph that halves its input up to four times sees the grid it has in the whole."""
+_MOST_PARTS = 64
+_CLOSE = 1e-6
 
 
 class Span(NamedTuple):
@@ -39,9 +47,9 @@ class Span(NamedTuple):
         """The same pixels, counted from the start of `outer`."""
         return Span(self.start - outer.start, self.stop - outer.start)
 
-    def times(self, factor: int) -> Span:
-        """The pixels they become when each becomes `factor`."""
-        return Span(self.start * factor, self.stop * factor)
+    def times(self, factor: int | Fraction) -> Span:
+        """The pixels they become when each becomes `factor`: all that begin in them."""
+        return Span(math.ceil(self.start * factor), math.ceil(self.stop * factor))
 
 
 class Cut(NamedTuple):
@@ -72,36 +80,78 @@ class Tile:
     columns: Cut
 
 
-def cut_axis(length: int, *, kept: int, halo: int) -> tuple[Cut, ...]:
-    """An axis of `length` pixels in pieces that keep at most `kept` pixels each and read `halo` more to either side."""
+def as_fraction(scale: float) -> Fraction:
+    """The simple fraction that a scale stands for, 4/3 for 1.3333333; of one that stands for none, its binary digits."""
+    found = Fraction(scale).limit_denominator(_MOST_PARTS)
+    return found if abs(found - Fraction(scale)) <= _CLOSE * found else Fraction(scale)
+
+
+def is_simple(factor: Fraction) -> bool:
+    """Whether so many pixels a side can be cut: a small number of them becomes a whole number."""
+    return factor.denominator <= _MOST_PARTS
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple that is no less."""
+    return -(-length // multiple) * multiple
+
+
+def cut_axis(
+    length: int, *, kept: int, halo: int, filled: int | None = None, step: int = GRID, unit: int = 1, least: int = 1
+) -> tuple[Cut, ...]:
+    """An axis of `length` pixels in pieces that keep at most `kept` pixels each and read `halo` more to either side.
+
+    Args:
+        filled: pixels of the axis when it has been filled up; None for as many as there are.
+        step: windows start at multiples of it, and end at multiples or with the axis.
+        unit: pieces that are kept begin at multiples of it; at least so many are kept.
+        least: pixels that a window has at the least, no more than `filled`; GRID it has anyway, where the axis is so long: what a
+            network makes of a picture of one pixel may be something of its own.
+    """
     assert min(length, kept) > 0
     assert halo >= 0
+    filled = length if filled is None else filled
+    least = max(least, min(GRID, filled))
+    kept = max(kept // unit * unit, unit)
+    if kept >= length:
+        return (Cut(Span(0, filled), Span(0, length)),)
     pieces = []
     for start in range(0, length, kept):
         stop = min(start + kept, length)
-        first, last = max(start - halo, 0) // GRID * GRID, -(-(stop + halo) // GRID) * GRID
-        pieces.append(Cut(Span(first, min(last, length)), Span(start, stop)))
+        first = max(start - halo, 0) // step * step
+        last = min(round_up(max(stop + halo, first + least), step), filled)
+        if last - first < least:
+            first = (last - least) // step * step
+        pieces.append(Cut(Span(first, last), Span(start, stop)))
     return tuple(pieces)
 
 
-def cut_axis_fixed(length: int, *, side: int, halo: int) -> tuple[Cut, ...]:
+def cut_axis_fixed(
+    length: int, *, side: int, halo: int, filled: int | None = None, step: int = 1, unit: int = 1
+) -> tuple[Cut, ...]:
     """An axis in pieces that read `side` pixels each, the last one shifted inward; a shorter axis is one piece.
+
+    Args:
+        filled: pixels of the axis when it has been filled up to `side` and a multiple of `step` more; None for no filling.
+        step, unit: as `cut_axis`.
 
     Raises:
         ImageError: `side` is all halo, so that nothing inside a longer axis could be kept.
     """
+    filled = length if filled is None else filled
     if length <= side:
-        return (Cut(Span(0, length), Span(0, length)),)
-    step = side - 2 * halo
-    if step < 1:
+        return (Cut(Span(0, filled), Span(0, length)),)
+    margin = round_up(halo, unit)
+    stride = (side - 2 * margin) // step * step
+    if stride < 1:
         raise ImageError(
             f"a graph fixed to {side} pixels cannot be run exactly on {length}: it looks {halo} to each side, and keeps nothing",
-            hint=f"export it, or build its engine, for more than {2 * halo} pixels",
+            hint=f"export it, or build its engine, for more than {2 * margin + step - 1} pixels",
         )
-    starts = [*range(0, length - side, step), length - side]
-    stops = [*(start + side - halo for start in starts[:-1]), length]
-    bounds = pairwise((0, *stops))
-    return tuple(Cut(Span(start, start + side), Span(*kept)) for start, kept in zip(starts, bounds, strict=True))
+    starts = [*range(0, filled - side, stride), filled - side]
+    bounds = [0, *(min(start + margin, length) for start in starts[1:]), length]
+    pieces = zip(starts, pairwise(bounds), strict=True)
+    return tuple(Cut(Span(start, start + side), Span(*kept)) for start, kept in pieces if kept[0] < kept[1])
 
 
 def make_bands(rows: Iterable[Cut], columns: tuple[Cut, ...]) -> Iterator[tuple[Tile, ...]]:

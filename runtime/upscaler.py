@@ -20,7 +20,7 @@ from runtime.allowance import Allowance
 from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
 from runtime.bands import Bands, OnTile, run_bands
 from runtime.bicubic import Samples
-from runtime.bundle import ENGINES, Bundle, Io, Variant
+from runtime.bundle import ENGINES, Bundle, Contract, Io, Variant
 from runtime.errors import BackendError, ImageError
 from runtime.memory import default_budget
 from runtime.ordered import in_order
@@ -241,7 +241,7 @@ class Upscaler:
         Where the contract says `pre_upscale`, the input is enlarged already and the output has its size.
 
         Raises:
-            ImageError: another shape or type, values out of range or NaN, or not the one shape a fixed graph takes.
+            ImageError: another shape or type, values out of range or NaN, or a size or batch that the graph does not take.
         """
         contract = self.bundle.manifest.contract
         if self.variant.io != "float32":
@@ -253,12 +253,7 @@ class Upscaler:
         low, high = float(array.min()), float(array.max())  # NaN where there is one
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise ImageError(f"expected values in [0, 1], got {low:g} to {high:g}")
-        fixed = contract.static_shape
-        if fixed is not None and (array.shape[0], *array.shape[2:]) != (1, *fixed):
-            raise ImageError(
-                f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {array.shape}",
-                hint="export it without --static for any size, or call the Upscaler with a picture, which it cuts into tiles",
-            )
+        _check_sizes(array.shape, contract)
         return self._opened().run(array)
 
     def time_on_device(self, array: NDArray[Values], count: int) -> DeviceTimes | None:
@@ -320,6 +315,24 @@ def _open_first(pairs: Sequence[Pair], open_pair: Callable[[Pair], Upscaler]) ->
             _log.info("opened %s", pair)
             return opened
     raise failed[0]
+
+
+def _check_sizes(shape: tuple[int, ...], contract: Contract) -> None:
+    """Raises ImageError for (N, C, H, W) that the graph does not take."""
+    fixed, whole = contract.static_shape, "call the Upscaler with a picture"
+    if fixed is not None and (shape[0], *shape[2:]) != (1, *fixed):
+        raise ImageError(
+            f"this graph takes one {fixed[0]}×{fixed[1]} picture (height×width) at a time, got {shape}",
+            hint=f"export it without --static for any size, or {whole}, which it cuts into tiles",
+        )
+    if contract.one_at_a_time and shape[0] != 1:
+        raise ImageError(f"this graph takes one picture at a time, got {shape}", hint="give it a batch of 1, once per picture")
+    size = (shape[2], shape[3])
+    if contract.filled_size(size) != size:
+        raise ImageError(
+            f"this graph takes {contract.sizes} (height and width), got {shape[2]}×{shape[3]}",
+            hint=f"{whole}, which it fills up and crops",
+        )
 
 
 def _describe_filling(plan: Plan, *, halo: int | str) -> str:

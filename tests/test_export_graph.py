@@ -21,12 +21,13 @@ from calibration.calibrate import crops_of, describe_source, measure_activations
 from calibration.datasets import find_images
 from calibration.pieces import stream_tensors
 from calibration.ranges import CalibrationSource, Method
-from export.arithmetic import count_macs, receptive_halo
+from export.arithmetic import count_macs
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
 from export.parity import TOLERANCE, make_reference, run_torch
 from export.passes import EXTRA_PASSES, PASSES, Pass, run_passes, select_passes
 from export.passes.depth_to_space import with_shuffles
+from export.reach import receptive_halo
 from export.stage import FP32_FILE, export_network, exported_already
 from export.weights import Weights, find_weights, load_module
 from quantize.int8 import quantize_int8

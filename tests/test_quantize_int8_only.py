@@ -16,10 +16,11 @@ from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.cli import main
+from quantize.halves import halves_of
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import Int8Options
 from quantize.pixel_shuffle import PixelShuffle, write_out
-from quantize.stage import halves_of, quantize_bundle, quantized_already
+from quantize.stage import quantize_bundle, quantized_already
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle, Contract
 from runtime.errors import PipelineError, UserError

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -272,7 +273,9 @@ def test_each_tile_is_told_as_it_is_done(make: Make) -> None:
 
 def test_the_seam_error_is_the_difference_of_neighbours_where_they_meet() -> None:
     rows = columns = cut_axis(64, kept=32, halo=16)
-    plan = Plan(grid=(64, 64), size=(128, 128), factor=2, rows=rows, columns=columns, fixed=None, exact=False)
+    plan = Plan(
+        picture=(64, 64), grid=(64, 64), size=(128, 128), factor=Fraction(2), rows=rows, columns=columns, fixed=None, exact=False
+    )
     meter = SeamMeter(plan)
     for level, tile in zip((10, 12, 15, 15), itertools.chain.from_iterable(plan.bands), strict=True):
         meter.add(tile, np.full((tile.rows.read.length * 2, tile.columns.read.length * 2, 3), level, np.uint8))

@@ -38,14 +38,16 @@ GRAPHS = [entry.name for entry in BACKENDS if entry.opens_graphs]
 
 @pytest.fixture(scope="module")
 def attention(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A network whose int8 graph openvino computes wrongly: what a convolution gives is resized to a size, and added."""
+    """A network in the form that openvino computes wrongly in int8: the size of what a convolution made is read."""
     folder = tmp_path_factory.mktemp("attention")
     write_attention_network(folder / "attention.onnx")
     foreign = read_foreign(folder / "attention.onnx", scale=2, order=None, value_range=None)
-    bundle = export_foreign(foreign, folder / "attention.onnx", scale=2, directory=folder / "bundle")
+    bundle = export_foreign(foreign, folder / "attention.onnx", directory=folder / "bundle")
     request = TableRequest(calib="samples", root=None, percentile=99.99, crops=4, crop_size=(48, 48))
     table = find_table(bundle, request, on_step=lambda *_: None).table
-    return quantize_bundle(bundle, table, Int8Options(target=find_target("cpu"), method=Method.PERCENTILE, effort=Effort.FAST))
+    with pytest.MonkeyPatch.context() as without_forms:
+        without_forms.setattr("quantize.int8.OF_THE_INT8_GRAPH", ())
+        return quantize_bundle(bundle, table, Int8Options(target=find_target("cpu"), method=Method.PERCENTILE, effort=Effort.FAST))
 
 
 def test_an_int8_graph_that_a_backend_computes_wrongly_is_refused_there_with_the_figure(attention: Bundle) -> None:
@@ -62,13 +64,25 @@ def test_auto_takes_the_backend_that_computes_it_right(attention: Bundle, caplog
 
 
 def test_quantize_says_which_backend_will_not_run_the_graph(
-    attention: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    attention: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("quantize.int8.OF_THE_INT8_GRAPH", ())
     bundle = shutil.copytree(attention.directory, tmp_path / "bundle")
     quantize([str(bundle), "--calib", "samples", "--crops", "4", "--crop-size", "48x48", "--effort", "fast", "--force"])
     out = capsys.readouterr().out
     assert "refused on openvino: " in out
     assert "runs on onnxruntime: " in out
+
+
+def test_such_a_graph_is_written_in_a_form_that_the_backend_computes_right(
+    attention: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = shutil.copytree(attention.directory, tmp_path / "bundle")
+    quantize([str(bundle), "--calib", "samples", "--crops", "4", "--crop-size", "48x48", "--effort", "fast", "--force"])
+    out = capsys.readouterr().out
+    assert "runs on openvino: " in out
+    with Upscaler.open(bundle, precision="int8", verify="always") as opened:
+        assert opened.backend_name == "openvino"
 
 
 def test_a_graph_that_no_backend_computes_right_is_not_written(attention: Bundle) -> None:
@@ -189,7 +203,7 @@ def test_of_int8_is_expected_what_two_independent_roundings_differ_by(quantized:
     graph = quantize_int8(onnx.load_model_from_string(fp32), table, options).model.SerializeToString()
     with open_backend("onnxruntime", graph, precision="int8") as backend:
         check = measure_values(backend, graph, fp32, quantized.manifest.contract, precision="int8")
-    picture = to_floats(value_check._picture((48, 64)))
+    picture = to_floats(value_check.check_picture((48, 64)))
     exact, own = (run_as_written(one, picture).clip(0, 1).astype(float) for one in (fp32, graph))
     own_db = 10 * np.log10(1 / np.mean((own - exact) ** 2))
     assert check.expected_db == pytest.approx(min(own_db - 3, TOLERANCE_DB), abs=0.06)

@@ -12,7 +12,7 @@ from runtime.bundle import Manifest
 from runtime.engines import ShapeProfile
 from runtime.errors import UserError
 from runtime.memory import bytes_per_pixel
-from runtime.tiling import GRID
+from runtime.tiling import GRID, round_up
 
 Size = tuple[int, int]
 _DEFAULT_LARGEST = 512  # pixels a side
@@ -25,7 +25,7 @@ def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None,
     Without any: windows up to 512 pixels a side, fewer where an estimated GiB holds no more, tuned for the largest.
 
     Raises:
-        UserError: they are out of order, or the graph takes one shape and another is asked for.
+        UserError: they are out of order, or the graph does not take them.
     """
     contract = manifest.contract
     asked = [
@@ -39,12 +39,18 @@ def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None,
                 hint="leave --min, --opt, --max and --batch out, or export it without --static",
             )
         return ShapeProfile(min=fixed, opt=fixed, max=fixed)
+    if contract.one_at_a_time and batch != 1:
+        raise UserError(f"this graph takes one picture at a time, not a batch of {batch}", hint="leave --batch out")
+    for name, size in zip(("min", "opt", "max"), asked, strict=True):
+        if size is not None and size != contract.filled_size(size):
+            fitting = "x".join(map(str, contract.filled_size(size)))
+            raise UserError(f"--{name} {size[0]}x{size[1]}: this graph takes {contract.sizes}", hint=f"--{name} {fitting}")
     smallest, middle, largest = asked
     if largest is None:
         side = _default_side(manifest)
         largest = tuple_max(middle or smallest, side)
     middle = middle or largest
-    smallest = smallest or tuple_min(middle, GRID)
+    smallest = smallest or tuple_min(middle, contract.filled_size((GRID, GRID))[0])
     if not all(low <= best_side <= high for low, best_side, high in zip(smallest, middle, largest, strict=True)):
         shown = ", ".join(f"{name} {size[0]}x{size[1]}" for name, size in (("min", smallest), ("opt", middle), ("max", largest)))
         raise UserError(f"these shapes are out of order: {shown}", hint="expected --min <= --opt <= --max, on both sides")
@@ -62,8 +68,9 @@ def tuple_min(size: Size, side: int) -> Size:
 
 
 def _default_side(manifest: Manifest) -> int:
-    factor = 1 if manifest.contract.pre_upscale else math.ceil(manifest.scale)
-    affordable = math.isqrt(_DEFAULT_BYTES // max(bytes_per_pixel(manifest, factor=factor), 1)) // GRID * GRID
+    step = math.lcm(GRID, manifest.fill_multiple, manifest.alignment)
+    affordable = math.isqrt(_DEFAULT_BYTES // max(bytes_per_pixel(manifest, factor=math.ceil(manifest.factor)), 1)) // step * step
     halo = 0 if manifest.halo == "global" else manifest.halo
-    keeps_something = -(-(2 * halo + GRID) // GRID) * GRID
-    return max(min(affordable, _DEFAULT_LARGEST), keeps_something)
+    keeps_something = round_up(2 * round_up(halo, step) + step if step > GRID else 2 * halo + GRID, step)
+    least = round_up(manifest.contract.least_side, step)
+    return max(min(affordable, _DEFAULT_LARGEST // step * step), keeps_something, least)

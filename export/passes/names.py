@@ -31,6 +31,7 @@ def name_by_weights(model: ir.Model) -> tuple[ir.Model, str]:
 
 def _parameter_stem(node: ir.Node) -> str | None:
     for value in reversed(node.inputs):
-        if value is not None and value.is_initializer() and value.name and "." in value.name:
+        # A parameter's name is a path of modules; torch's legacy exporter calls what it computed by paths with slashes.
+        if value is not None and value.is_initializer() and value.name and "." in value.name and "/" not in value.name:
             return value.name.rpartition(".")[0]
     return None

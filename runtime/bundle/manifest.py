@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from runtime.bicubic import upscaled_size
 from runtime.targets import TARGETS, Precision
+from runtime.tiling import as_fraction, is_simple, round_up
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -81,6 +84,22 @@ class Contract(Noun):
         """(H, W) of the graph's input for a picture of that (H, W)."""
         return upscaled_size(picture_size, scale) if self.pre_upscale else picture_size
 
+    @property
+    def sizes(self) -> str:
+        """In words: which heights and widths the input may have."""
+        if self.static_shape is not None:
+            return "one size"
+        multiples = "any size" if self.multiple_of == 1 else f"multiples of {self.multiple_of}"
+        return multiples if self.least_side <= self.multiple_of else f"{multiples} from {self.least_side} pixels a side"
+
+    def filled_size(self, size: tuple[int, int], *, multiple: int = 1) -> tuple[int, int]:
+        """(H, W) to which an input of that size is filled up: the graph's multiples and least side, and those of `multiple`."""
+        if self.static_shape is not None:
+            return self.static_shape
+        unit = math.lcm(self.multiple_of, multiple)
+        height, width = (round_up(max(side, self.least_side), unit) for side in size)
+        return height, width
+
     def static_picture_size(self, *, scale: float) -> tuple[int, int] | None:
         """(H, W) of the one picture that a fixed graph takes; None where it takes any."""
         if self.static_shape is None or not self.pre_upscale:
@@ -147,6 +166,8 @@ class Variant(Part):
     merged_layers: tuple[str, ...] = ()
     """Layers of the fp32 graph whose work another layer does in this one."""
     int8_layers: tuple[str, ...] = ()
+    kept_in_fp32: tuple[str, ...] = ()
+    """In half precision: the operators that compute in fp32, each with the reason."""
     added_macs: AddedMacs = AddedMacs()
     """Those of layers that read their input's rounding error too."""
 
@@ -166,10 +187,23 @@ class Manifest(Noun):
     contract: Contract
     halo: Annotated[int, Field(ge=0, le=1 << 16)] | Literal["global"]
     """Pixels of the graph's input around a tile, on each side, that its output depends on."""
+    alignment: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Tiles start at multiples of it, beside those of the contract: the period in which strides and shuffles repeat, in pixels of
+    the graph's input."""
     global_operator: str = ""
     """Where that is "global": the operator that looks at the whole picture."""
     layers: Annotated[tuple[Layer, ...], Field(max_length=_MOST_LAYERS)]
     variants: Annotated[tuple[Variant, ...], Field(max_length=_MOST_VARIANTS)]
+
+    @property
+    def factor(self) -> Fraction:
+        """Pixels a side of the graph's output per pixel of its input."""
+        return Fraction(1) if self.contract.pre_upscale else as_fraction(self.scale)
+
+    @property
+    def fill_multiple(self) -> int:
+        """Height and width of the graph's input are filled up to multiples of it; those of its output are then whole numbers."""
+        return math.lcm(self.contract.multiple_of, self.factor.denominator) if is_simple(self.factor) else self.contract.multiple_of
 
     @property
     def macs(self) -> int:
@@ -204,6 +238,12 @@ class Manifest(Noun):
         """The same for those of `layers`."""
         in_int8 = sum(layer.macs for layer in self.layers if layer.name in layers) + added.int8
         return in_int8 / max(self.macs + added.int8 + added.in_float, 1)
+
+    def without_files(self, files: Collection[str]) -> Manifest:
+        """This manifest without the variants of those files, and without what was made from them."""
+        gone = {variant.sha256 for variant in self.variants if variant.file in files}
+        kept = tuple(one for one in self.variants if one.file not in files and one.parent_sha256 not in gone)
+        return self.model_copy(update={"variants": kept})
 
     def with_variant(self, variant: Variant) -> Manifest:
         """This manifest with `variant` in the place of the one of the same file, or added; what was made from that one goes."""

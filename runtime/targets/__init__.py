@@ -3,13 +3,21 @@
 from typing import get_args
 
 from runtime.errors import UnknownNameError
-from runtime.targets import cpu, npu, openvino, tensorrt, vacc
+from runtime.targets import cpu, npu, npu16, openvino, tensorrt, vacc
 from runtime.targets.target import Precision, Target
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-TARGETS: tuple[Target, ...] = (cpu.TARGET, openvino.TARGET, tensorrt.TARGET, vacc.TARGET, npu.TARGET, npu.POWER_OF_TWO)
+TARGETS: tuple[Target, ...] = (
+    cpu.TARGET,
+    openvino.TARGET,
+    tensorrt.TARGET,
+    vacc.TARGET,
+    npu.TARGET,
+    npu.POWER_OF_TWO,
+    npu16.TARGET,
+)
 
 
 def find_target(name: str) -> Target:

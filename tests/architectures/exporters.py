@@ -16,7 +16,7 @@ from torch import nn
 from export.models import Network
 from tests.architectures.weights import build_trained
 
-_SIDES = (48, 64)  # (H, W) of the picture a network is traced with, and of the fixed file: what every architecture here takes
+SIDES = (48, 64)  # (H, W) of the picture a network is traced with, and of the fixed file: what every architecture here takes
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _export_legacy(module: nn.Module, channels: int, path: Path, *, axes: dict[s
     with _silent():
         torch.onnx.export(
             module,
-            (torch.rand(1, channels, *_SIDES),),
+            (torch.rand(1, channels, *SIDES),),
             path,
             opset_version=17,  # the highest that most published files have
             dynamo=False,
@@ -61,7 +61,7 @@ def _write_dynamo(module: nn.Module, channels: int, path: Path) -> None:
     with _silent():
         torch.onnx.export(
             module,
-            (torch.rand(2, channels, *_SIDES),),
+            (torch.rand(2, channels, *SIDES),),
             path,
             dynamo=True,
             external_data=False,

@@ -37,20 +37,20 @@ class Schedule:
 
 
 SCHEDULES: Mapping[str, Schedule] = {
-    "rrdbnet": Schedule(5000, patch=24),
-    "compact": Schedule(12000),
+    "rrdbnet": Schedule(6000, patch=24),
+    "compact": Schedule(5000),
     "span": Schedule(8000, peak_rate=1e-3),
     "edsr": Schedule(8000),
-    "imdn": Schedule(8000, patch=24),
+    "imdn": Schedule(3000, patch=24),
     "rfdn": Schedule(6000),
-    "carn_m": Schedule(4000),
-    "fsrcnn": Schedule(18000),
-    "lapsrn": Schedule(7000, patch=24),
-    "pan": Schedule(8000, patch=24),
-    "swinir": Schedule(2500),
-    "unet": Schedule(14000, patch=48),
-    "plksr": Schedule(8000),
-    "safmn": Schedule(9000, patch=24),
+    "carn_m": Schedule(5000),
+    "fsrcnn": Schedule(6000),
+    "lapsrn": Schedule(2000, patch=24),
+    "pan": Schedule(3000, patch=24),
+    "swinir": Schedule(800),
+    "unet": Schedule(5000, patch=48),
+    "plksr": Schedule(2500),
+    "safmn": Schedule(3000, patch=24),
 }
 
 app = console.application("Train the small architectures of the tests.")

@@ -52,7 +52,7 @@ def _gather(node: ir.Node, given: Given) -> Tensor:
     value, places, axis = needed(given, 0), needed(given, 1).long(), attribute(node, "axis", 0)
     places = torch.where(places < 0, places + value.shape[axis], places)
     axis %= value.ndim
-    return value.index_select(axis, places.reshape(-1)).reshape(*value.shape[:axis], *places.shape, *value.shape[axis + 1 :])
+    return value.index_select(axis, places.reshape(-1)).reshape([*value.shape[:axis], *places.shape, *value.shape[axis + 1 :]])
 
 
 def _transpose(node: ir.Node, given: Given) -> Tensor:
@@ -142,6 +142,13 @@ def _shape(node: ir.Node, given: Given) -> Tensor:
     return torch.tensor(needed(given).shape[attribute(node, "start", 0) : attribute(node, "end", None)])
 
 
+def _constant(node: ir.Node, _: Given) -> Tensor:
+    (given,) = node.attributes.values()
+    values = given.as_tensor().numpy() if given.name == "value" else np.asarray(given.value)
+    tensor = torch.from_numpy(np.array(values))
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def _constant_of_shape(node: ir.Node, given: Given) -> Tensor:
     fill = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
     return torch.full(integers(needed(given)), fill.item(), dtype=torch.from_numpy(np.array(fill)).dtype)
@@ -154,6 +161,7 @@ def _range(_: ir.Node, given: Given) -> Tensor:
 
 OPERATORS: Mapping[str, Operator] = {
     "Concat": _concat,
+    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,

@@ -1,0 +1,57 @@
+"""Reads somebody's ONNX file and checks that it is a whole and valid model; weights in files beside it are read too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from runtime.errors import UserError
+
+_DAMAGED = (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError, ValueError)
+_IR_VERSION = 8  # before 4 weights had to be listed as inputs; what is read here has them as constants
+
+
+def load_file(path: Path) -> onnx.ModelProto:
+    """The model in `path`, its weights in it; where they are also listed as inputs, as ir_version 3 wants it, no more there.
+
+    Raises:
+        UserError: there is no such file, or it is no ONNX model, or not all of one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file", hint="give the path of an ONNX file")
+    try:
+        proto = onnx.load_model(path)
+        _name_missing_shapes(proto)
+        onnx.checker.check_model(proto)
+    except _DAMAGED as error:
+        raise _refuse(path, error) from error
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, _IR_VERSION)
+    return proto
+
+
+def _name_missing_shapes(proto: onnx.ModelProto) -> None:
+    """Ends whose shape the file does not say are pictures of any size and channels."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        tensor = value.type.tensor_type
+        if value.type.WhichOneof("value") == "tensor_type" and not tensor.HasField("shape"):
+            for _ in range(4):
+                tensor.shape.dim.add()
+
+
+def check_types(proto: onnx.ModelProto, path: Path) -> None:
+    """UserError where the operators' types or shapes contradict each other."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except _DAMAGED as error:
+        raise _refuse(path, error) from error
+
+
+def _refuse(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(f"{path} is not a valid ONNX model: {reason}", hint="is the file complete? copy it again")

@@ -1,0 +1,78 @@
+"""Other forms of the same graph, for backends that compute the plain form wrongly; each exact, each with the case that needs it.
+
+A backend is held against the simulation anyway, and refused where it gives something else. Where a form of the same graph is known
+that it computes right, that form is written, whether the backend is installed here or not: the same inputs give the same bytes.
+
+shape_of_convolution
+    openvino 2026.4 lets Shape read an earlier tensor of the same shape. Where that is a convolution in int8 whose bias comes after,
+    the convolution then has two readers, and bias and ReLU are lost (RFDN's ESA blocks, which resize to another tensor's size).
+    A 1×1 MaxPool, which changes nothing, between the tensor and Shape ends the search.
+padded_average
+    openvino 2026.4 pads an AveragePool of uint8 with code 0, which is not 0 where the zero point is another, and counts it
+    (`count_include_pad`). A Pad before it pads with what is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from quantize.qdq import new_constant
+from runtime.targets import Target
+
+
+def shape_of_convolution(graph: ir.Graph) -> None:
+    """Puts a 1×1 MaxPool before each Shape of a tensor that the graph makes, (N, C, H, W); of the written int8 graph."""
+    inserted: dict[ir.Value, ir.Value] = {}
+    for node in [node for node in graph if node.op_type == "Shape"]:
+        value = node.inputs[0]
+        if (
+            value is None
+            or value.producer() is None
+            or value.dtype != ir.DataType.FLOAT
+            or value.shape is None
+            or len(value.shape) != 4
+        ):
+            continue
+        if value not in inserted:
+            pool = ir.node("MaxPool", [value], {"kernel_shape": [1, 1]}, name=f"{value.name}.shaped")
+            pool.outputs[0].name, pool.outputs[0].type, pool.outputs[0].shape = pool.name, value.type, value.shape
+            graph.append(pool)
+            inserted[value] = pool.outputs[0]
+        node.replace_input_with(0, inserted[value])
+    graph.sort()
+
+
+def padded_average(graph: ir.Graph) -> None:
+    """Gives each AveragePool that counts its padding a Pad instead; of the fp32 graph, before it has quantizers."""
+    for node in [node for node in graph if node.op_type == "AveragePool"]:
+        pads = tuple(node.attributes["pads"].as_ints()) if "pads" in node.attributes else ()
+        counts = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int() == 1
+        rounds_up = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int() == 1
+        value = node.inputs[0]
+        if not counts or not any(pads) or rounds_up or value is None:
+            continue
+        half = len(pads) // 2
+        amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+        pad = ir.node("Pad", [value, new_constant(graph, f"{node.name}.pads", amounts)], name=f"{node.name}.padded")
+        pad.outputs[0].name, pad.outputs[0].type = pad.name, value.type
+        graph.append(pad)
+        node.replace_input_with(0, pad.outputs[0])
+        node.attributes["pads"] = ir.AttrInt64s("pads", [0] * len(pads))
+    graph.sort()
+
+
+Form = Callable[[ir.Graph], None]
+BEFORE_QUANTIZERS: tuple[tuple[str, Form], ...] = (("openvino", padded_average),)
+"""The backend, and the form that it needs of the fp32 graph."""
+OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (("openvino", shape_of_convolution),)
+"""The backend, and the form that it needs of the graph as it is written."""
+
+
+def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], ...]) -> None:
+    """Brings `graph`, in place, into those of `forms` that a backend of `target` needs."""
+    for backend, form in forms:
+        if backend in target.backends:
+            form(graph)
