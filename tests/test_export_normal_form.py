@@ -172,11 +172,23 @@ def _newer() -> onnx.ModelProto:
     return _enlarging(graph, graph.add("Gelu", pooled), opset=22)
 
 
+def _unshuffled() -> onnx.ModelProto:
+    """pixel_unshuffle as torch's legacy exporter writes it for any size."""
+    graph = Graph(0, channels=3)
+    numbers = [
+        graph.constant(np.array(values)) for values in ([3], [0, 0, -1, 2, 0], [0, 0, 0, 0, -1, 2], [0, -1, 1, 1, 0, 0], [2, 3])
+    ]
+    value = graph.add("Reshape", graph.add("Unsqueeze", "input", numbers[0]), numbers[1])
+    value = graph.add("Transpose", graph.add("Reshape", value, numbers[2]), perm=[0, 1, 3, 5, 2, 4])
+    value = graph.add("Squeeze", graph.add("Reshape", value, numbers[3]), numbers[4], channels=12)
+    return _enlarging(graph, graph.shuffle(graph.conv(value, 32, 3)))
+
+
 FORMS: tuple[Build, ...] = (
     *(_constant_nodes, _computed_weight, _cast_weight, _integer_weight, _functions, _decided_branch, _handed_on, _listed_weights),
-    *(_unsaid_shapes, _newer, lambda: _functions(15)),
+    *(_unsaid_shapes, _newer, lambda: _functions(15), _unshuffled),
 )
-_GONE = {"Constant", "Cast", "DequantizeLinear", "Outer", "Inner", "If", "Identity", "Dropout", "Gelu", "Shape"}
+_GONE = {"Constant", "Cast", "DequantizeLinear", "Outer", "Inner", "If", "Identity", "Dropout", "Gelu", "Shape", "Reshape"}
 
 
 @pytest.mark.parametrize("build", FORMS, ids=lambda build: build.__name__.strip("_<>"))
