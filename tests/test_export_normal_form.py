@@ -159,6 +159,16 @@ def _listed_weights() -> onnx.ModelProto:
     return model
 
 
+def _standard_named() -> onnx.ModelProto:
+    """The standard's operators, said to be of ai.onnx, in a function alone."""
+    model = _functions()
+    for entry in model.opset_import:
+        entry.domain = "ai.onnx" if entry.domain == "" else entry.domain
+    for node in model.graph.node:
+        node.domain = node.domain or "ai.onnx"
+    return model
+
+
 def _unsaid_shapes() -> onnx.ModelProto:
     model = _enlarging(graph := Graph(0, channels=3), graph.conv("input", 8, 3))
     for value in (*model.graph.input, *model.graph.output):
@@ -186,7 +196,7 @@ def _unshuffled() -> onnx.ModelProto:
 
 FORMS: tuple[Build, ...] = (
     *(_constant_nodes, _computed_weight, _cast_weight, _integer_weight, _functions, _decided_branch, _handed_on, _listed_weights),
-    *(_unsaid_shapes, _newer, lambda: _functions(15), _unshuffled),
+    *(_unsaid_shapes, _newer, lambda: _functions(15), _unshuffled, _standard_named),
 )
 _GONE = {"Constant", "Cast", "DequantizeLinear", "Outer", "Inner", "If", "Identity", "Dropout", "Gelu", "Shape", "Reshape"}
 
@@ -368,6 +378,11 @@ def _raw_pixels() -> onnx.ModelProto:
     return model
 
 
+def _luma_of_colours() -> onnx.ModelProto:
+    graph = Graph(0, channels=3)
+    return graph.proto(graph.shuffle(graph.conv("input", 4, 3)))
+
+
 REFUSED: tuple[tuple[Build, str], ...] = (
     (_looping, "Loop loop"),
     (_scanning, "Scan scan"),
@@ -381,6 +396,7 @@ REFUSED: tuple[tuple[Build, str], ...] = (
     (_noise_level, "2 inputs and 1 outputs (input, sigma;"),
     (_two_outputs, "1 inputs and 2 outputs (input; depthtospace"),
     (_raw_pixels, "input is UINT8"),
+    (_luma_of_colours, "takes 3 channels and gives 1"),
 )
 
 
