@@ -213,7 +213,7 @@ def _noise(height: int, width: int) -> Array:
 
 def _takes(session: ort.InferenceSession, multiple: int) -> bool:
     """Whether the graph makes each of some sizes as much larger."""
-    sizes = [round_up(24, multiple) + more * multiple for more in (0, 1, 2, 5)]
+    sizes = [round_up(24, multiple) + more * multiple for more in (0, 1, 2, 5, 7, 11, 13)]
     try:
         outputs = [_run(session, _noise(size, size)).shape for size in sizes]
     except Exception:  # noqa: BLE001 # whatever ONNX Runtime raises
