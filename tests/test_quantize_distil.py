@@ -70,6 +70,7 @@ def _run(model: ir.Model, crop: NDArray[np.float32]) -> NDArray[np.float32]:
 @EACH_TARGET
 def test_the_simulation_computes_what_the_written_graph_does_but_for_the_last_rounding(target: Target) -> None:
     model = _network()
+    model.graph.opset_imports[""] = max(model.graph.opset_imports[""], target.opset_range[0])
     parameters, rounded = _quantized(model, target)
     end = str(model.graph.outputs[0].name)
     with torch.no_grad():
