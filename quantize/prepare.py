@@ -20,7 +20,7 @@ from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.qdq import ActivationRange
-from quantize.tensor_ranges import known_ranges, largest_values, wide_range
+from quantize.tensor_ranges import known_ranges, largest_values, mixed_ranges, wide_range
 from runtime.targets import Target
 
 
@@ -50,7 +50,8 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     rewrite_as_measured(graph, table)
     take_forms(graph, target, BEFORE_QUANTIZERS)
     factors = equalize_weights(graph, table) if target.has_wide_codes else {}
-    known = {name: wide_range(ends) for name, ends in scaled_ranges(table, factors).items()} | known_ranges(graph, target)
+    known = {name: wide_range(ends) for name, ends in scaled_ranges(table, factors).items()}
+    known |= {**mixed_ranges(graph, table, options), **known_ranges(graph, target)}
     grid, centred = PixelGrid(), Centred()
     if "pixel-grid" in options.steps:
         grid = align_ends(prepared, target)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.mix_channels import mixable_groups
 from quantize.options import Int8Options
 from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
@@ -44,6 +45,23 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
             lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
             known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
     return known
+
+
+def mixed_ranges(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, ActivationRange]:
+    """Ranges of least squared error for tensors whose channels were mixed, in the place of percentiles.
+
+    What is clipped of one of their channels is a small part of what the picture is made of, and not a colour or an edge.
+    """
+    if table.mixing is None or options.method is not Method.PERCENTILE or options.target.has_wide_codes:
+        return {}
+    groups = mixable_groups(graph)
+    tensors = [str(value.name) for name in table.mixing for value in groups[name].tensors]
+    symmetric = options.target.activation_symmetric
+    return {
+        name: activation_range(table.tensors[name], method=Method.MSE, symmetric=symmetric)
+        for name in tensors
+        if name in table.tensors
+    }
 
 
 def choose_ranges(
