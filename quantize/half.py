@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from quantize.half_check import check_rounded
 from quantize.half_range import convert_constant, in_float, measure_magnitudes
 from quantize.half_types import HalfPositions, half_positions
 from quantize.opset import raise_opset
@@ -54,7 +55,8 @@ def make_half(model: onnx.ModelProto, precision: Half, *, ranges: Mapping[str, f
         ranges: the largest magnitude that calibration saw of a tensor, by name, beside what is measured here.
 
     Raises:
-        PipelineError: the graph does not run, has an operator that cannot be brought to that opset, or the result is not valid.
+        PipelineError: the graph does not run, or cannot be brought to that opset; half precision is too coarse for it; the result
+            is not valid.
     """
     graph_model = _typed(model, precision)
     if precision == "bf16":
@@ -62,7 +64,9 @@ def make_half(model: onnx.ModelProto, precision: Half, *, ranges: Mapping[str, f
     else:
         graph_model, kept, rescaled = _in_range(graph_model, ranges or {})
     positions = _positions(graph_model, precision)
-    _Converter(graph_model.graph, _TYPES[precision]).convert({node: positions[node] for node in positions if node not in kept})
+    converted = {node: positions[node] for node in positions if node not in kept}
+    check_rounded(graph_model, converted, _TYPES[precision])
+    _Converter(graph_model.graph, _TYPES[precision]).convert(converted)
     proto = check_graph(ir.to_proto(graph_model), what=precision)
     return HalfGraph(proto, tuple(f"{node.name} ({node.op_type}): {reason}" for node, reason in kept.items()), rescaled)
 
