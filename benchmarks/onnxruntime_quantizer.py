@@ -43,8 +43,10 @@ def calibrate(graph: Path, crops: Crops) -> None:
         calibrator.compute_data()
 
 
-def quantize(graph: Path, crops: Crops, *, method: CalibrationMethod = CalibrationMethod.Percentile) -> bytes:
-    """`graph` as QDQ: uint8 activations, int8 weights per output channel."""
+def quantize(
+    graph: Path, crops: Crops, *, method: CalibrationMethod = CalibrationMethod.Percentile, symmetric: bool = False
+) -> bytes:
+    """`graph` as QDQ: activations of uint8, or int8 with zero point 0 where `symmetric`; int8 weights per output channel."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints as it goes
         path = Path(folder) / "int8.onnx"
         model = load_model_with_shape_infer(Path(shutil.copy(graph, folder)))
@@ -55,9 +57,9 @@ def quantize(graph: Path, crops: Crops, *, method: CalibrationMethod = Calibrati
             CropReader(crops),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=method,
-            extra_options={"CalibPercentile": _PERCENTILE},
+            extra_options={"CalibPercentile": _PERCENTILE, "ActivationSymmetric": symmetric},
         )
         return path.read_bytes()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,14 +28,30 @@ from calibration.pieces import stream_tensors, watched_options
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
+from runtime.filling import fill_up
 from runtime.images import Picture, to_network
 
 CROPS = 64
 CROP_SIZE = (96, 96)
 _CANDIDATES = 4
-Phase = Literal["reading", "measuring", "rounding", "distilling", "checking"]
+Phase = Literal["reading", "mixing", "measuring", "rounding", "distilling", "checking"]
 OnStep = Callable[[Phase, int, int], None]
 """Called with what is being done, how many steps of it are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What was done to a graph before it was measured.
+
+    Attributes:
+        fingerprint: of the graph as it was.
+        mixing: matrices by group (`quantize/mix_channels.py`); None where none was asked for.
+        equalization: scales by group (`quantize/equalize.py`), likewise.
+    """
+
+    fingerprint: str
+    mixing: Mapping[str, tuple[tuple[float, ...], ...]] | None
+    equalization: Mapping[str, tuple[float, ...]] | None
 
 
 def ignore_step(phase: Phase, done: int, total: int) -> None:
@@ -63,7 +80,7 @@ def describe_source(
 def crops_of(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> Iterator[NDArray[np.float32]]:
     """The crops that `source` describes, (1, C, H, W) float32 in [0, 1], of RGB or luma.
 
-    Where a picture is smaller than a crop, so is its crop; for a graph of fixed shape it is mirrored up to size.
+    Where a picture is smaller than a crop, so is its crop; it is mirrored up to a size that the graph takes.
     """
     rng = np.random.default_rng(source.seed)
     chosen = _choose(images.pairs, source.crops, source.seed)
@@ -74,7 +91,7 @@ def crops_of(images: ImageSet, source: CalibrationSource, *, scale: float, contr
             crop = _detailed_crop(picture, source.crop_size, rng)
             crop = 255 - crop if turn % 2 else crop  # the negative
             sized = _mirror_to(crop, source.crop_size) if contract.static_shape else crop
-            yield to_network(sized, contract, scale=scale)
+            yield fill_up(to_network(sized, contract, scale=scale), contract)
 
 
 def measure_activations(
@@ -84,12 +101,12 @@ def measure_activations(
     tensors: Collection[str],
     source: CalibrationSource,
     percentile: float,
-    equalized: tuple[str, Mapping[str, tuple[float, ...]]] | None = None,
+    rewritten: Rewritten | None = None,
     on_step: OnStep = ignore_step,
 ) -> CalibrationTable:
     """Runs `crops` through the fp32 `model` and summarises what each of `tensors` held.
 
-    Where the model was equalized, `equalized` has the fingerprint it had before, and the scales.
+    Where channels of the model were mixed or scaled, `rewritten` says how.
 
     Raises:
         PipelineError: a tensor held NaN or infinity.
@@ -102,9 +119,10 @@ def measure_activations(
             list(pool.map(_observe, [observers[name] for name in values], values.values(), places))
             del values  # not held while the next are made
     return CalibrationTable(
-        graph_fingerprint=graph_fingerprint(model.graph) if equalized is None else equalized[0],
+        graph_fingerprint=graph_fingerprint(model.graph) if rewritten is None else rewritten.fingerprint,
         source=source,
-        equalization=None if equalized is None else dict(equalized[1]),
+        mixing=None if rewritten is None or rewritten.mixing is None else dict(rewritten.mixing),
+        equalization=None if rewritten is None or rewritten.equalization is None else dict(rewritten.equalization),
         tensors={name: summarise(*both, percentile=percentile) for name, both in observers.items()},
     )
 

@@ -8,7 +8,7 @@ the other (`calibration/optimal_ranges.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -88,12 +88,14 @@ class TensorStatistics(Noun):
 class CalibrationTable(Noun):
     """Statistics by tensor name, bound to one graph; readable, reusable, diffable.
 
-    Where `equalization` is there, they were measured on the graph with its channels scaled so (`quantize/equalize.py`).
+    Where `mixing` is there, they were measured on the graph with its channels mixed so (`quantize/mix_channels.py`); likewise
+    `equalization`, with its channels then scaled (`quantize/equalize.py`).
     """
 
     schema_version: Literal[2] = 2
     graph_fingerprint: Sha256
     source: CalibrationSource
+    mixing: dict[str, tuple[tuple[FiniteFloat, ...], ...]] | None = None
     equalization: dict[str, tuple[FiniteFloat, ...]] | None = None
     tensors: dict[str, TensorStatistics] = Field(min_length=1)
 
@@ -167,13 +169,18 @@ def write_table(table: CalibrationTable) -> bytes:
     images = ",\n".join(f"   {json.dumps(image)}" for image in source.pop("images"))
     tensors = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["tensors"].items())
     head = json.dumps(source, indent=2)[2:-2].replace("\n", "\n ")
-    scales = "null"
-    if body["equalization"] is not None:
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["equalization"].items())
-        scales = f"{{\n{lines}\n }}" if lines else "{}"
+    mixing, scales = (_lines(body[name]) for name in ("mixing", "equalization"))
     opening = f'{{\n "schema_version": {body["schema_version"]},\n "graph_fingerprint": "{body["graph_fingerprint"]}",\n'
     pictures = f' "source": {{\n {head},\n  "images": [\n{images}\n  ]\n }},\n'
-    return f'{opening}{pictures} "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
+    return f'{opening}{pictures} "mixing": {mixing},\n "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
+
+
+def _lines(of_groups: Mapping[str, object] | None) -> str:
+    """JSON with a line for each group of tensors."""
+    if of_groups is None:
+        return "null"
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in of_groups.items())
+    return f"{{\n{lines}\n }}" if lines else "{}"
 
 
 def read_table(path: Path) -> CalibrationTable:

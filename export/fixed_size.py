@@ -29,4 +29,5 @@ def fix_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Model:
     sized = ir.from_proto(with_sizes(model, shape))
     onnxscript.optimizer.fold_constants(sized, onnx_shape_inference=True)
     simplified, _ = onnxsim.simplify(ir.to_proto(sized))
-    return ir.from_proto(simplified)
+    fixed: ir.Model = ir.from_proto(simplified)
+    return fixed

@@ -1,21 +1,40 @@
-"""Bias correction: what rounding the weights adds to a convolution's output on the average is taken off its bias.
+"""Bias correction: what rounding the weights adds to a layer's output on the average is taken off its bias.
 
     E[W_q * x] - E[W * x] = Σ_i (Σ_hw W_q - W)_oi · E[x_i]
 
 (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with means that calibration measured.) Activations behind a ReLU are never
-negative, so that rounding errors of weights do not cancel: they shift whole colours.
+negative, so that rounding errors of weights do not cancel: they shift whole colours. A ConvTranspose spreads its taps over the
+phases of its stride: an output pixel meets one in stride² of them.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quantize.layers import attribute, output_axis
 
-def mean_error(
-    weight: NDArray[np.float32], quantized: NDArray[np.int8], scale: NDArray[np.float32], channel_means: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(O,): by how much each output channel's mean moves; weights (O, I, kH, kW), `scale` (O,), means of the input (I,)."""
-    error = quantized * scale.reshape(-1, 1, 1, 1).astype(np.float64) - weight
-    moved: NDArray[np.float64] = error.sum(axis=(2, 3)) @ channel_means
+Numbers = NDArray[np.float64]
+
+
+def mean_error(layer: ir.Node, error: Numbers, channel_means: Numbers) -> Numbers:
+    """(O,): by how much the mean of each output channel of `layer` moves.
+
+    Args:
+        error: rounded weights less the exact ones, as the weight lies.
+        channel_means: (I,) of the input.
+    """
+    groups = attribute(layer, "group", 1) if layer.op_type in ("Conv", "ConvTranspose") else 1
+    outputs_first = np.moveaxis(error, output_axis(layer), 0)
+    summed = outputs_first.reshape(*outputs_first.shape[:2], -1).sum(axis=2)
+    if layer.op_type == "ConvTranspose":  # (O/g, I) -> (g, O/g, I/g)
+        by_group = summed.reshape(len(summed), groups, -1).transpose(1, 0, 2)
+        gain = 1 / math.prod(attribute(layer, "strides", (1, 1)))
+    else:
+        by_group = summed.reshape(groups, -1, summed.shape[1])
+        gain = float(attribute(layer, "alpha", 1.0)) if layer.op_type == "Gemm" else 1.0
+    moved: Numbers = gain * np.einsum("goi,gi->go", by_group, channel_means.reshape(groups, -1)).ravel()
     return moved

@@ -126,7 +126,8 @@ def quantize_int8(
     for layer in graph_model.graph:
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
-            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=means.get(read))
+            own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
+            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
     if learns and "distil" in options.steps:
         weights = _distilled(graph_model.graph, parameters, weights, crops, lifted, progress, on_step)
     directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
@@ -140,6 +141,21 @@ def quantize_int8(
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
     return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
+
+
+def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:
+    """UserError where a step of `options` cannot be taken with this fp32 graph, or lacks torch."""
+    if "distil" not in options.steps:
+        return
+    try:
+        from quantize.reconstruct.simulate import check_simulated  # torch: for this step alone
+    except ImportError as error:
+        raise _without_torch(error) from error
+    check_simulated(ir.from_proto(model).graph)
+
+
+def _without_torch(error: ImportError) -> UserError:
+    return UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced")
 
 
 def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
@@ -166,7 +182,7 @@ def _distilled(
     try:
         from quantize.reconstruct.distil import distil  # torch: for this step alone
     except ImportError as error:
-        raise UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced") from error
+        raise _without_torch(error) from error
     return distil(
         graph,
         parameters,

@@ -104,9 +104,25 @@ def principal_directions(
             weight = constant(layer, 1)
             maps = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1).astype(np.float64)
             break
-        maps = maps + _linear_part(change[0], error[0], factor)
+        maps = maps + linear_part(pixel_blocks(change[0], factor), error[0])
     _, vectors = np.linalg.eigh(np.einsum("soc,sod->cd", maps, maps))
     return np.ascontiguousarray(vectors[:, : -RANK - 1 : -1])
+
+
+def pixel_blocks(change: Array, factor: int) -> Array:
+    """(O, H·f, W·f) -> (O·f·f, H·W): all that lies where each pixel of a tensor f times smaller does."""
+    outputs, height, width = len(change), change.shape[1] // factor, change.shape[2] // factor
+    tiles = change.reshape(outputs, height, factor, width, factor).transpose(0, 2, 4, 1, 3)
+    return tiles.reshape(-1, height * width)
+
+
+def linear_part(blocks: Array, error: Array) -> Numbers:
+    """(V, H·W) and (C, H, W) -> A of the module's docstring, (S, V, C)."""
+    channels, height, width = error.shape
+    padded = np.pad(error, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)))
+    shifts = range(2 * _REACH + 1)
+    nearby = [padded[:, top : top + height, left : left + width].reshape(channels, -1) for top in shifts for left in shifts]
+    return np.stack([(blocks @ shifted.T).astype(np.float64) for shifted in nearby])
 
 
 def corrected_layers(graph: ir.Graph) -> frozenset[str]:
@@ -169,13 +185,3 @@ def _maker(value: ir.Value | None) -> ir.Node:
 
 def _signed(directions: Numbers, target: Target) -> Numbers:
     return directions if target.activation_symmetric else np.concatenate([directions, -directions], axis=1)
-
-
-def _linear_part(change: Array, error: Array, factor: int) -> Numbers:
-    """(O, H·f, W·f) and (C, H, W) -> A of the module's docstring, (S, O·f·f, C)."""
-    channels, height, width = error.shape
-    blocks = change.reshape(-1, height, factor, width, factor).transpose(0, 2, 4, 1, 3).reshape(-1, height * width)
-    padded = np.pad(error, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)))
-    shifts = range(2 * _REACH + 1)
-    nearby = [padded[:, top : top + height, left : left + width].reshape(channels, -1) for top in shifts for left in shifts]
-    return np.stack([(blocks @ shifted.T).astype(np.float64) for shifted in nearby])

@@ -11,7 +11,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from runtime.errors import UnknownNameError
 from runtime.targets import Target
 
-Step = Literal["pixel-grid", "centre", "correct-biases", "round-layers", "distil"]
+Step = Literal["mix-channels", "pixel-grid", "centre", "correct-biases", "round-layers", "distil"]
 STEPS: tuple[Step, ...] = get_args(Step)
 LEARNING_STEPS: frozenset[Step] = frozenset({"round-layers", "distil"})  # weights are rounded on pictures
 

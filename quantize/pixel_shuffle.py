@@ -15,13 +15,13 @@ import onnx
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable
-from quantize.equalize import equalize
 from quantize.half import Half, HalfGraph, make_half
 from quantize.int8_only import check_int8_only, int8_only_nodes
 from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import align_ends
 from quantize.placement import moved_chain, place_quantizers
+from quantize.prepare import rewrite_as_measured
 from quantize.qdq import activation_parameters, new_constant, write_qdq
 from quantize.tensor_ranges import choose_ranges, known_ranges
 from runtime.errors import UserError
@@ -84,8 +84,7 @@ def _write_islands(model: onnx.ModelProto, table: CalibrationTable, options: Int
     target = replace(options.target, int8_ops=(), moving_ops=options.target.int8_only_ops, float_dtype="float16")
     islands = ir.from_proto(raise_opset(model, _FLOAT16_SCALES_OPSET))
     graph = islands.graph
-    if table.equalization is not None:
-        equalize(graph, table.equalization)
+    rewrite_as_measured(graph, table)
     known = known_ranges(graph, target)
     if len(moved_chain(graph.outputs[0], target)) > 1:
         known |= align_ends(islands, target).ranges  # an island at the end takes all 256 codes for the picture, not half

@@ -1,4 +1,4 @@
-"""What a network goes through before anything is rounded, all of it exact: equalized, its ends on the pixel grid, centred."""
+"""What a network goes through before it is rounded, all exact: channels mixed and equalized, ends on the pixel grid, centred."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from quantize.backend_forms import BEFORE_QUANTIZERS, take_forms
 from quantize.centre import Centred, centre
 from quantize.equalize import equalize
 from quantize.equalize_weights import equalize_weights, scaled_ranges
+from quantize.mix_channels import mix_channels
 from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import PixelGrid, align_ends
@@ -46,8 +47,7 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     """`model`, at the lowest opset that the target takes or its own, and what is known of it."""
     target, prepared = options.target, ir.from_proto(raise_opset(model, options.target.opset_range[0]))
     graph = prepared.graph
-    if table.equalization is not None:
-        equalize(graph, table.equalization)
+    rewrite_as_measured(graph, table)
     take_forms(graph, target, BEFORE_QUANTIZERS)
     factors = equalize_weights(graph, table) if target.has_wide_codes else {}
     known = {name: wide_range(ends) for name, ends in scaled_ranges(table, factors).items()} | known_ranges(graph, target)
@@ -60,6 +60,14 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     for constant in [value for value in graph.initializers.values() if not value.uses()]:
         del graph.initializers[str(constant.name)]  # what others have taken the place of
     return Prepared(prepared, {**known, **grid.ranges, **centred.ranges}, grid, centred, target, factors)
+
+
+def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
+    """Mixes and scales channels of the fp32 `graph` in place as they were when `table` was measured."""
+    if table.mixing is not None:
+        mix_channels(graph, table.mixing)
+    if table.equalization is not None:
+        equalize(graph, table.equalization)
 
 
 def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDArray[np.float64]]:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quantize.correct import mean_error
+from quantize.layers import along, attribute, bias_gain, output_axis
 from runtime.targets import Target
 
 ActivationRange = tuple[float, float]
@@ -36,7 +37,7 @@ class QuantizationParameters:
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A convolution's int8 weight (O, I, kH, kW), its scale for each output channel (O,), and its bias (O,), not rounded."""
+    """A layer's int8 weight as the fp32 one lies, its scale for each output channel, and its bias (O,), not rounded."""
 
     weight: NDArray[np.int8]
     scale: NDArray[np.float32]
@@ -75,30 +76,35 @@ def storable_scale(scale: NDArray[np.floating] | float, target: Target) -> NDArr
 
 
 def quantize_weight(
-    weight: NDArray[np.float32], target: Target, *, smallest_scale: NDArray[np.float32] | float = _SMALLEST_SCALE
+    weight: NDArray[np.float32], target: Target, *, axis: int = 0, smallest_scale: NDArray[np.float32] | float = _SMALLEST_SCALE
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(O, I, kH, kW) float32 -> int8 of the same shape and one scale an output channel, (O,) float32; zero point 0.
+    """float32 -> int8 of the same shape and a scale for each output channel, (O,) float32, which lie along `axis`; zero point 0.
 
     `smallest_scale`, of one value or one a channel, is what a channel of tiny weights gets instead of its own.
     """
-    largest = np.abs(weight).reshape(weight.shape[0], -1).max(axis=1)
+    largest = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).max(axis=1)
     finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)
     without_weights = np.where(finest > _SMALLEST_SCALE, finest, 1.0)  # a channel of nothing but its bias
     scale = storable_scale(np.where(largest > 0, np.maximum(largest / 127, finest), without_weights), target)
-    column = scale.reshape(-1, *([1] * (weight.ndim - 1)))
+    column = along(scale, weight.ndim, axis)
     return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
 
 
 def round_nearest(
     layer: ir.Node, target: Target, *, input_scale: float, channel_means: NDArray[np.float64] | None = None
 ) -> RoundedWeight:
-    """A convolution's weights, each to its nearest step; its bias corrected where `channel_means`, (I,) of its input, are given."""
-    weight = constant(layer, 1)
+    """A layer's weights, each to its nearest step; its bias corrected where `channel_means`, (I,) of its input, are given."""
+    weight, axis = constant(layer, 1), output_axis(layer)
+    groups = attribute(layer, "group", 1) if layer.op_type == "ConvTranspose" else 1
+    outputs = weight.shape[axis] * groups
     has_bias = len(layer.inputs) > 2 and layer.inputs[2] is not None
-    bias = constant(layer, 2).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-    integers, scale = quantize_weight(weight, target, smallest_scale=smallest_scale(bias, input_scale))
-    if channel_means is not None:
-        bias = bias - mean_error(weight, integers, scale, channel_means)
+    bias = np.broadcast_to(constant(layer, 2).astype(np.float64).ravel(), outputs) if has_bias else np.zeros(outputs)
+    finest = smallest_scale(np.abs(bias).reshape(groups, -1).max(axis=0), input_scale)
+    integers, scale = quantize_weight(weight, target, axis=axis, smallest_scale=finest)
+    gain = bias_gain(layer)
+    if channel_means is not None and gain:
+        error = np.asarray(integers * along(scale, weight.ndim, axis).astype(np.float64) - weight, np.float64)
+        bias = bias - mean_error(layer, error, channel_means) / gain
     return RoundedWeight(integers, scale, bias)
 
 

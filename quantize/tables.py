@@ -16,6 +16,7 @@ from calibration.calibrate import (
     CROP_SIZE,
     CROPS,
     OnStep,
+    Rewritten,
     crops_of,
     describe_source,
     measure_activations,
@@ -25,7 +26,9 @@ from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
 from calibration.shipped_tables import find_shipped_table
-from quantize.equalize import choose_scales, equalize
+from quantize.choose_mixing import choose_matrices
+from quantize.equalize import Scales, choose_scales, equalize
+from quantize.mix_channels import Matrices, mix_channels
 from quantize.stage import current_tools, load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
@@ -33,14 +36,15 @@ from runtime.errors import DatasetError, UserError
 
 EQUALIZED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
+_MIXED_ON_EVERY = 4
 
 
 @dataclass(frozen=True)
 class TableRequest:
     """What calibration was asked for; the fields are the command line's options, None where one was not given.
 
-    With `equalize` None a table that was measured before is taken as it is, and one that is measured now is measured equalized if
-    there are enough pictures for it: what few do not show of a channel is clipped.
+    With `equalize` or `mix` None a table that was measured before is taken as it is, and one that is measured now is measured
+    equalized, or mixed, if there are enough pictures for it: what few do not show of a channel is clipped.
     """
 
     calib: str
@@ -51,6 +55,7 @@ class TableRequest:
     crop_size: tuple[int, int] | None = None
     seed: int | None = None
     equalize: bool | None = False
+    mix: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         _refuse_sampling(request, "a calibration table")
         given = read_table(Path(request.calib))
         _check_equalized(given, request, request.calib)
+        _check_mixed(given, request, request.calib)
         return FoundTable(given, f"read from {request.calib}", ())
     scale = bundle.manifest.scale
     model = ir.from_proto(load_fp32(bundle))
@@ -94,8 +100,12 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         seed=request.seed or 0,
         on_step=on_step,
     )
-    if request.equalize is None:
-        request = replace(request, equalize=len(source.images) >= EQUALIZED_FROM)
+    enough = len(source.images) >= EQUALIZED_FROM
+    request = replace(
+        request,
+        equalize=enough if request.equalize is None else request.equalize,
+        mix=enough if request.mix is None else request.mix,
+    )
     table = None if request.measure_again else _reusable(bundle, model.graph, source, request)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
     if table is None:
@@ -114,16 +124,22 @@ def _measure(
     *,
     on_step: OnStep,
 ) -> CalibrationTable:
-    """Measures `model`, equalized first, in place, where that was asked for: on some of the crops, then on all."""
+    """Measures `model`, its channels first mixed and equalized in place where that was asked for, on some of the crops."""
     tensors = observed_tensors(model.graph)
-    equalized = None
+    fingerprint = graph_fingerprint(model.graph)
+    mixing: Matrices | None = None
+    scales: Scales | None = None
+    if request.mix:
+        on_step("mixing", 0, 1)
+        mixing = choose_matrices(model, list(islice(crops(), 0, None, _MIXED_ON_EVERY)))
+        mix_channels(model.graph, mixing)
     if request.equalize:
         few = islice(crops(), 0, None, _EQUALIZED_ON_EVERY)
         scales = choose_scales(model.graph, measure_channels(model, few, tensors=tensors))
-        equalized = graph_fingerprint(model.graph), scales
         equalize(model.graph, scales)
+    rewritten = Rewritten(fingerprint, mixing, scales)
     return measure_activations(
-        model, crops(), tensors=tensors, source=source, percentile=request.percentile, equalized=equalized, on_step=on_step
+        model, crops(), tensors=tensors, source=source, percentile=request.percentile, rewritten=rewritten, on_step=on_step
     )
 
 
@@ -136,7 +152,7 @@ def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, reques
             table.source == source
             and table.graph_fingerprint == graph_fingerprint(graph)
             and holds_percentiles(table, request.percentile)
-            and (table.equalization is not None) == request.equalize
+            and (table.mixing is not None, table.equalization is not None) == (request.mix, request.equalize)
         )
         if same and set(table.tensors) == set(observed_tensors(graph)):
             return table
@@ -161,6 +177,11 @@ def _shipped(request: TableRequest, fingerprint: str, scale: float, missing: Mis
         "(the pictures are not on this machine)"
     )
     return FoundTable(table, origin, ())
+
+
+def _check_mixed(table: CalibrationTable, request: TableRequest, what: str) -> None:
+    if request.mix is False and table.mixing:
+        raise UserError(f"{what} was measured on a graph whose channels were mixed", hint="drop --without mix-channels")
 
 
 def _check_equalized(table: CalibrationTable, request: TableRequest, what: str) -> None:

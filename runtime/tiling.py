@@ -105,11 +105,13 @@ def cut_axis(
         filled: pixels of the axis when it has been filled up; None for as many as there are.
         step: windows start at multiples of it, and end at multiples or with the axis.
         unit: pieces that are kept begin at multiples of it; at least so many are kept.
-        least: pixels that a window has at the least, no more than `filled`.
+        least: pixels that a window has at the least, no more than `filled`; GRID it has anyway, where the axis is so long: what a
+            network makes of a picture of one pixel may be something of its own.
     """
     assert min(length, kept) > 0
     assert halo >= 0
     filled = length if filled is None else filled
+    least = max(least, min(GRID, filled))
     kept = max(kept // unit * unit, unit)
     if kept >= length:
         return (Cut(Span(0, filled), Span(0, length)),)

@@ -209,7 +209,7 @@ def _channels_last() -> onnx.ModelProto:
         (_shuffler, ["--scale=2", "--colour=CMYK"], "unknown colour 'CMYK'"),
         (_shuffler, ["--scale=2", "--range=255"], "expected two numbers"),
         (_shuffler, ["--scale=2", "--range=1,0"], "expected two numbers"),
-        (_shuffler, ["--scale=2", "--weights=shipped"], "has no effect on an .onnx file"),
+        (_shuffler, ["--scale=2", "--weights=shipped"], "--weights has no effect on"),
     ],
     ids=["scale", "two inputs", "five channels", "batch", "colour", "unknown colour", "one number", "backwards", "weights"],
 )

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from calibration.ranges import Method
+from quantize.fit_layer import fit_layer, round_weight
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
 from quantize.placement import Placement, place_quantizers
 from quantize.qdq import QuantizationParameters, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
-from quantize.rounding import fit_layer, round_layers, round_weight
+from quantize.rounding import round_layers
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
 from tests.small_int8 import small_network
@@ -280,6 +281,7 @@ def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
     rounded = fit_layer(layer, given, wanted, rng, target=CPU, input_scale=scale)
 
     nearest = round_nearest(layer, CPU, input_scale=scale)
+    assert rounded is not None
     np.testing.assert_array_equal(rounded.weight, nearest.weight)
 
 
@@ -335,25 +337,6 @@ def test_a_layer_is_rounded_however_it_pads(pads: list[int]) -> None:
     last = graph.conv(middle, COLOURS, 3)
 
     assert list(_rounded(_prepare(graph.model(last)))) == ["conv0", middle, last]
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [{"group": 2}, {"strides": [2, 2]}, {"dilations": [2, 2], "pads": [2, 2, 2, 2]}],
-    ids=["groups", "strides", "dilations"],
-)
-def test_a_layer_whose_windows_are_not_neighbouring_pixels_is_left_to_others(attributes: dict[str, int | list[int]]) -> None:
-    graph = Graph(0, channels=COLOURS)
-    first = graph.add("Relu", graph.conv("input", 8, 3))
-    group = attributes.get("group", 1)
-    assert isinstance(group, int)
-    weight = graph.constant(graph.random(8, 8 // group, 3, 3))
-    odd = graph.add("Conv", first, weight, channels=8, **{"pads": [1, 1, 1, 1], **attributes})
-    last = graph.conv(odd, COLOURS, 3)
-
-    rounded = _rounded(_prepare(graph.model(last)))
-
-    assert list(rounded) == ["conv0", last]
 
 
 def test_a_layer_without_bias_gets_one() -> None:

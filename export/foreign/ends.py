@@ -1,7 +1,7 @@
 """The picture that goes into somebody's file and the one that comes out: which values they are, their layout, type and sizes.
 
-An (N, H, W, C) picture, as TensorFlow has it, is told by its channels, which stand last; it gets a Transpose, so that what is behind
-takes and gives (N, C, H, W) like all else.
+An (N, H, W, C) picture, as TensorFlow has it, is told by its channels, which stand last; it gets a Transpose, so that what is
+behind takes and gives (N, C, H, W) like all else.
 """
 
 from __future__ import annotations

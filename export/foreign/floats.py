@@ -1,7 +1,7 @@
 """float16, bfloat16 and float64 made float32: weights, constants, casts and ends.
 
-float32 holds every float16 and bfloat16 exactly, so that the float32 graph computes what the file means, and the file itself what is
-left of it after its own rounding. A float64 is rounded, by 6e-8 of its value.
+float32 holds every float16 and bfloat16 exactly, so that the float32 graph computes what the file means, and the file itself what
+is left of it after its own rounding. A float64 is rounded, by 6e-8 of its value.
 """
 
 from __future__ import annotations

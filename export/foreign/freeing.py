@@ -1,16 +1,16 @@
 """Frees a file fixed to one size, where it is proven that no constant in it stands for that size; else it stays fixed.
 
-The proof is by operator (size_rules.py), on the shapes of every tensor at the file's own size and at two others that share no factor
-with it: a constant of the picture's shape then meets a tensor of another one, and what is left is what an operator computes wrongly
-without a word. Where the network looks no further than a halo, the freed graph is also held against the fixed one on pieces of a
-larger picture: away from the pieces' borders both must give the same.
+The proof is by operator (size_rules.py), on the shapes of every tensor at the file's own size and at two others that share no
+factor with it: a constant of the picture's shape then meets a tensor of another one, and what is left is what an operator computes
+wrongly without a word. Where the network looks no further than a halo, the freed graph is also held against the fixed one on pieces
+of a larger picture: away from the pieces' borders both must give the same.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,15 @@ import onnx_ir as ir
 from export.arithmetic import infer_sizes
 from export.axes import NAMES
 from export.foreign.original import Run, open_graph
-from export.foreign.size_rules import Shapes, find_burnt_in, find_reduction
-from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
+from export.foreign.shapes import Shapes
+from export.foreign.size_constants import find_size_constant
+from export.foreign.size_rules import find_burnt_in
+from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes
 from export.reach import receptive_field
 from runtime.errors import BackendError, UserError
 
 _NAMED = re.compile(r"[Nn]ode(?:\. Name:'| \()([^')]*)")
 _SAME = 1e-4  # of values in [0, 1], as the parity of an export
-_MOST_PIECE = 96  # pixels beyond the own size of the pictures that pieces are cut from
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,13 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
         run = open_graph(ir.to_proto(free).SerializeToString())
         sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor, own=own)
     except (BackendError, UserError) as error:
-        return Freed(None, None, _name_failure(error))
+        return Freed(None, None, _name_failure(error, model))
     others = [_other_size(own, sizes, index) for index in range(2)]
     try:
         at_sizes = [_shapes(free, size) for size in (own, *others)]
     except onnx.shape_inference.InferenceError as error:
-        return Freed(None, None, _name_failure(error))
-    shapes = Shapes((own, *others), at_sizes)
-    reason = find_burnt_in(free.graph, shapes)
-    reduction = find_reduction(free.graph, shapes)
-    if not reason and (own[0] % reduction or own[1] % reduction):
-        reason = f"the network makes the picture smaller by {reduction}, which its own size is no multiple of"
-    if not reason:
-        multiple = math.lcm(sizes.multiple_of, reduction)
-        least = -(-sizes.least_side // multiple) * multiple
-        sizes = replace(sizes, multiple_of=multiple, least_side=least, pictures=(own, sizes_of(multiple, max(least, 32))[0]))
-        reason = _compare_pieces(free, run, model, own, sizes, channels=channels)
+        return Freed(None, None, _name_failure(error, model))
+    reason = find_burnt_in(free.graph, Shapes(at_sizes)) or _compare_pieces(free, run, model, own, sizes, channels=channels)
     return Freed(None, None, reason) if reason else Freed(free, sizes, "")
 
 
@@ -89,11 +81,7 @@ def _shapes(model: ir.Model, size: Size) -> dict[str, tuple[int | None, ...]]:
 def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
     """One larger and one smaller than `own`, or also larger, of sides that share no factor with it but the multiple."""
     multiple, burnt = sizes.multiple_of, own[0] * own[1]
-    primes = [
-        prime
-        for prime in range(2, 997)
-        if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side
-    ]
+    primes = [prime for prime in range(2, 997) if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side]
     smaller = [prime for prime in primes if prime * multiple < min(own)][-2:]
     larger = [prime for prime in primes if prime * multiple > max(own)][:4]
     chosen = smaller if index and len(smaller) == 2 else larger[2 * index : 2 * index + 2]
@@ -101,7 +89,7 @@ def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
 
 
 def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes: Sizes, *, channels: int) -> str:
-    """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far for that."""
+    """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far."""
     field = receptive_field(free.graph, multiple_of=sizes.multiple_of)
     halo, unit = field.halo, math.lcm(field.alignment, sizes.multiple_of)
     if halo == "global" or 2 * halo + unit >= min(own):
@@ -122,6 +110,10 @@ def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes:
     return ""
 
 
-def _name_failure(error: Exception) -> str:
+def _name_failure(error: Exception, fixed: ir.Model) -> str:
+    """Which operator has the size in it: by its constants, else the one that the runtime names."""
+    known = find_size_constant(fixed.graph)
+    if known:
+        return known
     found = _NAMED.search(str(error))
     return f"with other sizes {found[1]} does not run" if found and found[1] else "with other sizes the graph does not run"

@@ -1,9 +1,9 @@
 """Upsample (opset 7 to 9) and Resize (10) as the Resize of today.
 
 Before opset 11 an output pixel i of an enlargement by s lies at i / s of the input: "asymmetric", linear as well as nearest, which
-takes the pixel before it (https://onnx.ai/onnx/operators/onnx__Upsample.html; of opset 10, where it makes smaller, ONNX Runtime takes
-the pixel behind it). onnx's own converter leaves that out, and Resize-11 then takes half_pixel: other coordinates. So these operators
-pass it by under a name of their own.
+takes the pixel before it (https://onnx.ai/onnx/operators/onnx__Upsample.html; of opset 10, where it makes smaller, ONNX Runtime
+takes the pixel behind it). onnx's own converter leaves that out, and Resize-11 then takes half_pixel: other coordinates. So these
+operators pass it by under a name of their own.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,55 +79,80 @@ def read_foreign(
         raise UserError(f"--scale {scale:g}: expected more than {_SCALES[0]}, and {_SCALES[1]} at most", hint="--scale 2")
     proto = load_file(path)
     ends = find_ends(proto, path)
-    if order is not None and order not in CHANNELS[ends.channels]:
-        raise UserError(f"{path} takes {ends.channels} channels, which cannot be {order}", hint=f"--colour {CHANNELS[ends.channels][0]}")
+    values, notes = _find_values(ends, order, value_range, path)
     rename_axes(proto)
     form = to_normal_form(proto, path)
-    notes = _describe_form(form, ends)
-    notes += [] if order is not None else [f"{ends.channels} channels taken for {CHANNELS[ends.channels][0]}; --colour says otherwise"]
-    notes += [] if value_range is not None else ["values taken for 0 to 1; --range LOW,HIGH says otherwise"]
-    order, (low, high) = order or CHANNELS[ends.channels][0], value_range or (0.0, 1.0)
     original = open_original(proto)
-    sized = find_sizes(form.model, ends, path, scale=scale)
-    if scale is None:
-        scale = _found_scale(sized, path)
-        notes.append(f"enlarges by {scale:g}, found by running it")
-    shown = form.model
+    sized = find_sizes(form, ends, path, scale=scale)
+    scale, found = (sized.factor, [_say_scale(sized, path)]) if scale is None else (scale, [])
+    compared = _Compared(form.model, original, batch=ends.fixed[0] or 1)
     if static is not None:
-        pre_upscaled = static if sized.factor != 1 else upscaled_size(static, scale)
-        freed, sized = sized, fix_size(sized, pre_upscaled, ends, path)
-        if sized.static_shape not in (None, freed.shape) and any(ends.fixed[1:]):  # the file itself takes another size alone
-            shown, original = freed.model, open_graph(ir.to_proto(freed.model).SerializeToString())
-    notes += sized.notes
-    batch = 1 if shown is not form.model else ends.fixed[0] or 1
-    exact = open_graph(ir.to_proto(shown).SerializeToString()) if form.floats else original
-    tolerance, more = _tolerance(form, original, exact, sized, ends, batch=batch, low=low, high=high)
-    notes += more
-    convert_ends(sized.model, order, low, high)
-
-    def on_contract(run: Run) -> Run:
-        def run_on_contract(array: Array) -> Array:
-            pixels = array[:, ::-1] if order == "BGR" else array
-            output = run(np.repeat(pixels * (high - low) + low, batch, axis=0).astype(np.float32))[:1]
-            restored = ((output - low) / (high - low)).astype(np.float32)
-            return np.ascontiguousarray(restored[:, ::-1]) if order == "BGR" else restored
-
-        return run_on_contract
-
+        size = static if sized.factor != 1 else upscaled_size(static, scale)
+        freed, sized = sized, fix_size(sized, size, path)
+        if any(ends.fixed[1:]) and size != freed.shape:  # the file itself takes another size alone
+            compared = _Compared(freed.model, _open(freed.model), batch=1)
+    exact = _open(compared.model) if form.floats else compared.run
+    tolerance, told = _tolerance(form, compared, values, (compared.batch, ends.channels, *sized.shape))
+    convert_ends(sized.model, values.order, values.low, values.high)
+    run = compared.run if tolerance is not None else exact
     return Foreign(
         model=sized.model,
         scale=scale,
-        contract=_contract(sized, order, scale=scale),
+        contract=_contract(sized, values.order, scale=scale),
         shape=sized.shape,
-        run_original=on_contract(exact if tolerance == float("inf") else original),
-        run_exact=on_contract(exact),
-        tolerance=TOLERANCE if tolerance == float("inf") else tolerance,
-        notes=tuple(notes),
+        run_original=partial(_run_on_contract, run, values, compared.batch),
+        run_exact=partial(_run_on_contract, exact, values, compared.batch),
+        tolerance=tolerance or TOLERANCE,
+        notes=(*_describe_form(form, ends), *notes, *found, *sized.notes, *told),
     )
 
 
+@dataclass(frozen=True)
+class _Values:
+    """What a file's values mean: the order of its channels, its black and white."""
+
+    order: Order
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What an export is compared with: a graph in normal form, what it stands for as a function, and the batch that this takes."""
+
+    model: ir.Model
+    run: Run
+    batch: int
+
+
+def _find_values(ends: Ends, order: Order | None, value_range: tuple[float, float] | None, path: Path) -> tuple[_Values, list[str]]:
+    orders = CHANNELS[ends.channels]
+    if order is not None and order not in orders:
+        raise UserError(f"{path} takes {ends.channels} channels, which cannot be {order}", hint=f"--colour {orders[0]}")
+    notes = [] if order is not None else [f"{ends.channels} channels taken for {orders[0]}; --colour says otherwise"]
+    notes += [] if value_range is not None else ["values taken for 0 to 1; --range LOW,HIGH says otherwise"]
+    return _Values(order or orders[0], *(value_range or (0.0, 1.0))), notes
+
+
+def _open(model: ir.Model) -> Run:
+    return open_graph(ir.to_proto(model).SerializeToString())
+
+
+def _run_on_contract(run: Run, values: _Values, batch: int, array: Array) -> Array:
+    """What `run` gives for (1, C, H, W) of the contract, as that."""
+    span = values.high - values.low
+    pixels = array[:, ::-1] if values.order == "BGR" else array
+    output = run(np.repeat(pixels * span + values.low, batch, axis=0).astype(np.float32))[:1]
+    restored = ((output - values.low) / span).astype(np.float32)
+    return np.ascontiguousarray(restored[:, ::-1]) if values.order == "BGR" else restored
+
+
 def _describe_form(form: NormalForm, ends: Ends) -> list[str]:
-    notes = [f"its {' and '.join(ends.turned)} {'have' if len(ends.turned) > 1 else 'has'} channels last (NHWC); turned to NCHW"] if ends.turned else []
+    notes = (
+        [f"its {' and '.join(ends.turned)} {'have' if len(ends.turned) > 1 else 'has'} channels last (NHWC); turned to NCHW"]
+        if ends.turned
+        else []
+    )
     if form.floats:
         notes.append(f"{' and '.join(form.floats)} in the file, float32 here")
     if form.dequantized:
@@ -134,28 +160,28 @@ def _describe_form(form: NormalForm, ends: Ends) -> list[str]:
     return notes
 
 
-def _found_scale(sized: Sized, path: Path) -> float:
+def _say_scale(sized: Sized, path: Path) -> str:
     if sized.factor <= 1:
         raise UserError(
             f"{path} keeps the size of its picture, so it works on one enlarged before, or enlarges nothing; --scale is missing",
             hint="--scale 2",
         )
-    return sized.factor
+    return f"enlarges by {sized.factor:g}, found by running it; --scale says otherwise"
 
 
 def _tolerance(
-    form: NormalForm, original: Run, exact: Run, sized: Sized, ends: Ends, *, batch: int, low: float, high: float
-) -> tuple[float, list[str]]:
-    """How far the file may be from its float32 form, in [0, 1], and what to say of it; infinite where the file itself overflows."""
+    form: NormalForm, compared: _Compared, values: _Values, shape: tuple[int, int, int, int]
+) -> tuple[float | None, list[str]]:
+    """How far the file may be from its float32 form, in [0, 1], and what to say of it; None where the file itself overflows."""
     kind = next((kind for kind in KINDS if kind in form.floats), None)
     if kind is None:
         return TOLERANCE, []
-    picture = np.random.default_rng(0).random((batch, ends.channels, *sized.shape), np.float32) * np.float32(high - low) + np.float32(low)
-    allowed = rounding_tolerance(form.model, picture, kind)
-    if not np.isfinite(original(picture)).all() or allowed == float("inf"):
-        return float("inf"), [f"on noise the file itself overflows {kind}, so it is held to its float32 form alone"]
-    del exact
-    tolerance = max(TOLERANCE, float(f"{allowed / (high - low):.1e}"))
+    span = values.high - values.low
+    picture = np.random.default_rng(0).random(shape, np.float32) * np.float32(span) + np.float32(values.low)
+    allowed = rounding_tolerance(compared.model, picture, kind)
+    if not np.isfinite(compared.run(picture)).all() or not np.isfinite(allowed):
+        return None, [f"on noise the file itself overflows {kind}, so it is held to its float32 form alone"]
+    tolerance = max(TOLERANCE, float(f"{allowed / span:.1e}"))
     return tolerance, [f"compared within {tolerance:.1e}, what {kind} rounds on its way"]
 
 

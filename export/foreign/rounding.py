@@ -1,9 +1,9 @@
 """How far a float16 file may be from its own float32 form: as far as float16 rounds.
 
-The file rounds what each operator gives to float16, u = 2⁻¹¹ of the value at most (2⁻⁸ of bfloat16); so does the float32 form with a
-Cast to float16 and back behind each. With d the largest change that makes to a picture, the file's own change, another rounding of the
-same size, is independent of it. Maxima of two such errors over some thousand pixels differ by less than a factor of two, and 4 d holds
-their difference with as much to spare; what the ends round comes to it:
+The file rounds what each operator gives to float16, u = 2⁻¹¹ of the value at most (2⁻⁸ of bfloat16); so does the float32 form with
+a Cast to float16 and back behind each. With d the largest change that makes to a picture, the file's own change is another rounding
+of the same size. Maxima of two such errors over some thousand pixels differ by less than a factor of two, and 4 d holds their
+difference with as much to spare; what the ends round comes to it:
 
     tolerance = 4 d + u max(1, |y|)
 """

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from export.axes import NAMES
 from export.fixed_size import fix_sizes
 from export.foreign.ends import Ends
-from export.foreign.freeing import free_sizes, with_input
-from export.foreign.normal_form import lift_constants
+from export.foreign.freeing import Freed, free_sizes, with_input
+from export.foreign.normal_form import NormalForm, lift_constants
 from export.foreign.original import open_graph
+from export.foreign.pixel_counts import find_count
 from export.foreign.sizes import Probe, Size, Sizes, measure_fixed, measure_sizes
 from runtime.errors import BackendError, UserError
 
@@ -38,23 +39,24 @@ class Sized:
     notes: tuple[str, ...]
 
 
-def find_sizes(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Finds out what sizes `model`, in normal form, takes, and frees it of a fixed one where that is proven to be right.
+def find_sizes(form: NormalForm, ends: Ends, path: Path, *, scale: float | None) -> Sized:
+    """Finds out what sizes a graph in normal form takes, and frees it of a fixed one where that is proven to be right.
 
     Raises:
         UserError: it must stay fixed, and not to one picture of one size; it enlarges by no factor, or by another than `scale`.
     """
-    batch, height, width = ends.fixed
+    model, (batch, height, width) = form.model, ends.fixed
     if not height and not width:
         return _find_free(model, ends, path, scale=scale)
     own = (height or width, width or height)
     fixed = with_input(model, (batch or 1, ends.channels, *own))
     factor = measure_fixed(_probe(fixed, ends, batch=batch or 1), own, path, scale=scale)
-    freed = free_sizes(model, own, channels=ends.channels, factor=factor, path=path)
+    count = find_count(form.unfolded)
+    freed = Freed(None, None, count) if count else free_sizes(model, own, channels=ends.channels, factor=factor, path=path)
     said = _describe(ends)
     if freed.model is not None and freed.sizes is not None:
         free = _with_batch(freed.model, ends, freed.sizes)
-        return Sized(free, factor, freed.sizes, None, own, (f"fixed to {said} in the file, now of any size{_within(freed.sizes)}",))
+        return Sized(free, factor, freed.sizes, None, own, (_say_freed(ends, freed.sizes),))
     one = with_input(model, (1, ends.channels, *own))
     if not (height and width) or not _runs(one, ends, own):
         raise UserError(
@@ -64,7 +66,7 @@ def find_sizes(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
     return Sized(one, factor, None, own, own, (f"stays fixed to {said}: {freed.reason}",))
 
 
-def fix_size(sized: Sized, size: Size, ends: Ends, path: Path) -> Sized:
+def fix_size(sized: Sized, size: Size, path: Path) -> Sized:
     """`sized` for one picture of `size` (H, W) alone, that of the graph's input.
 
     Raises:
@@ -72,21 +74,24 @@ def fix_size(sized: Sized, size: Size, ends: Ends, path: Path) -> Sized:
     """
     if sized.static_shape is not None:
         if sized.static_shape != size:
-            raise UserError(f"{path} cannot be fixed to {_by(size)}: it {'; '.join(sized.notes)}", hint=f"--static {_by(sized.static_shape)}")
+            raise UserError(
+                f"{path} cannot be fixed to {_by(size)}: it {'; '.join(sized.notes)}", hint=f"--static {_by(sized.static_shape)}"
+            )
         return sized
     assert sized.sizes is not None
     multiple, least = sized.sizes.multiple_of, sized.sizes.least_side
     nearest = tuple(max(-(-side // multiple) * multiple, least) for side in size)
     if nearest != size:
         raise UserError(
-            f"{path} takes sides of multiples of {multiple} from {least} on, not {_by(size)}", hint=f"--static {_by((nearest[0], nearest[1]))}"
+            f"{path} takes sides of multiples of {multiple} from {least} on, not {_by(size)}",
+            hint=f"--static {_by((nearest[0], nearest[1]))}",
         )
     model = lift_constants(fix_sizes(ir.to_proto(sized.model), (1, *size)))
     return Sized(model, sized.factor, None, size, size, sized.notes)
 
 
 def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Of a file whose height and width are free: what it takes is measured, and a fixed batch made free where that gives the same."""
+    """Measures what a file of free height and width takes, and frees it of a fixed batch where that gives the same."""
     batch = ends.fixed[0]
     free = with_input(model, (NAMES[0], ends.channels, *NAMES[2:]))
     try:
@@ -94,14 +99,21 @@ def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) 
     except BackendError as error:  # a batch burnt into the graph may contradict the free one
         free = with_input(model, (1, ends.channels, *NAMES[2:]))
         if batch > 1 or not _opens(free):
-            raise UserError(f"{path} is fixed to {_describe(ends)}, and does not run with others: {error}", hint="export the model so") from error
+            raise UserError(
+                f"{path} is fixed to {_describe(ends)}, and does not run with others: {error}", hint="export the model so"
+            ) from error
         sizes = measure_sizes(_probe(free, ends), path, scale=scale)
     notes = []
     if batch and not sizes.one_at_a_time:
-        notes.append(f"fixed to {_describe(ends)} in the file, now of any size{_within(sizes)}")
-    elif _within(sizes) or sizes.one_at_a_time:
-        notes.append(f"takes any size{_within(sizes)}")
+        notes.append(_say_freed(ends, sizes))
+    elif limits := _within(sizes):
+        notes.append(f"takes pictures {limits}")
     return Sized(_with_batch(free, ends, sizes), sizes.factor, sizes, None, sizes.pictures[0], tuple(notes))
+
+
+def _say_freed(ends: Ends, sizes: Sizes) -> str:
+    limits = _within(sizes)
+    return f"fixed to {_describe(ends)} in the file, now of any size" + (f", for pictures {limits}" if limits else "")
 
 
 def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
@@ -110,11 +122,11 @@ def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
 
 
 def _within(sizes: Sizes) -> str:
-    """What "any size" is within, as an addition to it."""
-    limits = [f"of multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
-    limits += [f"from {sizes.least_side}×{sizes.least_side} on"] * (sizes.least_side > sizes.multiple_of)
+    """What the sizes are within, as an addition; "" where that is nothing."""
+    limits = [f"whose sides are multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
+    limits += [f"of {sizes.least_side} pixels a side or more"] * (sizes.least_side > sizes.multiple_of)
     limits += ["one picture at a time"] * sizes.one_at_a_time
-    return "".join(f", {limit}" for limit in limits)
+    return ", ".join(limits)
 
 
 def _describe(ends: Ends) -> str:

@@ -1,7 +1,7 @@
 """What sizes and batches a network takes, and by how much it enlarges, found by running it.
 
-A network may want multiples of a number (a U-Net that halves, windows of attention), or a least side (reflecting pads), and says so
-nowhere; where it takes a size wrongly it ends in an error, or gives a picture of another size than asked for. So each multiple m, the
+A network may want multiples of a number (a U-Net that halves, windows of attention), or a least side (reflecting pads), and says
+so nowhere; a size it does not take ends in an error, or in a picture of another size than asked for. So each multiple m, the
 smallest first, is tried with two pictures whose sides divided by m have no factor in common, and the least side by halving.
 """
 
@@ -19,12 +19,13 @@ from export.foreign.original import Array, Run
 from runtime.errors import BackendError, UserError
 
 Size = tuple[int, int]
-_MULTIPLES = (*range(1, 17), 18, 20, 21, 24, 28, 30, 32, 36, 40, 42, 48, 56, 60, 64, 72, 80, 96, 112, 128)
-_LEAST_SIDES = (32, 130)  # of the pictures tried: small ones first; some networks take none below a hundred
+_MULTIPLES = (*range(1, 17), 18, 20, 21, 24, 28, 30, 32, 36, 40, 42, 48, 56, 60, 64, 96, 128)
+_SMALL, _LARGE = 32, 130  # the least sides of the pictures tried, small ones first; some networks take none below a hundred
 _OF_LARGE = (1, 2, 4, 8, 16, 32, 64)  # the multiples tried with large pictures, which cost more
 _ODD = ((37, 53), (26, 41))  # of multiples of 1
 _FACTORS = tuple(
-    float(factor) for factor in sorted({Fraction(n, d) for d in range(1, 6) for n in range(d, 16 * d + 1)}, key=lambda f: (f.denominator, f))
+    float(factor)
+    for factor in sorted({Fraction(n, d) for d in range(1, 6) for n in range(d, 16 * d + 1)}, key=lambda f: (f.denominator, f))
 )
 """What a network enlarges by, whole numbers first, where nobody says it."""
 _SAME = 1e-4  # values in [0, 1] of a picture alone and in a batch
@@ -43,7 +44,7 @@ class Sizes:
 
 
 class Probe:
-    """Runs a graph with noise of any size, each once; remembers the shape of what it gives, and the last reason why it gives nothing."""
+    """Runs a graph with noise of any size, each once; remembers the sizes it gives, and the last reason why it gives none."""
 
     def __init__(self, run: Run, *, channels: int, batch: int = 1) -> None:
         self._run, self._channels, self._batch = run, channels, batch
@@ -66,6 +67,10 @@ class Probe:
             self.reason = f"it gives {shape} for {(self._batch, self._channels, *size)}, expected as many pictures and channels"
             return None
         return shape[2], shape[3]
+
+    def taken(self) -> list[Size]:
+        """The pictures that gave something, in the order they were tried."""
+        return [size for size, output in self._found.items() if output is not None]
 
     def takes_batches(self, size: Size) -> bool:
         """Whether two pictures at once give what each gives alone."""
@@ -93,32 +98,33 @@ def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | 
     """
     wanted = _FACTORS if scale is None else (scale, 1.0)
     divisible = 0 if own is None else math.gcd(*own)
-    for least in _LEAST_SIDES:
-        for multiple in _MULTIPLES if least == _LEAST_SIDES[0] else _OF_LARGE:
-            if divisible % multiple:
+    large = _LARGE if own is None else min(own)  # attention over all pixels wants memory for the square of their number
+    for least, multiples in ((_SMALL, _MULTIPLES), (large, _OF_LARGE)):
+        for multiple in multiples:
+            if divisible % multiple or least < _SMALL:
                 continue
             pictures = sizes_of(multiple, least)
             factor = _fit(probe, pictures, wanted)
-            if factor is not None:
+            if factor is not None and _rounds(probe, pictures, multiple, factor):
                 return _describe(probe, multiple, pictures, factor)
             if scale is not None and (other := _fit(probe, pictures, _FACTORS)) is not None:
                 raise _refuse_scale(path, pictures[0], probe, scale, other)
-    for picture in (sizes_of(multiple, _LEAST_SIDES[0])[0] for multiple in _MULTIPLES):
-        if probe.output(picture) is not None:
-            raise _refuse_scale(path, picture, probe, scale, None)
-    raise UserError(f"{path} runs with no size of picture that was tried: {probe.reason}", hint="export the model with free height and width")
+    for picture in probe.taken():
+        raise _refuse_scale(path, picture, probe, scale, None)
+    raise UserError(
+        f"{path} runs with no size of picture that was tried: {probe.reason}", hint="export the model with free height and width"
+    )
 
 
 def _describe(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: float) -> Sizes:
     """What is known of a network that enlarges these pictures, multiples of `multiple` with no larger factor in common."""
     least = min(*pictures[0], *pictures[1])
     for divisor in range(1, multiple):  # smaller multiples were tried with smaller pictures
-        if multiple % divisor == 0 and _fit(probe, smaller := sizes_of(divisor, least), (factor,)) is not None:
+        smaller = sizes_of(divisor, least)
+        if multiple % divisor == 0 and _fit(probe, smaller, (factor,)) and _rounds(probe, smaller, divisor, factor):
             multiple, pictures = divisor, smaller
             break
-    return Sizes(
-        factor, multiple, _least_side(probe, multiple, pictures, factor), not probe.takes_batches(pictures[1]), pictures
-    )
+    return Sizes(factor, multiple, _least_side(probe, multiple, pictures, factor), not probe.takes_batches(pictures[1]), pictures)
 
 
 def measure_fixed(probe: Probe, size: Size, path: Path, *, scale: float | None) -> float:
@@ -136,11 +142,11 @@ def measure_fixed(probe: Probe, size: Size, path: Path, *, scale: float | None) 
 
 
 def sizes_of(multiple: int, least: int) -> tuple[Size, Size]:
-    """Two pictures (H, W) whose sides are multiples of `multiple`, `least` or more where that is beyond 1, and of no larger number."""
+    """Two pictures (H, W) whose sides, `least` or more, are all multiples of `multiple` and of no larger number."""
     if multiple == 1 and least <= min(_ODD[0]):
         return _ODD
     first = -(-least // multiple)
-    odd = [number for number in range(first, 2 * first + 8) if is_prime(number) and number != 2 or number == 1]
+    odd = [number for number in range(first, 2 * first + 8) if number == 1 or (is_prime(number) and number != 2)]
     even = first + first % 2
     return (odd[0] * multiple, odd[1] * multiple), ((even + 2) * multiple, even * multiple)
 
@@ -162,8 +168,22 @@ def _fit(probe: Probe, pictures: Sequence[Size], factors: Sequence[float]) -> fl
         outputs.append(probe.output(picture))
         if outputs[-1] is None:
             return None
-    fitting = (factor for factor in factors if all(enlarged(size, factor) == output for size, output in zip(pictures, outputs, strict=True)))
+    fitting = (
+        factor
+        for factor in factors
+        if all(enlarged(size, factor) == output for size, output in zip(pictures, outputs, strict=True))
+    )
     return next(fitting, None)
+
+
+def _rounds(probe: Probe, pictures: tuple[Size, Size], multiple: int, factor: float) -> bool:
+    """Whether a factor p / q rounds to the nearest pixel, half of one to the even, at sides of every remainder by 2 q."""
+    period = 2 * Fraction(factor).limit_denominator(64).denominator
+    if period == 2:
+        return True
+    first = min(*pictures[0], *pictures[1])
+    sides = [first + step * multiple for step in range(period)]
+    return all(probe.output(size) == enlarged(size, factor) for size in zip(sides[::2], sides[1::2], strict=True))
 
 
 def _least_side(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: float) -> int:

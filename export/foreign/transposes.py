@@ -37,19 +37,21 @@ def _cancel(node: ir.Node) -> bool:
     permutation, source = _permutation(node), node.inputs[0]
     if permutation is None or source is None:
         return False
-    before = source.producer()
-    if permutation == tuple(range(len(permutation))):
-        before, origin = None, source
-    else:
-        first = _permutation(before) if before is not None and before.op_type == "Transpose" else None
-        if before is None or first is None or [first[axis] for axis in permutation] != list(range(len(first))):
-            return False
-        origin = before.inputs[0]
+    before, origin = source.producer(), source if permutation == tuple(range(len(permutation))) else None
+    if origin is None and before is not None and before.op_type == "Transpose":
+        first = _permutation(before)
+        if first is not None and [first[axis] for axis in permutation] == list(range(len(first))):
+            origin = before.inputs[0]
     if origin is None or (origin.is_graph_input() and node.outputs[0].is_graph_output()):
         return False
     hand_over(node.outputs[0], origin)
     discard(node)
-    if before is not None and not before.outputs[0].uses() and not before.outputs[0].is_graph_output():
+    if (
+        before is not None
+        and before.op_type == "Transpose"
+        and not before.outputs[0].uses()
+        and not before.outputs[0].is_graph_output()
+    ):
         discard(before)
     return True
 

@@ -16,6 +16,7 @@ from export.reach.walk import WholePictureError, follow, walk
 _LENGTHS = (96, 288, 960, 3840)  # of pictures, until one is so large that its borders leave its middle alone
 _CERTAIN = 960  # of a picture that is not computed alike everywhere: what repeats at all repeats within 160 of its pixels
 _ODD = 37  # pixels more: a size that is a multiple of nothing
+_REMAINDERS = (1, 3, 6)  # multiples more: sizes that pads up to some other multiple fill otherwise
 _BESIDE = 48  # pixels across: what is followed along one axis does not see the other
 _MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)  # of sizes that a border may depend on
 _CHANNELS = 3
@@ -77,27 +78,39 @@ def _along(graph: ir.Graph, axis: int, multiple: int) -> tuple[int, int]:
 
 def _at_free_sizes(graph: ir.Graph, axis: int, multiple: int) -> tuple[int, int]:
     beside = _up(_BESIDE, multiple)
-    for length in (_up(length, multiple) for length in _LENGTHS):
-        usual = _look(graph, axis, length, beside=beside)
-        if isinstance(usual, Field):
-            break
-        if usual is _Failure.UNEVEN and length >= _CERTAIN:
-            raise WholePictureError(_first_uneven(graph, axis, (length,), beside))
-    else:
-        raise WholePictureError(f"all of it: it looks further than {_LENGTHS[-1] // 3} pixels")
-    odd_length = _up(length + _ODD, multiple)
-    odd = _look(graph, axis, odd_length, beside=beside)
-    if not isinstance(odd, Field) or any(getattr(usual, name) != getattr(odd, name) for name in _SAME):
-        raise WholePictureError(_first_uneven(graph, axis, (odd_length, length), beside))
+    length, usual = _clear_field(graph, axis, multiple, beside)
     step = math.lcm(usual.step, multiple)
+    odd_length = _up(length + _ODD, multiple)
     sized = [f"{node.op_type} {node.name}" for node in graph if node.op_type in ("Shape", "Size")]
+    others = [odd_length, _up(length, step), *(odd_length + more * multiple for more in _REMAINDERS if sized)]
+    odd, *fields = (usual if other == length else _same_field(graph, axis, (other, length), beside, usual) for other in others)
+    halo = max(field.halo for field in (usual, odd, *fields))
     if usual.step == 1 and not sized:
-        return max(usual.halo, odd.halo), 1  # nothing in it knows of the size
+        return halo, 1  # nothing in it knows of the size
     for factor in _MULTIPLES:
         again = _look(graph, axis, odd_length + factor * step, beside=beside)
         if isinstance(again, Field) and again.back == odd.back:
-            return max(usual.halo, odd.halo, again.halo), usual.step if factor == 1 else factor * step
+            return max(halo, again.halo), usual.step if factor == 1 else factor * step
     raise WholePictureError(f"a border that depends on the size, {sized[0] if sized else 'by its strides'}")
+
+
+def _clear_field(graph: ir.Graph, axis: int, multiple: int, beside: int) -> tuple[int, Field]:
+    """The length of a picture whose borders leave its middle alone, and the output's field there."""
+    for length in (_up(length, multiple) for length in _LENGTHS):
+        field = _look(graph, axis, length, beside=beside)
+        if isinstance(field, Field):
+            return length, field
+        if field is _Failure.UNEVEN and length >= _CERTAIN:
+            raise WholePictureError(_first_uneven(graph, axis, (length,), beside))
+    raise WholePictureError(f"{_first_uneven(graph, axis, (length,), beside)}: it looks further than {length // 3} pixels")
+
+
+def _same_field(graph: ir.Graph, axis: int, lengths: tuple[int, int], beside: int, usual: Field) -> Field:
+    """The output's field in a picture of the first of two lengths, which must be `usual`, that of the second."""
+    field = _look(graph, axis, lengths[0], beside=beside)
+    if not isinstance(field, Field) or any(getattr(usual, name) != getattr(field, name) for name in _SAME):
+        raise WholePictureError(_first_uneven(graph, axis, lengths, beside))
+    return field
 
 
 class _Failure(Enum):
@@ -132,20 +145,28 @@ def _fixed_size(graph: ir.Graph) -> tuple[int, int] | None:
 
 
 def _first_uneven(graph: ir.Graph, axis: int, lengths: tuple[int, ...], beside: int) -> str:
-    """The first operator whose output is not computed alike everywhere, or not so at all of those sizes."""
+    """The first operator whose output is not computed alike everywhere, or not so at all of those sizes; else the last one."""
     walks = [walk(graph, _shape(graph, axis, length, beside), axis) for length in lengths]
+    name = ""
     for tensors in zip(*walks, strict=True):
+        node = tensors[0][0].producer()
+        assert node is not None
+        name = f"{node.op_type} {node.name}"
         found = [
             _field(dependence, axis, length)
             for (_, dependence), length in zip(tensors, lengths, strict=True)
-            if isinstance(dependence, Dependence) and dependence.rank == 4 and dependence.varies(axis)
+            if isinstance(dependence, Dependence) and _is_picture(dependence, axis)
         ]
-        fields = [field for field in found if isinstance(field, Field)]
-        if _Failure.UNEVEN in found or len({field.inside for field in fields}) > 1:
-            node = tensors[0][0].producer()
-            assert node is not None
-            return f"{node.op_type} {node.name}"
-    return "all of it"
+        if _Failure.UNEVEN in found or (len(lengths) > 1 and _Failure.SMALL in found):
+            break
+        if len({(field.inside, field.front) for field in found if isinstance(field, Field)}) > 1:
+            break
+    return name
+
+
+def _is_picture(found: Dependence, axis: int) -> bool:
+    """Whether it looks like (1, C, H, W): windows of attention do not."""
+    return found.rank == 4 and found.shape[0] == 1 and found.varies(axis)
 
 
 def _up(length: int, multiple: int) -> int:

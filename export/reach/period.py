@@ -67,10 +67,8 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
         raise BorderError
     before, behind = np.flatnonzero(disturbed[:low]), np.flatnonzero(disturbed[high:]) + high
     start, end = (int(before[-1]) + 1 if before.size else 0), (int(behind[0]) if behind.size else size)
-    inside = slice(low, low + count)
-    own = (places * step // count)[inside, np.newaxis]
-    some = first[inside] != NOTHING
-    reach = max(int((own - first[inside])[some].max(initial=0)), int((last[inside] - own)[some].max(initial=0)))
+    own, some = (places * step // count)[:, np.newaxis], first != NOTHING
+    reach = max(int((own - first)[some].max(initial=0)), int((last - own)[some].max(initial=0)))
     halo = max(reach, (start - 1) * step // count + 1 if start else 0, math.ceil(length - end * step / count))
     begin = -(-low // count) * count
     whole = slice(begin, begin + count)
@@ -79,10 +77,14 @@ def field_of(found: Dependence, axis: int, length: int) -> Field | None:
         halo,
         step,
         count,
-        _bytes(first[whole] - shift, last[whole] - shift, label[whole]),
+        _bytes(_moved(first[whole], shift), _moved(last[whole], shift), label[whole]),
         _bytes(first[:start], last[:start], label[:start]),
-        _bytes(first[end:] - length, last[end:] - length, label[end:], np.array([size * step - length * count])),
+        _bytes(_moved(first[end:], length), _moved(last[end:], length), label[end:], np.array([size * step - length * count])),
     )
+
+
+def _moved(rows: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+    return np.where(np.abs(rows) == NOTHING, rows, rows - shift)
 
 
 def _lines(array: NDArray[Number], axis: int, size: int) -> NDArray[Number]:

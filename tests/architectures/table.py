@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +118,10 @@ def _rows_of(
         except Exception as error:  # noqa: BLE001 # a failure is a row, whatever it is
             yield from (replace(empty, target=target.name, failed=_said(error)) for target in targets)
             return
-        tell(f"{network.name} from {exporter.name}, by quantize_static")
-        theirs = _their_loss_db(imported, settings)
+        their_loss_db = cache(partial(_their_loss_db, imported, settings))  # both schemes once
         for target in targets:
+            tell(f"{network.name} from {exporter.name} by quantize_static")
+            theirs = their_loss_db(symmetric=target.activation_symmetric)
             row = replace(_described(empty, imported), target=target.name, their_loss_db=theirs)
             tell(f"{network.name} from {exporter.name} for {target.name}")
             try:
@@ -216,12 +217,12 @@ def _lesrcnn_seconds_per_mac(settings: Settings, target: Target) -> float:
         return seconds / bundle.manifest.macs
 
 
-def _their_loss_db(imported: Imported, settings: Settings) -> Mapping[str, float]:
-    """quantize_static's, QDQ, per channel, percentile, of the same fp32 graph on the same crops; empty where that fails."""
+def _their_loss_db(imported: Imported, settings: Settings, *, symmetric: bool) -> Mapping[str, float]:
+    """quantize_static's, QDQ, per channel, percentile, of the same graph on the same crops in the target's scheme; empty where it fails."""
     bundle = imported.bundle
     crops = _calibrate(bundle, settings).crops
     try:
-        graph = onnxruntime_quantizer.quantize(bundle.path(bundle.variant("fp32")), crops)
+        graph = onnxruntime_quantizer.quantize(bundle.path(bundle.variant("fp32")), crops, symmetric=symmetric)
         made = scores_db(bundle.manifest, graph, "onnxruntime", "int8", imported.scenes)
     except Exception:  # noqa: BLE001 # whatever happens in there, there is nothing to be held against
         return {}

@@ -37,13 +37,13 @@ class Schedule:
 
 
 SCHEDULES: Mapping[str, Schedule] = {
-    "rrdbnet": Schedule(1500, patch=24),
+    "rrdbnet": Schedule(6000, patch=24),
     "compact": Schedule(5000),
     "span": Schedule(8000, peak_rate=1e-3),
     "edsr": Schedule(8000),
     "imdn": Schedule(3000, patch=24),
-    "rfdn": Schedule(2000),
-    "carn_m": Schedule(1200),
+    "rfdn": Schedule(6000),
+    "carn_m": Schedule(5000),
     "fsrcnn": Schedule(6000),
     "lapsrn": Schedule(2000, patch=24),
     "pan": Schedule(3000, patch=24),
