@@ -18,14 +18,14 @@ from quantize.half_types import HalfPositions
 from quantize.qdq import new_constant
 from runtime.backends.onnxruntime import run_as_written
 from runtime.errors import BackendError, PipelineError
-from runtime.value_check import TOLERANCE_DB, psnr_db
+from runtime.value_check import psnr_db
 
 
-def check_rounded(model: ir.Model, halves: Mapping[ir.Node, HalfPositions], to: ir.DataType) -> None:
+def check_rounded(model: ir.Model, halves: Mapping[ir.Node, HalfPositions], to: ir.DataType, *, tolerance_db: float) -> None:
     """Runs the float32 `model` as it is, and with what `halves`, operators of it, read and write rounded to type `to`.
 
     Raises:
-        PipelineError: the two differ by more than half precision should; or it does not run.
+        PipelineError: the two are less alike than `tolerance_db`; or it does not run.
     """
     exact, rounded = ir.to_proto(model), _rounded(model, halves, to)
     reason = ""
@@ -36,8 +36,8 @@ def check_rounded(model: ir.Model, halves: Mapping[ir.Node, HalfPositions], to: 
             reason = reason or str(error)
             continue
         found = psnr_db(given, wanted)
-        if found < TOLERANCE_DB:
-            raise PipelineError(f"its arithmetic is too coarse: {found:.1f} dB from fp32, expected {TOLERANCE_DB:.0f} or more")
+        if found < tolerance_db:
+            raise PipelineError(f"its arithmetic is too coarse: {found:.1f} dB from fp32, expected {tolerance_db:.0f} or more")
         return
     raise PipelineError(f"the graph does not run in float32: {reason}")
 
