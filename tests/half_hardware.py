@@ -30,8 +30,7 @@ def run_as_half_hardware(model: onnx.ModelProto, picture: Array) -> Array:
         read = [held[str(value.name)] for value in node.inputs if value is not None and value.const_value is None]
         made = run_node(node, [[array] for array in read], opsets=graph.opset_imports, crops=1)
         for output, is_half, arrays in zip(node.outputs, halves, made, strict=True):
-            assert arrays is not None
-            (array,) = arrays
-            with np.errstate(over="ignore"):
-                held[str(output.name)] = array.astype(np.float16).astype(np.float32) if is_half else array
+            if arrays is not None:
+                with np.errstate(over="ignore"):
+                    held[str(output.name)] = arrays[0].astype(np.float16).astype(np.float32) if is_half else arrays[0]
     return held[str(graph.outputs[0].name)].astype(np.float32)

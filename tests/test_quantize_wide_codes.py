@@ -14,6 +14,7 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
+from quantize.cli import main as quantize
 from quantize.equalize_weights import equalize_weights, scaled_ranges
 from quantize.options import Effort, Int8Options
 from quantize.qdq import constant
@@ -71,3 +72,12 @@ def test_columns_of_weights_are_equalized_exactly() -> None:
     largest = np.abs(constant(list(equalized.graph)[2], 1)).max(axis=(0, 2, 3))
     assert largest.max() / largest.min() < 2  # of weights that were spread over a factor of twenty
     assert scaled_ranges(table, factors)[inner][1] == pytest.approx(float(after[inner].max()), rel=1e-4)
+
+
+@pytest.mark.parametrize("given", [("--method", "mse"), ("--percentile", "99.9")])
+def test_what_clips_is_refused_where_codes_are_plenty(
+    given: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        quantize([str(tmp_path), "--calib", "samples", "--target", "npu-a16", *given])
+    assert f"{given[0]}" in capsys.readouterr().err
