@@ -54,7 +54,7 @@ class Row:
     Attributes:
         halo, sizes: what the import found.
         int8_macs, int8_macs_ran: share of multiply-accumulates in int8 by the manifest, and as the backend says itself.
-        backend: what runs the int8 graph.
+        backend: what `auto` runs the int8 graph on, and what computes it wrongly.
         fp32_db, loss_db, their_loss_db: by set: PSNR of fp32, what sredge's int8 loses of it, what quantize_static's loses.
         backend_psnr_db, expected_db: the backend's output held against the graph simulated, and what is expected of it.
         tiles: largest difference of tiles from the whole picture, of 255; None where the network is global.
@@ -170,10 +170,14 @@ def _quantized(row: Row, imported: Imported, target: Target, settings: Settings)
     bundle, seconds = _quantize(imported.bundle, target, settings)
     variant = bundle.variant("int8", target=target.name)
     graph, fp32 = bundle.read(variant), bundle.read(bundle.variant("fp32"))
-    pair = find_pairs(bundle, precision="int8", target=target.name)[0]
-    with open_backend(pair.backend.name, graph, precision="int8") as backend:
-        check = measure_values(backend, graph, fp32, bundle.manifest.contract, precision="int8")
-        ran = verify_precision(bundle.manifest, variant, backend.precisions())
+    passed_over = ""
+    for pair in find_pairs(bundle, precision="int8", target=target.name):  # as `auto` does it
+        with open_backend(pair.backend.name, graph, precision="int8") as backend:
+            check = measure_values(backend, graph, fp32, bundle.manifest.contract, precision="int8")
+            ran = verify_precision(bundle.manifest, variant, backend.precisions())
+        if check.passed:
+            break
+        passed_over += f", not {pair.backend.name} ({check.psnr_db:.0f} dB)"
     made = scores_db(bundle.manifest, graph, pair.backend.name, "int8", imported.scenes)
     lost = [before - after for before, after in zip(imported.fp32_db, made, strict=True)]
     per_mac = seconds / bundle.manifest.macs
@@ -181,7 +185,7 @@ def _quantized(row: Row, imported: Imported, target: Target, settings: Settings)
         row,
         int8_macs=bundle.manifest.int8_mac_share(variant),
         int8_macs_ran=ran.mac_share.get("int8", 0.0),
-        backend=pair.backend.name,
+        backend=pair.backend.name + passed_over,
         loss_db=by_set(lost, imported.scenes),
         backend_psnr_db=check.psnr_db,
         expected_db=check.expected_db,
@@ -218,7 +222,7 @@ def _lesrcnn_seconds_per_mac(settings: Settings, target: Target) -> float:
 
 
 def _their_loss_db(imported: Imported, settings: Settings, *, symmetric: bool) -> Mapping[str, float]:
-    """quantize_static's, QDQ, per channel, percentile, of the same graph on the same crops in the target's scheme; empty where it fails."""
+    """quantize_static's, QDQ, per channel, percentile, of the same graph on the same crops; empty where it fails."""
     bundle = imported.bundle
     crops = _calibrate(bundle, settings).crops
     try:
