@@ -30,7 +30,7 @@ from tests.random_graphs import FIXED, Plan, build, draw_plan
 from tests.random_graphs.body import SCALE
 from tests.small_int8 import measured_on
 
-SEEDS = range(int(os.environ.get("SREDGE_RANDOM_GRAPHS", "0")))
+SEEDS = range(int(os.environ.get("SREDGE_RANDOM_GRAPHS", "40")))
 _TOLERANCE = 2e-4  # of values up to a few units: other kernels, and constants folded into weights, in float32
 _TILE, _PICTURE = 24, (45, 70)  # (H, W), multiples of nothing
 _LEAST_PSNR_DB = 20.0  # of int8 against fp32, both as a picture: far below what int8 costs these, far above a wrong graph
