@@ -16,11 +16,12 @@ from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, cho
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from quantize.faithful import BackendCheck
 from quantize.halves import Halves, halves_of
+from quantize.int8 import check_steps
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
-from quantize.stage import check_target, quantize_bundle, quantized_already, try_halves
+from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_halves
 from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
@@ -121,6 +122,8 @@ def quantize(
         raise UserError(f"--pixel-shuffle has no effect with --target {target}", hint="drop one of the two")
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     check_target(opened, chosen_target, pixel_shuffle=shuffle)
+    if not pictures.endswith(".json"):  # a table comes without pictures to learn from
+        check_steps(load_fp32(opened), options)
     halves = try_halves(opened, chosen_target)
     _show_missing(halves)
     request = TableRequest(

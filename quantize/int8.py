@@ -143,6 +143,21 @@ def quantize_int8(
     return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
 
 
+def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:
+    """UserError where a step of `options` cannot be taken with this fp32 graph, or lacks torch."""
+    if "distil" not in options.steps:
+        return
+    try:
+        from quantize.reconstruct.simulate import check_simulated  # torch: for this step alone
+    except ImportError as error:
+        raise _without_torch(error) from error
+    check_simulated(ir.from_proto(model).graph)
+
+
+def _without_torch(error: ImportError) -> UserError:
+    return UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced")
+
+
 def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
     """The middle of each crop, as much as is learned and compared on; all of it where `graph` takes one shape alone."""
     shape = graph.inputs[0].shape
@@ -167,7 +182,7 @@ def _distilled(
     try:
         from quantize.reconstruct.distil import distil  # torch: for this step alone
     except ImportError as error:
-        raise UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced") from error
+        raise _without_torch(error) from error
     return distil(
         graph,
         parameters,

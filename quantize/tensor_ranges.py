@@ -82,9 +82,14 @@ def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Option
     return {name: _measured(name, role, table, free)[1] for name, role in roles.items() if name in table.tensors}
 
 
+def wide_range(ends: ActivationRange) -> ActivationRange:
+    """The range of 16-bit codes for values that were measured between `ends`."""
+    return _ROOM * ends[0], _ROOM * ends[1]
+
+
 def _measured(name: str, role: Role, table: CalibrationTable, options: Int8Options) -> ActivationRange:
     if options.target.has_wide_codes:
-        return _ROOM * table.tensors[name].minimum, _ROOM * table.tensors[name].maximum
+        return wide_range((table.tensors[name].minimum, table.tensors[name].maximum))
     clips = role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],

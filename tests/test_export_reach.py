@@ -75,7 +75,7 @@ LOCAL = {
     "halved with antialias": Case(steps.resize(0.5, mode="cubic", antialias=1), 4, 2, 2),
     "only the rows": Case(steps.resize(2, 1, mode="linear"), 1),
 }
-GLOBAL = {
+GLOBAL: dict[str, steps.Step] = {
     "GlobalAveragePool": steps.squeeze_and_excite,
     "Add": steps.with_positions,
     "Div": steps.divided_by_its_height,

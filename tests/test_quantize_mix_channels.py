@@ -25,16 +25,16 @@ def run(model: ir.Model | onnx.ModelProto, picture: Array) -> Array:
 def stream_network(mode: str = "CRD") -> ir.Model:
     """A residual stream through a block, a scaled block, a Concat and a Resize, then a shuffled tensor between two convolutions."""
     graph = Graph(3, channels=3)
-    start = graph.conv("input", 6, 3)
+    start = graph.conv("input", 9, 3)
     inner = graph.add("Relu", graph.conv(start, 5, 3))
-    first = graph.add("Add", start, graph.conv(inner, 6, 3))
-    scaled = graph.add("Mul", graph.conv(graph.add("Relu", graph.conv(first, 5, 1)), 6, 3), graph.constant(0.2))
+    first = graph.add("Add", start, graph.conv(inner, 9, 3))
+    scaled = graph.add("Mul", graph.conv(graph.add("Relu", graph.conv(first, 5, 1)), 9, 3), graph.constant(0.2))
     second = graph.add("Sub", first, scaled)
-    wide = graph.add("Concat", inner, second, channels=11, axis=1)
-    third = graph.add("Add", second, graph.conv(wide, 6, 1))
+    wide = graph.add("Concat", inner, second, channels=14, axis=1)
+    third = graph.add("Add", second, graph.conv(wide, 9, 1))
     sizes = graph.constant(np.array([1, 1, 2, 2], np.float32))
     large = graph.add("Resize", third, "", sizes, mode="nearest")
-    shuffled = graph.shuffle(graph.conv(large, 16, 3), mode=mode)
+    shuffled = graph.shuffle(graph.conv(large, 32, 3), mode=mode)
     return graph.model(graph.conv(shuffled, 3, 3))
 
 
@@ -52,7 +52,7 @@ def test_a_mixed_network_computes_what_it_did(mode: str) -> None:
     mix_channels(model.graph, matrices)
 
     changed = [name for node in model.graph if (name := str(node.name)) in weights and np.any(constant(node, 1) != weights[name])]
-    assert [group.channels for group in groups.values()] == [6, 4]
+    assert [group.channels for group in groups.values()] == [9, 8]
     assert changed == list(weights)  # all nine write or read one of the two
     np.testing.assert_allclose(run(model, picture), before, atol=1e-4 * np.abs(before).max())
 
