@@ -75,7 +75,7 @@ def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDAr
     """(C,) for each tensor measured, and for those that were made of them."""
     means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
     means |= {f"{name}{SHUFFLED}": mean for name, mean in means.items()}  # of those that there are: `subpixel.py`
-    means = {name: mean * prepared.factors.get(name, 1.0) for name, mean in means.items()}
+    means = {name: mean * prepared.factors.get(name.removesuffix(SHUFFLED), 1.0) for name, mean in means.items()}
     for name, (source, gain, offset, last) in prepared.grid.made_of.items():
         if source in means:
             means[name] = np.append(means[source] * gain + offset, last)

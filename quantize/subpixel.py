@@ -6,7 +6,8 @@ stride s adds w[k] x[i] to output y = s·i + k - p. With y + c = s·m + r, 0 ≤
     out[s·m + r - c] = Σ_j w[s·j + r + p - c] x[m - j]
 
 which is a convolution of stride 1 for each r (phase), and the phases side by side are DepthToSpace (Shi et al. 2016, arXiv
-1609.07009). The crop c, 0 ≤ c < s, is the one that leaves the fewest taps j; what is made outside the output is sliced off.
+1609.07009), behind the activation, which backends compute inside the convolution. The crop c, 0 ≤ c < s, is the one that leaves the
+fewest taps j; what is made outside the output is sliced off.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quantize.qdq import constant, new_constant
 
 SHUFFLED = ".shuffled"
 """Ends the name of what such a pair makes; the convolution writes the tensor of the ConvTranspose's name, in another order."""
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu")  # of no parameter a channel
 _TO_THE_END = np.iinfo(np.int64).max
 
 
@@ -52,13 +54,15 @@ def write_subpixel(graph: ir.Graph) -> None:
     Nodes keep their names. The convolution writes the tensor of the old name, so that ranges which were measured hold for it; the
     graph's output keeps its name too.
     """
-    for node in [node for node in graph if node.op_type == "ConvTranspose" and _is_plain(node)]:
+    found = [node for node in graph if node.op_type == "ConvTranspose" and _is_plain(node)]
+    for node in found:
         shape = constant(node, 1).shape[2:]
         strides, pads = attribute(node, "strides", (1, 1)), attribute(node, "pads", (0, 0, 0, 0))
         more = attribute(node, "output_padding", (0, 0))
         axes = [_axis(shape[a], strides[a], begin=pads[a], end=pads[a + 2], more=more[a]) for a in (0, 1)]
         _rewrite(graph, node, axes)
-    graph.sort()
+    if found:
+        graph.sort()
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -99,8 +103,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node, axes: list[_Axis]) -> None:
     node.attributes.clear()
     node.attributes["pads"] = ir.AttrInt64s("pads", [top, left, bottom, right])
     node.attributes["group"] = ir.AttrInt64("group", groups)
-    made = node.outputs[0]
-    moves = []
+    written = _through_activations(node.outputs[0])
+    made, moves = written[-1], []
     if stride > 1:
         moves.append(ir.node("DepthToSpace", [made], {"blocksize": stride, "mode": "CRD"}, name=f"{node.name}.shuffle"))
     if any(axis.crop or axis.surplus for axis in axes):
@@ -110,6 +114,16 @@ def _rewrite(graph: ir.Graph, node: ir.Node, axes: list[_Axis]) -> None:
         moves.append(ir.node("Slice", [moves[-1].outputs[0] if moves else made, *given], name=f"{node.name}.crop"))
     if moves:
         _put_behind(graph, made, moves)
+        for value in written:
+            value.shape = None  # in phases it has another
+
+
+def _through_activations(value: ir.Value) -> list[ir.Value]:
+    """`value`, and what activations make of it that alone read it: they change each number by itself, in whatever order it lies."""
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or value.is_graph_output() or readers[0].op_type not in _ACTIVATIONS:
+        return [value]
+    return [value, *_through_activations(readers[0].outputs[0])]
 
 
 def _put_behind(graph: ir.Graph, made: ir.Value, moves: list[ir.Node]) -> None:
@@ -118,7 +132,6 @@ def _put_behind(graph: ir.Graph, made: ir.Value, moves: list[ir.Node]) -> None:
     end.type, end.shape, end.name = made.type, made.shape, f"{name}{SHUFFLED}"
     for move in moves[:-1]:
         move.outputs[0].name, move.outputs[0].type = f"{name}.uncropped", made.type
-    made.shape = None
     for use in [use for use in made.uses() if use.node is not moves[0]]:
         use.node.replace_input_with(use.idx, end)
     graph.extend(moves)

@@ -42,7 +42,10 @@ def test_it_computes_what_the_transposed_convolution_computed(data: st.DataObjec
         output_padding=more,
         group=groups,
     )
-    output = graph.add("Relu", made) if data.draw(st.booleans()) else made
+    behind = data.draw(st.sampled_from(["", "Relu", "Sigmoid", "two readers"]))
+    output = (
+        graph.add("Add", made, graph.add("Relu", made)) if behind == "two readers" else graph.add(behind, made) if behind else made
+    )
     model = graph.proto(output)
     rewritten = ir.from_proto(model)
     write_subpixel(rewritten.graph)
@@ -90,18 +93,20 @@ def test_every_backend_says_that_it_ran_in_int8(target: Target) -> None:
     graph = Graph(0, channels=3)
     features = graph.conv("input", 8, 3)
     kernel = graph.constant(graph.random(8, 3, 6, 6) / 8)
-    model = graph.proto(graph.add("ConvTranspose", features, kernel, channels=3, strides=[2, 2], pads=[2] * 4))
+    larger = graph.add("Relu", graph.add("ConvTranspose", features, kernel, channels=3, strides=[2, 2], pads=[2] * 4))
+    model = graph.proto(graph.conv(larger, 3, 3))
     crops = [np.random.default_rng(1).uniform(size=(1, 3, 16, 20)).astype(np.float32)]
     options = Int8Options(target=target, method=Method.MINMAX, effort=Effort.FAST)
     made = quantize_int8(model, measured_on(model, crops), options)
     written = made.model.SerializeToString()
 
-    assert made.int8_layers[-1].startswith("convtranspose")
+    assert [name for name in made.int8_layers if name.startswith("convtranspose")] == ["convtranspose1"]
     for name in {"openvino", "onnxruntime"}.intersection(target.backends) if target.float_dtype == "float32" else ():
         with open_backend(name, written, precision="int8") as backend:
             accounts = {layer.name: layer.precision for layer in backend.precisions()}
             found = backend.run(crops[0])
-        if target.backends[0] == "openvino":  # those of accelerators are simulated on the CPU, in whatever precision
-            assert accounts.get("convtranspose1", accounts.get("convtranspose1.phases")) == "int8", accounts
+        # Graphs of accelerators are simulated here in whatever precision; onnxruntime has no int8 layer that writes floats.
+        if target.backends[0] == "openvino" and (name == "openvino" or not target.writes_floats):
+            assert accounts["convtranspose1"] == "int8"
         simulated = values_as_written(made.model, crops)[0][""]
         assert np.abs(found - simulated).max() <= 2.01 / 255
