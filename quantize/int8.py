@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
-from quantize.backend_forms import OF_THE_INT8_GRAPH, take_forms
+from quantize.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.lift import LiftedGraph, lift
@@ -98,7 +98,7 @@ def quantize_int8(
     given_graph = ir.from_proto(model).graph
     if graph_fingerprint(given_graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
-    check_operators(given_graph, target)
+    check_operators(in_forms(given_graph, target), target)
     crops = windows_of(crops, given_graph)
     prepared = prepare(model, table, options)
     graph_model, known, target = prepared.model, prepared.known, prepared.target

@@ -20,6 +20,7 @@ from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.qdq import ActivationRange
+from quantize.subpixel import SHUFFLED
 from quantize.tensor_ranges import known_ranges, largest_values, mixed_ranges, wide_range
 from runtime.targets import Target
 
@@ -74,7 +75,8 @@ def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
 def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
     """(C,) for each tensor measured, and for those that were made of them."""
     means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
-    means = {name: mean * prepared.factors.get(name, 1.0) for name, mean in means.items()}
+    means |= {f"{name}{SHUFFLED}": mean for name, mean in means.items()}  # of those that there are: `subpixel.py`
+    means = {name: mean * prepared.factors.get(name.removesuffix(SHUFFLED), 1.0) for name, mean in means.items()}
     for name, (source, gain, offset, last) in prepared.grid.made_of.items():
         if source in means:
             means[name] = np.append(means[source] * gain + offset, last)

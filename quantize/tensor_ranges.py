@@ -9,19 +9,29 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.backend_forms import BEFORE_QUANTIZERS
 from quantize.mix_channels import mixable_groups
 from quantize.options import Int8Options
 from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
+from quantize.subpixel import SHUFFLED
 from runtime.targets import TARGETS, Target
 
 _ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
 
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
-    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
-    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(graph, target).quantizers.values()]
-    return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
+    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what layers read.
+
+    Quantizers stand in the form of the graph that backends need; the table is of the tensors that `graph` itself has.
+    """
+    formed = graph.clone()
+    for _, form in BEFORE_QUANTIZERS:
+        form(formed)
+    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(formed, target).quantizers.values()]
+    wanted = {quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers}
+    own = {str(value.name) for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
+    return sorted(own & {name.removesuffix(SHUFFLED) for name in wanted})
 
 
 def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
