@@ -51,7 +51,7 @@ PICTURES_WANTED = "--calib FOLDER with pictures; or --calib NAME --data FOLDER, 
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of.
+    """A quantized network, its layers and its products of activations in int8, and those of the fp32 graph that another layer now does the work of.
 
     `corrected_layers`, in int8, read their input's rounding error too; `rounded` is without the columns that are for it.
     """
@@ -140,7 +140,8 @@ def quantize_int8(
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
-    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
+    in_int8 = (*placement.int8_layers, *placement.int8_products)
+    return Int8Graph(int8, in_int8, prepared.grid.merged_layers, tuple(directions), weights)
 
 
 def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.layers import attribute
+from quantize.operators import is_weighted
 from quantize.options import Int8Options
 from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
@@ -33,8 +35,8 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
     ends = [value for end in graph.outputs for value in moved_chain(end, target)]
     known: dict[str, ActivationRange] = {str(value.name): (0.0, 1.0) for value in (*graph.inputs, *ends)}
     for node in graph:
-        source = node.inputs[0] if node.op_type == "Conv" else None
-        if source is None or source.name not in known:
+        source = node.inputs[0] if node.op_type == "Conv" and is_weighted(node) and attribute(node, "group", 1) == 1 else None
+        if source is None or source.name not in known or not all(value is None or value.const_value is not None for value in node.inputs[1:]):
             continue
         weight = constant(node, 1)
         if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):
