@@ -33,6 +33,7 @@ from quantize.qdq import (
     RoundedWeight,
     activation_parameters,
     round_nearest,
+    signed,
     write_qdq,
 )
 from quantize.rounding import round_layers
@@ -108,7 +109,10 @@ def quantize_int8(
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
     ranges = choose_ranges(placement, table, options, known=known)
-    parameters = {name: activation_parameters(ranges[quant.range_of], target) for name, quant in placement.quantizers.items()}
+    parameters = {
+        name: activation_parameters(ranges[quantizer.range_of], signed(target) if quantizer.signed else target)
+        for name, quantizer in placement.quantizers.items()
+    }
     learns = not rounded and len(crops) > 0
     weights = {name: weight for name, weight in (rounded or {}).items() if name in placement.int8_layers}
     if learns and "round-layers" in options.steps:

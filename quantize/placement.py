@@ -32,11 +32,15 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A quantizer on tensor `name`, whose range is that of `range_of` (itself, or the tensor it was moved from)."""
+    """A quantizer on tensor `name`, whose range is that of `range_of` (itself, or the tensor it was moved from or into).
+
+    `signed`: it must have zero point 0, and is int8 whatever the target's other tensors are.
+    """
 
     name: str
     range_of: str
     role: Role
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,19 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
         if parts[node] is Part.MOVE and _joins(node) and (node.outputs[0] in sources or target.everything_int8):
             touched[node] = [*activations(node), node.outputs[0]]
             sources.update(moved_chain(value, target)[-1] for value in touched[node])
+    signed = {
+        moved_chain(value, target)[-1]
+        for node in touched
+        if (row := row_of(node, target)) is not None and not row.zero_points
+        for index, value in enumerate(activations(node))
+        if index or not _is_never_negative(moved_chain(value, target)[-1])
+    }
     quantizers: dict[str, Quantizer] = {}
     for node in graph:
         moves = parts[node] is Part.MOVE and not _joins(node) and moved_chain(node.outputs[0], target)[-1] in sources
         for value in [*activations(node), *_made(node)] if moves else touched.get(node, ()):
-            name, source = _value_name(value), _value_name(_range_of(value, sources, target))
-            role = roles[_value_name(moved_chain(value, target)[-1])]
-            quantizers.setdefault(name, Quantizer(name, source, role))
+            name, source, range_of = _value_name(value), moved_chain(value, target)[-1], _range_of(value, sources, target)
+            quantizers.setdefault(name, Quantizer(name, _value_name(range_of), roles[_value_name(source)], source in signed))
     layers = tuple(_name(node) for node, part in parts.items() if part is Part.LAYER and node.name not in in_float)
     products = tuple(_name(node) for node, part in parts.items() if part is Part.COMPUTE and node.op_type == "MatMul")
     return Placement(quantizers, layers, in_float if target.writes_floats else frozenset(), products)
@@ -109,6 +119,11 @@ def _range_of(value: ir.Value, quantized: Collection[ir.Value], target: Target) 
                 break
             source = end
     return source
+
+
+def _is_never_negative(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in ("Softmax", "Relu", "Sigmoid")
 
 
 def _joins(node: ir.Node) -> bool:

@@ -20,6 +20,7 @@ from quantize.options import Int8Options
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.qdq import ActivationRange
 from quantize.tensor_ranges import known_ranges, largest_values
+from quantize.transposed import shuffle_convolutions
 from runtime.targets import Target
 
 
@@ -46,6 +47,8 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     graph = prepared.graph
     rewrite_as_measured(graph, table)
     take_forms(graph, target, BEFORE_QUANTIZERS)
+    if "ConvTranspose" not in target.int8_ops:
+        shuffle_convolutions(graph)
     known = known_ranges(graph, target)
     grid, centred = PixelGrid(), Centred()
     if "pixel-grid" in options.steps:

@@ -9,7 +9,7 @@ recognise (Jacob et al. 2018, arXiv 1712.05877, section 3).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -60,6 +60,12 @@ def activation_parameters(activation_range: ActivationRange, target: Target) -> 
     scale = float(storable_scale((high - low) / (int(limits.max) - int(limits.min)), target))
     zero_point = int(np.clip(round(int(limits.min) - low / scale), limits.min, limits.max))
     return QuantizationParameters(scale, zero_point, target.activation_dtype)
+
+
+def signed(target: Target) -> Target:
+    """`target`, with activations of int8 and zero point 0 if it has 8-bit ones."""
+    dtype = target.activation_dtype if target.has_wide_codes else "int8"
+    return replace(target, activation_dtype=dtype, activation_symmetric=True)
 
 
 def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:
@@ -154,14 +160,14 @@ def _move_integers(
     for node in [node for node in graph if node.name not in float_readers and _may_move_integers(node, target, parameters)]:
         dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
         assert dequantize is not None
-        integers = dequantize.inputs[0]
+        integers, dtype = dequantize.inputs[0], parameters[_restored_name(node.inputs[0])].dtype
         assert integers is not None
         if node.op_type == "Pad":
             _quantize_fill(graph, node, parameters[_fp32_name(node.outputs[0])])
         node.replace_input_with(0, integers)
         spares = [dequantize]
         for output in node.outputs:
-            output.type = ir.TensorType(ir.DataType[target.activation_dtype.upper()])
+            output.type = ir.TensorType(ir.DataType[dtype.upper()])
             for quantize in [use.node for use in output.uses()]:
                 spares.append(quantize)
                 for use in list(quantize.outputs[0].uses()):
@@ -179,13 +185,17 @@ def _may_move_integers(node: ir.Node, target: Target, parameters: Mapping[str, Q
     dequantize = node.inputs[0].producer()
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return False
-    stored = {parameters.get(str(node.inputs[0].name).removesuffix(_RESTORED))}
+    stored = {parameters.get(_restored_name(node.inputs[0]))}
     for output in node.outputs:
         readers = [use.node.op_type for use in output.uses()]
         if readers not in ([], ["QuantizeLinear"]) or output.is_graph_output():
             return False
         stored |= {parameters.get(_fp32_name(output))} if readers else set()
     return len(stored) == 1 and None not in stored
+
+
+def _restored_name(value: ir.Value | None) -> str:
+    return "" if value is None else str(value.name).removesuffix(_RESTORED)
 
 
 def _fp32_name(value: ir.Value) -> str:

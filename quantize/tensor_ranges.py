@@ -12,7 +12,7 @@ from calibration.ranges import CalibrationTable, Method, activation_range
 from quantize.layers import attribute
 from quantize.operators import is_weighted
 from quantize.options import Int8Options
-from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
+from quantize.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
 from runtime.targets import TARGETS, Target
 
@@ -63,7 +63,7 @@ def choose_ranges(
     ranges = {}
     for quantizer in placement.quantizers.values():
         source = quantizer.range_of
-        ranges[source] = known[source] if source in known else _measured(source, quantizer.role, table, options)
+        ranges[source] = known[source] if source in known else _measured(source, quantizer, table, options)
     return ranges
 
 
@@ -71,16 +71,17 @@ def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Option
     """The high end of the range of every tensor measured, where all codes there are may be used between it and the low end."""
     roles = tensor_roles(graph, options.target)
     free = replace(options, target=replace(options.target, activation_symmetric=False))
-    return {name: _measured(name, role, table, free)[1] for name, role in roles.items() if name in table.tensors}
+    named = [Quantizer(name, name, role) for name, role in roles.items() if name in table.tensors]
+    return {quantizer.name: _measured(quantizer.name, quantizer, table, free)[1] for quantizer in named}
 
 
-def _measured(name: str, role: Role, table: CalibrationTable, options: Int8Options) -> ActivationRange:
+def _measured(name: str, quantizer: Quantizer, table: CalibrationTable, options: Int8Options) -> ActivationRange:
     if options.target.has_wide_codes:
         return _ROOM * table.tensors[name].minimum, _ROOM * table.tensors[name].maximum
-    clips = role is Role.SKIP and options.method is not Method.MSE
+    clips = quantizer.role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],
         method=Method.MINMAX if clips else options.method,
-        symmetric=options.target.activation_symmetric,
+        symmetric=options.target.activation_symmetric or quantizer.signed,
         percentile=options.percentile,
     )

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, PRODUCT, Part, Row, computed, fused
+from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, Part, Row, computed, fused
 from runtime.targets.target import Target
 
 # What LiteRT's 8-bit scheme has (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
 OPERATORS = (
     *LAYERS,
+    TRANSPOSED,
     PRODUCT,
     *fused("Relu", "Clip"),
     MATMUL_BIAS,
@@ -15,7 +16,7 @@ OPERATORS = (
     *computed("Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Softmax"),
     *computed("ReduceMean", "ReduceMax", "AveragePool", "GlobalAveragePool"),
     *MOVES,
-    Row(operator="Resize", part=Part.COMPUTE, attributes=(("mode", ("linear",)),)),
+    Row(operator="Resize", part=Part.COMPUTE, attributes=(("mode", ("linear",)),), constants=True),
 )
 TARGET = Target(
     name="npu",

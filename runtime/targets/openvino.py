@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from runtime.targets import cpu
-from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, fused
+from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, fused
 
 _ACTIVATIONS = fused("Relu", "PRelu", "Sigmoid", "LeakyRelu", "Clip")  # as its runtime graph shows them
 
@@ -11,6 +11,6 @@ TARGET = replace(
     cpu.TARGET,
     name="openvino",
     description="CPU through openvino alone: as cpu, with additions and activations inside the convolutions",
-    operators=(*LAYERS, PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *_ACTIVATIONS),
+    operators=(*LAYERS, SIGNED_PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *_ACTIVATIONS),
     writes_floats=True,
 )

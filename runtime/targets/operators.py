@@ -38,6 +38,7 @@ class Row:
         weight_dimensions: how many a layer's weight may have.
         constants: operands other than the first may be constants.
         joins: a move may be of several tensors into one, each brought to that one's scale.
+        zero_points: False where what it reads must have zero point 0, which then is int8.
         integers: a move may be of the integers themselves; else it has a DequantizeLinear before and a QuantizeLinear behind it.
         int8_only: the accelerator runs it on int8 alone, in a graph of whatever precision.
     """
@@ -47,6 +48,7 @@ class Row:
     attributes: tuple[tuple[str, tuple[str | int | float, ...]], ...] = ()
     weight_dimensions: tuple[int, ...] = ()
     constants: bool = False
+    zero_points: bool = True
     joins: bool = False
     integers: bool = True
     int8_only: bool = False
@@ -72,9 +74,9 @@ CONVOLUTION = Row(
     part=Part.LAYER,
     weight_dimensions=(4,),  # pictures: kernels of 1-D and 3-D convolutions are nowhere measured
 )
+TRANSPOSED = Row(operator="ConvTranspose", part=Part.LAYER, weight_dimensions=(4,))
 LAYERS = (
     CONVOLUTION,
-    Row(operator="ConvTranspose", part=Part.LAYER, weight_dimensions=(4,)),
     Row(
         operator="Gemm",
         part=Part.LAYER,
@@ -117,5 +119,7 @@ MOVES = (
     ),
 )
 PRODUCT = Row(operator="MatMul", part=Part.COMPUTE)  # of two activations
+# openvino 2026.4 multiplies two activations in float unless both have zero point 0 and the second is signed.
+SIGNED_PRODUCT = Row(operator="MatMul", part=Part.COMPUTE, zero_points=False)
 MATMUL_BIAS = Row(operator="Add", part=Part.BIAS)
 ADDITION_INSIDE = Row(operator="Add", part=Part.INSIDE)

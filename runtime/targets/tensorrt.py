@@ -3,7 +3,7 @@
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html
 """
 
-from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, fused
+from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, fused
 from runtime.targets.target import Target
 
 TARGET = Target(
@@ -15,7 +15,7 @@ TARGET = Target(
     weight_dtype="int8",
     bias_dtype="float",  # its parser takes no DequantizeLinear of int32
     float_dtype="float16",
-    operators=(*LAYERS, PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *fused("Relu", "PRelu", "Clip")),
+    operators=(*LAYERS, TRANSPOSED, PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *fused("Relu", "PRelu", "Clip")),
     moves_integers=False,  # the builder moves quantizers past them itself; its parser shuffles floats only
     writes_floats=True,
     opset_range=(19, 26),  # 19 brought float16 scales
