@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ class Prepared:
         known: ranges that need no measuring.
         grid, centred: what became of the graph.
         factors: what each channel of a tensor was multiplied by after it was measured, (C,) by name.
-        target: the one asked for, with what centring left of a ReLU among the activations that cost nothing.
+        target: the one asked for.
     """
 
     model: ir.Model
@@ -58,7 +58,6 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
         grid = align_ends(prepared, target)
     if "centre" in options.steps and target.activation_symmetric and not target.has_wide_codes:
         centred = centre(graph, target, largest_values(graph, table, options))
-        target = replace(target, fused_activations=(*target.fused_activations, "Clip"))
     for constant in [value for value in graph.initializers.values() if not value.uses()]:
         del graph.initializers[str(constant.name)]  # what others have taken the place of
     return Prepared(prepared, {**known, **grid.ranges, **centred.ranges}, grid, centred, target, factors)

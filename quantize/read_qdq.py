@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quantize.layers import along, attribute
 from quantize.low_rank_correction import own_weight
 from quantize.qdq import QuantizationParameters, activations, constant
 
@@ -78,5 +79,5 @@ def _restore(value: ir.Value | None) -> NDArray[np.float32] | None:
     node = value.producer()
     assert node is not None
     integers, scale = constant(node, 0), constant(node, 1)  # zero point 0: weights and biases are symmetric
-    restored: NDArray[np.float32] = integers * scale.reshape(-1, *([1] * (integers.ndim - 1)))
+    restored: NDArray[np.float32] = integers * along(scale, integers.ndim, attribute(node, "axis", 1))
     return restored
