@@ -55,8 +55,8 @@ def make_reference(
 ) -> Reference:
     """Runs `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W).
 
-    `tolerance`, TOLERANCE where it is None, is of pictures, whose values may overshoot by as much as they span; of larger ones, as untrained networks give,
-    float32's own noise is as much larger.
+    `tolerance`, TOLERANCE where it is None, is of pictures, whose values may overshoot by as much as they span; of larger ones,
+    as untrained networks give, float32's own noise is as much larger.
     """
     shape = (1, contract.channels, *(contract.static_shape or size))
     array = np.random.default_rng(0).random(shape, np.float32)
