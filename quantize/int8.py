@@ -27,7 +27,7 @@ from quantize.low_rank_correction import CROPS, correct_input, principal_directi
 from quantize.opset import opset_of
 from quantize.options import Int8Options
 from quantize.placement import check_operators
-from quantize.prepare import channel_means, prepare
+from quantize.prepare import channel_means, prepare, with_shuffled
 from quantize.qdq import (
     QuantizationParameters,
     RoundedWeight,
@@ -101,6 +101,7 @@ def quantize_int8(
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
     check_operators(in_forms(given_graph, target), target)
     crops = windows_of(crops, given_graph)
+    table = with_shuffled(table)
     prepared = prepare(model, table, options)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
     lifted = lift(graph_model.graph, options.lifted, target)

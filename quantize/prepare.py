@@ -71,11 +71,16 @@ def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
         equalize(graph, table.equalization)
 
 
+def with_shuffled(table: CalibrationTable) -> CalibrationTable:
+    """`table`, and what it holds under the names that `subpixel.py` has for the same values."""
+    shuffled = {f"{name}{SHUFFLED}": statistics for name, statistics in table.tensors.items()}
+    return table.model_copy(update={"tensors": {**table.tensors, **shuffled}})
+
+
 def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
     """(C,) for each tensor measured, and for those that were made of them."""
     means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
-    means |= {f"{name}{SHUFFLED}": mean for name, mean in means.items()}  # of those that there are: `subpixel.py`
-    means = {name: mean * prepared.factors.get(name.removesuffix(SHUFFLED), 1.0) for name, mean in means.items()}
+    means = {name: mean * prepared.factors.get(name, 1.0) for name, mean in means.items()}
     for name, (source, gain, offset, last) in prepared.grid.made_of.items():
         if source in means:
             means[name] = np.append(means[source] * gain + offset, last)
