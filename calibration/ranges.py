@@ -169,10 +169,11 @@ def write_table(table: CalibrationTable) -> bytes:
     images = ",\n".join(f"   {json.dumps(image)}" for image in source.pop("images"))
     tensors = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["tensors"].items())
     head = json.dumps(source, indent=2)[2:-2].replace("\n", "\n ")
-    mixing, scales = (_lines(body[name]) for name in ("mixing", "equalization"))
+    mixing = "" if body["mixing"] is None else f' "mixing": {_lines(body["mixing"])},\n'  # tables without keep their hash
+    scales = _lines(body["equalization"])
     opening = f'{{\n "schema_version": {body["schema_version"]},\n "graph_fingerprint": "{body["graph_fingerprint"]}",\n'
     pictures = f' "source": {{\n {head},\n  "images": [\n{images}\n  ]\n }},\n'
-    return f'{opening}{pictures} "mixing": {mixing},\n "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
+    return f'{opening}{pictures}{mixing} "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
 
 
 def _lines(of_groups: Mapping[str, object] | None) -> str:

@@ -9,15 +9,19 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from calibration.ranges import Method
 from quantize.correct import mean_error
 from quantize.fit_layer import fit_layer
+from quantize.int8 import quantize_int8
 from quantize.layer_parts import layer_parts, outputs_at, positions_of, windows_at
 from quantize.layers import along, bias_gain, output_axis
+from quantize.options import Effort, Int8Options
 from quantize.qdq import RoundedWeight, constant, round_nearest
 from quantize.walk import Array, run_node
 from runtime.targets import find_target
 from tests.graphs import Graph
 from tests.layer_kinds import CHANNELS, LAYER_KINDS, NOT_FITTED, OUTPUTS, SIDES
+from tests.small_int8 import measured_on, output_error
 
 CPU = find_target("cpu")
 CROPS = 5
@@ -137,3 +141,20 @@ def _bias_corrected(node: ir.Node, layer: RoundedWeight, given: list[Array], mad
     ]
     gain = bias_gain(node)
     return RoundedWeight(layer.weight, layer.scale, layer.bias - (np.concatenate(rows).mean(axis=0) / gain if gain else 0))
+
+
+@pytest.mark.parametrize("effort", list(Effort), ids=lambda effort: effort.value)
+@pytest.mark.parametrize("groups", [2, 8], ids=["groups", "depthwise"])
+def test_a_network_with_groups_goes_through_every_effort(groups: int, effort: Effort) -> None:
+    graph = Graph(0, channels=3)
+    first = graph.add("Relu", graph.conv("input", 8, 3))
+    grouped = graph.add("Conv", first, graph.constant(graph.random(8, 8 // groups, 3, 3)), pads=[1, 1, 1, 1], group=groups)
+    model = graph.proto(graph.shuffle(graph.conv(grouped, 12, 1)))
+    crops = [np.random.default_rng(seed).random((1, 3, 16, 12), np.float32) for seed in range(3)]
+
+    int8 = quantize_int8(
+        model, measured_on(model, crops), Int8Options(target=CPU, method=Method.MINMAX, effort=effort), crops=crops
+    )
+
+    assert len(int8.int8_layers) == 3
+    assert output_error(model, int8.model, crops) < 0.02
