@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
-from quantize.backend_forms import OF_THE_INT8_GRAPH, take_forms
+from quantize.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.lift import LiftedGraph, lift
@@ -33,6 +33,7 @@ from quantize.qdq import (
     RoundedWeight,
     activation_parameters,
     round_nearest,
+    signed,
     write_qdq,
 )
 from quantize.rounding import round_layers
@@ -51,7 +52,7 @@ PICTURES_WANTED = "--calib FOLDER with pictures; or --calib NAME --data FOLDER, 
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """A quantized network, its layers in int8, and those of the fp32 graph that another layer now does the work of.
+    """A quantized network, its layers and its products of activations in int8, and those of the fp32 graph that another layer now does the work of.
 
     `corrected_layers`, in int8, read their input's rounding error too; `rounded` is without the columns that are for it.
     """
@@ -98,7 +99,7 @@ def quantize_int8(
     given_graph = ir.from_proto(model).graph
     if graph_fingerprint(given_graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
-    check_operators(given_graph, target)
+    check_operators(in_forms(given_graph, target), target)
     crops = windows_of(crops, given_graph)
     prepared = prepare(model, table, options)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
@@ -108,7 +109,10 @@ def quantize_int8(
     if missing:
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
     ranges = choose_ranges(placement, table, options, known=known)
-    parameters = {name: activation_parameters(ranges[quant.range_of], target) for name, quant in placement.quantizers.items()}
+    parameters = {
+        name: activation_parameters(ranges[quantizer.range_of], signed(target) if quantizer.signed else target)
+        for name, quantizer in placement.quantizers.items()
+    }
     learns = not rounded and len(crops) > 0
     weights = {name: weight for name, weight in (rounded or {}).items() if name in placement.int8_layers}
     if learns and "round-layers" in options.steps:
@@ -140,7 +144,8 @@ def quantize_int8(
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
-    return Int8Graph(int8, placement.int8_layers, prepared.grid.merged_layers, tuple(directions), weights)
+    in_int8 = (*placement.int8_layers, *placement.int8_products)
+    return Int8Graph(int8, in_int8, prepared.grid.merged_layers, tuple(directions), weights)
 
 
 def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from quantize.qdq import activations
+from quantize.operators import activations, is_moved
 from runtime.backends import open_backend
 from runtime.errors import PipelineError
 from runtime.targets import Precision, Target
@@ -76,7 +76,7 @@ def ask_backend(backend: str, model: bytes, target: Target, *, precision: Precis
 def _sources(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
     """What writes what `node` moves, moves before it left out; None of the graph's input."""
     producer = activations(node)[0].producer()
-    if producer is not None and producer.op_type in target.moving_ops:
+    if producer is not None and is_moved(producer.outputs[0], target):
         yield from _sources(producer, target)
     else:
         yield producer
@@ -87,7 +87,7 @@ def _readers(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
     if node.outputs[0].is_graph_output():
         yield None
     for reader in (use.node for use in node.outputs[0].uses()):
-        if reader.op_type in target.moving_ops:
+        if is_moved(reader.outputs[0], target):
             yield from _readers(reader, target)
         else:
             yield reader

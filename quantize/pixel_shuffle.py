@@ -74,14 +74,15 @@ def convert_to_own_half(
     """
     lowered = chosen is PixelShuffle.LOWER
     prepared = write_out(model, options.target) if lowered else _write_islands(model, table, options)
-    half = make_half(prepared, precision)
+    half = make_half(prepared, precision, tolerance_db=None)
     check_int8_only(half.model, options.target, precision=precision)
     return half
 
 
 def _write_islands(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> onnx.ModelProto:
     """`model` with quantizers around the operators for int8 alone and nowhere else, with scales that float16 can hold."""
-    target = replace(options.target, int8_ops=(), moving_ops=options.target.int8_only_ops, float_dtype="float16")
+    islands_alone = tuple(row for row in options.target.operators if row.int8_only)
+    target = replace(options.target, operators=islands_alone, float_dtype="float16")
     islands = ir.from_proto(raise_opset(model, _FLOAT16_SCALES_OPSET))
     graph = islands.graph
     rewrite_as_measured(graph, table)

@@ -14,9 +14,10 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from quantize.qdq import activations, is_moved
+from quantize.operators import activations, fused_branch, is_activation, is_moved, is_weighted, part_of, row_of
 from runtime.errors import UserError
 from runtime.targets import Target
+from runtime.targets.operators import Part
 
 
 class Role(Enum):
@@ -31,11 +32,15 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A quantizer on tensor `name`, whose range is that of `range_of` (itself, or the tensor it was moved from)."""
+    """A quantizer on tensor `name`, whose range is that of `range_of` (itself, or the tensor it was moved from or into).
+
+    `signed`: it must have zero point 0, and is int8 whatever the target's other tensors are.
+    """
 
     name: str
     range_of: str
     role: Role
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,69 +49,120 @@ class Placement:
 
     Attributes:
         quantizers: by tensor name.
-        int8_layers: the operators with multiply-accumulates that run in int8.
+        int8_layers: the layers that run in int8, which have weights.
         float_readers: operators that read a tensor as it was before its quantizer.
+        int8_products: operators that multiply one activation by another and run in int8.
     """
 
     quantizers: Mapping[str, Quantizer]
     int8_layers: tuple[str, ...]
     float_readers: frozenset[str] = frozenset()
+    int8_products: tuple[str, ...] = ()
 
 
 def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str] = ()) -> Placement:
     """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order, with `lifted` layers in float."""
     roles = tensor_roles(graph, target)
     in_float = lifted_operators(graph, target, lifted)
-    touched: dict[ir.Node, list[ir.Value]] = {}
-    int8_layers = []
-    for node in graph:
-        if node.name in in_float:
-            continue
-        if node.op_type in target.int8_ops and _is_quantizable(node):
-            if node.op_type in _WEIGHTED:
-                int8_layers.append(_name(node))
-            made = _after_activation(node.outputs[0], target)
-            keeps_floats = _goes_into_addition(node, target) or may_stay_float(made, target)
-            touched[node] = [*activations(node), *([] if keeps_floats else [made])]
-        elif node.op_type in target.int8_only_ops:
-            touched[node] = [*activations(node), node.outputs[0]]
-        elif target.fuses_addition and (fused := _fused_branch(node)) is not None:
-            touched[node] = [value for value in activations(node) if value is not fused]
+    parts = {node: part_of(node, target) for node in graph}
+    touched = {
+        node: values for node, part in parts.items() if node.name not in in_float for values in (_touched(node, part, target),) if values
+    }
     sources = {moved_chain(value, target)[-1] for values in touched.values() for value in values}
+    for node in reversed(graph):
+        if parts[node] is Part.MOVE and _joins(node) and (node.outputs[0] in sources or target.everything_int8):
+            touched[node] = [*activations(node), node.outputs[0]]
+            sources.update(moved_chain(value, target)[-1] for value in touched[node])
+    signed = {
+        moved_chain(value, target)[-1]
+        for node in touched
+        if (row := row_of(node, target)) is not None and not row.zero_points
+        for index, value in enumerate(activations(node))
+        if index or not _is_never_negative(moved_chain(value, target)[-1])
+    }
     quantizers: dict[str, Quantizer] = {}
     for node in graph:
-        moves = node.op_type in target.moving_ops and moved_chain(node.outputs[0], target)[-1] in sources
-        for value in [*activations(node), node.outputs[0]] if moves else touched.get(node, ()):
-            name, source = _value_name(value), _value_name(moved_chain(value, target)[-1])
-            quantizers.setdefault(name, Quantizer(name, source, roles[source]))
-    return Placement(quantizers, tuple(int8_layers), in_float if target.writes_floats else frozenset())
+        moves = parts[node] is Part.MOVE and not _joins(node) and moved_chain(node.outputs[0], target)[-1] in sources
+        for value in [*activations(node), *_made(node)] if moves else touched.get(node, ()):
+            name, source, range_of = _value_name(value), moved_chain(value, target)[-1], _range_of(value, sources, target)
+            quantizers.setdefault(name, Quantizer(name, _value_name(range_of), roles[_value_name(source)], source in signed))
+    layers = tuple(_name(node) for node, part in parts.items() if part is Part.LAYER and node.name not in in_float)
+    products = tuple(_name(node) for node, part in parts.items() if part is Part.COMPUTE and node.op_type == "MatMul")
+    return Placement(quantizers, layers, in_float if target.writes_floats else frozenset(), products)
+
+
+def _touched(node: ir.Node, part: Part | None, target: Target) -> list[ir.Value]:
+    """The tensors that `node` itself wants as integers."""
+    if part in (Part.LAYER, Part.COMPUTE):
+        if part is Part.COMPUTE and _has_number(node) and _is_at_an_end(node, target):
+            return []
+        made = _after_activation(node.outputs[0], target)
+        keeps_floats = part is Part.LAYER and _goes_into_addition(node, target)
+        return [*activations(node), *([] if keeps_floats or may_stay_float(made, target) else [made])]
+    if part is Part.INSIDE:
+        return [value for value in activations(node) if value is not fused_branch(node)]
+    row = row_of(node, target)
+    return [*activations(node), *_made(node)] if row is not None and row.int8_only else []
+
+
+def _range_of(value: ir.Value, quantized: Collection[ir.Value], target: Target) -> ir.Value:
+    """The tensor whose range is that of `value`: what it was moved from, or what it is joined into, where nothing else reads it."""
+    chain = moved_chain(value, target)
+    source = end = chain[-1]
+    while not source.is_graph_input() and not end.is_graph_output() and len(readers := [use.node for use in end.uses()]) == 1:
+        (reader,) = readers
+        if part_of(reader, target) is not Part.MOVE or len(reader.outputs) != 1:
+            break
+        end = reader.outputs[0]
+        if _joins(reader):
+            if end not in quantized:
+                break
+            source = end
+    return source
+
+
+def _is_never_negative(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in ("Softmax", "Relu", "Sigmoid")
+
+
+def _joins(node: ir.Node) -> bool:
+    return len(set(activations(node))) > 1
+
+
+def _made(node: ir.Node) -> list[ir.Value]:
+    """What a node writes, but for outputs that it leaves out."""
+    return [value for value in node.outputs if value.name]
 
 
 def liftable_additions(graph: ir.Graph, target: Target) -> tuple[str, ...]:
     """Additions inside a layer that can read floats, without multiply-accumulates: those that `lifted` may name beside layers."""
-    return tuple(
-        _name(node) for node in graph if target.writes_floats and target.fuses_addition and _fused_branch(node) is not None
-    )
+    return tuple(_name(node) for node in graph if target.writes_floats and part_of(node, target) is Part.INSIDE)
 
 
 def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -> frozenset[str]:
     """`layers`, and the operators without weights that would be in int8 but read what one of those makes."""
+    if not layers:
+        return frozenset()
     made = {_after_activation(node.outputs[0], target) for node in graph if node.name in layers}
     made |= {node.outputs[0] for node in graph if node.name in layers}
-    following = [node for node in graph if node.op_type not in (*_WEIGHTED, *target.moving_ops) and made & {*activations(node)}]
-    return frozenset(layers) | {_name(node) for node in following}
+    following = [node for node in graph if made & {*activations(node)} and part_of(node, target) not in (Part.LAYER, Part.MOVE)]
+    return frozenset(layers) | {_name(node) for node in following if not is_weighted(node)}
 
 
 def check_operators(graph: ir.Graph, target: Target) -> None:
     """UserError where `target` runs everything in int8 and `graph` has an operator that it has not."""
-    known = (*target.int8_ops, *target.moving_ops, *target.fused_activations)
-    strange = [node for node in graph if target.everything_int8 and node.op_type not in known]
-    if strange:
-        raise UserError(
-            f"target {target.name} runs everything in int8, and has no {strange[0].op_type} ({strange[0].name}); "
-            f"it has: {', '.join(known)}",
-            hint="choose another target",
-        )
+    if not target.everything_int8:
+        return
+    for node in graph:
+        if any(is_activation(value) for value in node.outputs) and part_of(node, target) is None:
+            known = dict.fromkeys(row.operator for row in target.operators)
+            so = " of this kind" if node.op_type in known else ""
+            raise UserError(
+                f"target {target.name} runs everything in int8, and has no {node.op_type}{so} ({node.name}); "
+                f"it has: {', '.join(known)}",
+                hint="choose another target",
+            )
 
 
 def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
@@ -119,8 +175,8 @@ def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
     adds: list[ir.Node] = []
     for node in graph:
         inputs = activations(node)
-        reached = max((depth[_value_name(value)] for value in inputs), default=0) + (node.op_type in _WEIGHTED)
-        depth.update({_value_name(output): reached for output in node.outputs})
+        reached = max((depth[_value_name(value)] for value in inputs), default=0) + is_weighted(node)
+        depth.update({_value_name(output): reached for output in _made(node)})
         if node.op_type == "Add" and len(inputs) == 2:
             adds.append(node)
     roles = dict.fromkeys(depth, Role.INNER)
@@ -150,48 +206,45 @@ def may_stay_float(value: ir.Value, target: Target) -> bool:
     return target.writes_floats and not _becomes_output(value, target)
 
 
-_WEIGHTED = ("Conv",)
-
-
 def _becomes_output(value: ir.Value, target: Target) -> bool:
     """Whether `value` is an output of its graph, or moved, scaled or shifted to become one and nothing else."""
     while not value.is_graph_output():
         readers = [use.node for use in value.uses()]
-        if len(readers) != 1 or readers[0].op_type not in (*target.moving_ops, "Add", "Mul") or len(activations(readers[0])) != 1:
+        if len(readers) != 1 or len(activations(readers[0])) != 1:
+            return False
+        if part_of(readers[0], target) is not Part.MOVE and readers[0].op_type not in _OF_NUMBERS:
             return False
         value = readers[0].outputs[0]
     return True
 
 
-def _is_quantizable(node: ir.Node) -> bool:
-    if node.op_type in _WEIGHTED:
-        weight = node.inputs[1]
-        return weight is not None and weight.const_value is not None
-    return len(activations(node)) == len(node.inputs)
+_OF_NUMBERS = ("Add", "Sub", "Mul")
+
+
+def _has_number(node: ir.Node) -> bool:
+    return node.op_type in _OF_NUMBERS and len(activations(node)) == 1
+
+
+def _is_at_an_end(node: ir.Node, target: Target) -> bool:
+    """Whether `node`, with a constant, only brings the picture to the codes that the network reads, or back from them."""
+    value = activations(node)[0]
+    while (producer := value.producer()) is not None and (_has_number(producer) or is_moved(value, target)):
+        value = activations(producer)[0]
+    return value.is_graph_input() or _becomes_output(node.outputs[0], target)
 
 
 def _goes_into_addition(node: ir.Node, target: Target) -> bool:
     """Whether all that reads what `node` writes is an addition that the target fuses into it."""
     readers = [use.node for use in node.outputs[0].uses()]
-    return target.fuses_addition and len(readers) == 1 and _fused_branch(readers[0]) is node.outputs[0]
-
-
-def _fused_branch(node: ir.Node) -> ir.Value | None:
-    """The side of an addition that a convolution writes for it alone; of two, the first."""
-    if node.op_type != "Add" or len(activations(node)) != 2:
-        return None
-    for value in activations(node):
-        producer = value.producer()
-        if producer is not None and producer.op_type in _WEIGHTED and len(list(value.uses())) == 1 and not value.is_graph_output():
-            return value
-    return None
+    return len(readers) == 1 and part_of(readers[0], target) is Part.INSIDE and fused_branch(readers[0]) is node.outputs[0]
 
 
 def _after_activation(value: ir.Value, target: Target) -> ir.Value:
-    """`value`, or the output of the fused activation that is its only reader."""
-    readers = list(value.uses())
-    if len(readers) == 1 and readers[0].node.op_type in target.fused_activations and not value.is_graph_output():
-        return readers[0].node.outputs[0]
+    """`value`, or what the bias and the activation make of it that are its only readers and computed inside its operator."""
+    for part in (Part.BIAS, Part.FUSED):
+        readers = list(value.uses())
+        if len(readers) == 1 and not value.is_graph_output() and part_of(readers[0].node, target) is part:
+            value = readers[0].node.outputs[0]
     return value
 
 

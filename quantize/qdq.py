@@ -9,7 +9,7 @@ recognise (Jacob et al. 2018, arXiv 1712.05877, section 3).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 
 from quantize.correct import mean_error
 from quantize.layers import along, attribute, bias_gain, output_axis
+from quantize.operators import activations as activations  # those who write quantizers ask for both
+from quantize.operators import is_moved as is_moved
+from quantize.operators import row_of
 from runtime.targets import Target
+from runtime.targets.operators import Part
 
 ActivationRange = tuple[float, float]
 _SMALLEST_SCALE = 2.0**-100  # its product with another scale is still a normal float32, or nearly
 _POWER_TOLERANCE = 1e-4  # of an exponent: a range that misses a power of two by rounding is not doubled for it
 _BEFORE_OUTPUT = ".float"  # ends the name of what the quantizer of the graph's output reads
+_RESTORED = ".dequantized"  # ends the name of what a quantized tensor's readers read
 _LARGEST_BIAS = 1 << 30  # half of what int32 holds: the other half is the accumulator's
 
 
@@ -57,6 +62,12 @@ def activation_parameters(activation_range: ActivationRange, target: Target) -> 
     return QuantizationParameters(scale, zero_point, target.activation_dtype)
 
 
+def signed(target: Target) -> Target:
+    """`target`, with activations of int8 and zero point 0 if it has 8-bit ones."""
+    dtype = target.activation_dtype if target.has_wide_codes else "int8"
+    return replace(target, activation_dtype=dtype, activation_symmetric=True)
+
+
 def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:
     """What QuantizeLinear and DequantizeLinear make of `array`."""
     limits = np.iinfo(parameters.dtype)
@@ -71,7 +82,8 @@ def storable_scale(scale: NDArray[np.floating] | float, target: Target) -> NDArr
         exponent = np.ceil(np.log2(np.maximum(scale, _SMALLEST_SCALE)) - _POWER_TOLERANCE)
         return np.exp2(exponent).astype(np.float32)
     if target.float_dtype == "float16":
-        return np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16).astype(np.float32)
+        limits = np.finfo(np.float16)
+        return np.clip(scale, limits.tiny, limits.max).astype(np.float16).astype(np.float32)
     return np.maximum(scale, _SMALLEST_SCALE).astype(np.float32)
 
 
@@ -146,24 +158,51 @@ def _move_integers(
     graph: ir.Graph, target: Target, parameters: Mapping[str, QuantizationParameters], *, float_readers: Collection[str]
 ) -> None:
     """DequantizeLinear, a move, QuantizeLinear of one scale and zero point, in a row, are the move of the integers themselves."""
-    for node in list(graph):
-        name = str(node.outputs[0].name).removesuffix(_BEFORE_OUTPUT)
-        if node.op_type not in target.moving_ops or node.inputs[0] is None or name not in parameters or node.name in float_readers:
-            continue
-        dequantize, (reader, *others) = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
+    for node in [node for node in graph if node.name not in float_readers and _may_move_integers(node, target, parameters)]:
+        dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
         assert dequantize is not None
-        assert (dequantize.op_type, reader.op_type, others) == ("DequantizeLinear", "QuantizeLinear", [])
-        integers = dequantize.inputs[0]
+        integers, dtype = dequantize.inputs[0], parameters[_restored_name(node.inputs[0])].dtype
         assert integers is not None
         if node.op_type == "Pad":
-            _quantize_fill(graph, node, parameters[name])
+            _quantize_fill(graph, node, parameters[_fp32_name(node.outputs[0])])
         node.replace_input_with(0, integers)
-        node.outputs[0].type = ir.TensorType(ir.DataType[target.activation_dtype.upper()])
-        for use in list(reader.outputs[0].uses()):
-            use.node.replace_input_with(use.idx, node.outputs[0])
-        for spare in (reader, dequantize):
+        spares = [dequantize]
+        for output in node.outputs:
+            output.type = ir.TensorType(ir.DataType[dtype.upper()])
+            for quantize in [use.node for use in output.uses()]:
+                spares.append(quantize)
+                for use in list(quantize.outputs[0].uses()):
+                    use.node.replace_input_with(use.idx, output)
+        for spare in spares:
             if not spare.outputs[0].uses():
                 graph.remove(spare, safe=True)
+
+
+def _may_move_integers(node: ir.Node, target: Target, parameters: Mapping[str, QuantizationParameters]) -> bool:
+    """Whether `node` moves what was stored as integers and all it writes is stored so, at one scale and zero point."""
+    row = row_of(node, target)
+    if row is None or row.part is not Part.MOVE or not row.integers or node.inputs[0] is None or len(set(activations(node))) != 1:
+        return False
+    dequantize = node.inputs[0].producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return False
+    stored = {parameters.get(_restored_name(node.inputs[0]))}
+    for output in node.outputs:
+        readers = [use.node.op_type for use in output.uses()]
+        if readers not in ([], ["QuantizeLinear"]) or output.is_graph_output():
+            return False
+        stored |= {parameters.get(_fp32_name(output))} if readers else set()
+    (one, *others) = stored
+    # openvino 2026.4 loses a product of two activations to float where their integers are moved, and int8 of uint8 is for products.
+    return one is not None and not others and one.dtype == target.activation_dtype
+
+
+def _restored_name(value: ir.Value | None) -> str:
+    return "" if value is None else str(value.name).removesuffix(_RESTORED)
+
+
+def _fp32_name(value: ir.Value) -> str:
+    return str(value.name).removesuffix(_BEFORE_OUTPUT)
 
 
 def _quantize_fill(graph: ir.Graph, pad: ir.Node, parameters: QuantizationParameters) -> None:
@@ -186,23 +225,25 @@ class _Writer:
     def __init__(self, graph: ir.Graph, target: Target) -> None:
         self._graph = graph
         self._target = target
-        self._weights: dict[bytes, ir.Value] = {}
+        self._weights: dict[tuple[int, tuple[int, ...], bytes], ir.Value] = {}
 
     def quantize_parameters(self, layer: ir.Node, rounded: RoundedWeight, *, input_scale: float) -> None:
         """Replaces the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
-        key = rounded.weight.tobytes() + rounded.scale.tobytes()
+        axis = output_axis(layer) % rounded.weight.ndim
+        key = axis, rounded.weight.shape, rounded.weight.tobytes() + rounded.scale.tobytes()
         if key not in self._weights:
             zero_point = np.zeros_like(rounded.scale, np.int8)
-            self._weights[key] = self._dequantize(f"{layer.name}.weight", rounded.weight, rounded.scale, zero_point)
+            self._weights[key] = self._dequantize(f"{layer.name}.weight", rounded.weight, rounded.scale, zero_point, axis=axis)
         layer.replace_input_with(1, self._weights[key])
-        if not rounded.bias.any() and len(layer.inputs) < 3:
+        if (not rounded.bias.any() and len(layer.inputs) < 3) or not bias_gain(layer):
             return
         if len(layer.inputs) < 3:
             layer.resize_inputs(3)
         if self._target.bias_dtype == "float":
             layer.replace_input_with(2, self._initializer(f"{layer.name}.bias.rounded", rounded.bias.astype(np.float32)))
             return
-        bias_scale = (rounded.scale * np.float32(input_scale)).astype(np.float32)
+        scale = np.tile(rounded.scale, len(rounded.bias) // len(rounded.scale))  # ConvTranspose: every group's channels have one
+        bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
         integers = np.rint(rounded.bias / bias_scale.astype(np.float64)).astype(np.int32)
         layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
 
@@ -216,7 +257,7 @@ class _Writer:
         dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}.dequantize")
         quantize.outputs[0].name = f"{name}.quantized"
         restored = dequantize.outputs[0]
-        restored.name = f"{name}.dequantized"
+        restored.name = f"{name}{_RESTORED}"
         restored.type, restored.shape = value.type, value.shape
         self._graph.extend([quantize, dequantize])
         for reader in readers:
@@ -232,13 +273,15 @@ class _Writer:
         integers: NDArray[np.int8] | NDArray[np.int32],
         scale: NDArray[np.float32],
         zero_point: NDArray[np.int8] | None,
+        *,
+        axis: int = 0,
     ) -> ir.Value:
         inputs = [
             self._initializer(f"{prefix}.quantized", integers),
             self._initializer(f"{prefix}.scale", scale),
             *([] if zero_point is None else [self._initializer(f"{prefix}.zero_point", zero_point)]),
         ]
-        node = ir.node("DequantizeLinear", inputs, attributes={"axis": 0}, name=f"{prefix}.dequantize")
+        node = ir.node("DequantizeLinear", inputs, attributes={"axis": axis}, name=f"{prefix}.dequantize")
         node.outputs[0].name = f"{prefix}.dequantized"
         self._graph.append(node)
         return node.outputs[0]
@@ -269,17 +312,6 @@ def constant(node: ir.Node, index: int) -> NDArray[np.float32]:
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy().astype(np.float32)
-
-
-def activations(node: ir.Node) -> list[ir.Value]:
-    """What a node reads that is no constant."""
-    return [value for value in node.inputs if value is not None and value.const_value is None]
-
-
-def is_moved(value: ir.Value, target: Target) -> bool:
-    """Whether an operator made `value` that only moves data."""
-    producer = value.producer()
-    return producer is not None and producer.op_type in target.moving_ops
 
 
 def has_own_pads(convolution: ir.Node) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quantize.layers import along, attribute
 from quantize.low_rank_correction import own_weight
 from quantize.qdq import QuantizationParameters, activations, constant
 
@@ -58,7 +59,7 @@ def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]
     """`value`, or what activations make of it that are its only readers, up to what is stored."""
     while value.name not in stored and not value.is_graph_output():
         readers = [use.node for use in value.uses()]
-        if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1:
+        if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1 or len(readers[0].outputs) != 1:
             break
         value = readers[0].outputs[0]
     return value
@@ -78,5 +79,5 @@ def _restore(value: ir.Value | None) -> NDArray[np.float32] | None:
     node = value.producer()
     assert node is not None
     integers, scale = constant(node, 0), constant(node, 1)  # zero point 0: weights and biases are symmetric
-    restored: NDArray[np.float32] = integers * scale.reshape(-1, *([1] * (integers.ndim - 1)))
+    restored: NDArray[np.float32] = integers * along(scale, integers.ndim, attribute(node, "axis", 1))
     return restored

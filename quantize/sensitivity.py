@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import watch_tensors
 from quantize.placement import moved_chain
-from quantize.qdq import QuantizationParameters, activations, constant, fake_quantize
+from quantize.qdq import QuantizationParameters, activations, constant, fake_quantize, is_moved
 from quantize.read_qdq import Constants, StoredTensor, rounded_layers, stored_end, stored_tensors
 from quantize.switches import SwitchedGraph
 from runtime.bundle import Noun
@@ -182,7 +182,7 @@ def _tallies(graph: ir.Graph, stored: Mapping[str, StoredTensor], layers: Collec
     named += [
         (str(node.name), node.op_type, stored_end(node.outputs[0], stored, layers))
         for node in graph
-        if node.op_type not in target.moving_ops
+        if not is_moved(node.outputs[0], target)
     ]
     rows: dict[str, _Tally] = {}
     for name, op, end in named:

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
 from quantize.low_rank_correction import is_correctable, readings_of_input
+from quantize.operators import part_of
 from quantize.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.qdq import QuantizationParameters, activations, is_moved, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
 from runtime.targets import Target
+from runtime.targets.operators import Part
 
 Array = NDArray[np.float32]
 
@@ -47,7 +49,7 @@ class SwitchedGraph:
             str(node.name): node
             for node in model.graph
             if node.name in rounded
-            or (node.op_type in target.int8_ops and stored_end(node.outputs[0], stored, rounded).name in stored)
+            or (part_of(node, target) in (Part.LAYER, Part.COMPUTE) and stored_end(node.outputs[0], stored, rounded).name in stored)
             or node.name in additions
         }
         self.layers = tuple(name for name in nodes if name in rounded)

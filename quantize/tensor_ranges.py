@@ -9,18 +9,31 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.backend_forms import BEFORE_QUANTIZERS
+from quantize.layers import attribute
+from quantize.mix_channels import mixable_groups
+from quantize.operators import is_weighted
 from quantize.options import Int8Options
-from quantize.placement import Placement, Role, moved_chain, place_quantizers, tensor_roles
+from quantize.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
+from quantize.subpixel import SHUFFLED
 from runtime.targets import TARGETS, Target
 
 _ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
 
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
-    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
-    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(graph, target).quantizers.values()]
-    return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
+    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what layers read.
+
+    Quantizers stand in the form of the graph that backends need; the table is of the tensors that `graph` itself has.
+    """
+    formed = graph.clone()
+    for _, form in BEFORE_QUANTIZERS:
+        form(formed)
+    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(formed, target).quantizers.values()]
+    wanted = {quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers}
+    own = {str(value.name) for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
+    return sorted(own & {name.removesuffix(SHUFFLED) for name in wanted})
 
 
 def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
@@ -33,8 +46,8 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
     ends = [value for end in graph.outputs for value in moved_chain(end, target)]
     known: dict[str, ActivationRange] = {str(value.name): (0.0, 1.0) for value in (*graph.inputs, *ends)}
     for node in graph:
-        source = node.inputs[0] if node.op_type == "Conv" else None
-        if source is None or source.name not in known:
+        source = node.inputs[0] if node.op_type == "Conv" and is_weighted(node) and attribute(node, "group", 1) == 1 else None
+        if source is None or source.name not in known or not all(value is None or value.const_value is not None for value in node.inputs[1:]):
             continue
         weight = constant(node, 1)
         if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):
@@ -44,6 +57,23 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
             lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
             known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
     return known
+
+
+def mixed_ranges(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, ActivationRange]:
+    """Ranges of least squared error for tensors whose channels were mixed, in the place of percentiles.
+
+    What is clipped of one of their channels is a small part of what the picture is made of, and not a colour or an edge.
+    """
+    if table.mixing is None or options.method is not Method.PERCENTILE or options.target.has_wide_codes:
+        return {}
+    groups = mixable_groups(graph)
+    tensors = [str(value.name) for name in table.mixing for value in groups[name].tensors]
+    symmetric = options.target.activation_symmetric
+    return {
+        name: activation_range(table.tensors[name], method=Method.MSE, symmetric=symmetric)
+        for name in tensors
+        if name in table.tensors
+    }
 
 
 def choose_ranges(
@@ -61,7 +91,7 @@ def choose_ranges(
     ranges = {}
     for quantizer in placement.quantizers.values():
         source = quantizer.range_of
-        ranges[source] = known[source] if source in known else _measured(source, quantizer.role, table, options)
+        ranges[source] = known[source] if source in known else _measured(source, quantizer, table, options)
     return ranges
 
 
@@ -69,7 +99,8 @@ def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Option
     """The high end of the range of every tensor measured, where all codes there are may be used between it and the low end."""
     roles = tensor_roles(graph, options.target)
     free = replace(options, target=replace(options.target, activation_symmetric=False))
-    return {name: _measured(name, role, table, free)[1] for name, role in roles.items() if name in table.tensors}
+    named = [Quantizer(name, name, role) for name, role in roles.items() if name in table.tensors]
+    return {quantizer.name: _measured(quantizer.name, quantizer, table, free)[1] for quantizer in named}
 
 
 def wide_range(ends: ActivationRange) -> ActivationRange:
@@ -77,13 +108,13 @@ def wide_range(ends: ActivationRange) -> ActivationRange:
     return _ROOM * ends[0], _ROOM * ends[1]
 
 
-def _measured(name: str, role: Role, table: CalibrationTable, options: Int8Options) -> ActivationRange:
+def _measured(name: str, quantizer: Quantizer, table: CalibrationTable, options: Int8Options) -> ActivationRange:
     if options.target.has_wide_codes:
         return wide_range((table.tensors[name].minimum, table.tensors[name].maximum))
-    clips = role is Role.SKIP and options.method is not Method.MSE
+    clips = quantizer.role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],
         method=Method.MINMAX if clips else options.method,
-        symmetric=options.target.activation_symmetric,
+        symmetric=options.target.activation_symmetric or quantizer.signed,
         percentile=options.percentile,
     )

@@ -15,11 +15,11 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.foreign import read_foreign
 from export.models import Network
 from export.stage import export_foreign
-from quantize.faithful import BackendCheck
 from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.bundle import Bundle
+from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target, find_target
 from tests.architectures import ARCHITECTURES
 from tests.architectures.exporters import find_exporter, write_onnx

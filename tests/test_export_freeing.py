@@ -227,6 +227,20 @@ def _reflected(graph: Graph, value: str) -> str:
     return graph.add("Slice", graph.conv(padded, CHANNELS, 3), _ints(graph, 4, 4), _ints(graph, -4, -4), _ints(graph, 2, 3))
 
 
+def _unshuffled(graph: Graph, value: str) -> str:
+    """pixel_unshuffle before a convolution, with six axes where the size is fixed, and a shuffle behind it."""
+    wide, order = 4 * CHANNELS, np.arange(4 * CHANNELS).reshape(4, CHANNELS).T.reshape(-1)
+    if graph.sides == OWN:
+        apart = graph.add("Reshape", value, _ints(graph, 1, CHANNELS, HEIGHT // 2, 2, WIDTH // 2, 2))
+        turned = graph.add("Transpose", apart, perm=[0, 1, 3, 5, 2, 4])
+        small = graph.add("Reshape", turned, _ints(graph, 1, wide, HEIGHT // 2, WIDTH // 2), channels=wide)
+    else:
+        blocks = graph.add("SpaceToDepth", value, blocksize=2, channels=wide)
+        small = graph.add("Gather", blocks, graph.constant(order), axis=1, channels=wide)
+    weight = graph.constant(np.random.default_rng(9).uniform(-1, 1, (wide, wide, 3, 3)).astype(np.float32) / 60)
+    return graph.shuffle(graph.add("Conv", small, weight, pads=[1] * 4, channels=wide))
+
+
 FREE: tuple[tuple[Middle, int], ...] = (
     (_gated, 1),
     (_normalized, 1),
@@ -234,6 +248,7 @@ FREE: tuple[tuple[Middle, int], ...] = (
     (_half_size_within, 2),
     (_same_as_tensorflow, 2),
     (_reflected, 1),
+    (_unshuffled, 2),
 )
 
 

@@ -159,6 +159,16 @@ def _listed_weights() -> onnx.ModelProto:
     return model
 
 
+def _standard_named() -> onnx.ModelProto:
+    """The standard's operators, said to be of ai.onnx, in a function alone."""
+    model = _functions()
+    for entry in model.opset_import:
+        entry.domain = "ai.onnx" if entry.domain == "" else entry.domain
+    for node in model.graph.node:
+        node.domain = node.domain or "ai.onnx"
+    return model
+
+
 def _unsaid_shapes() -> onnx.ModelProto:
     model = _enlarging(graph := Graph(0, channels=3), graph.conv("input", 8, 3))
     for value in (*model.graph.input, *model.graph.output):
@@ -172,11 +182,23 @@ def _newer() -> onnx.ModelProto:
     return _enlarging(graph, graph.add("Gelu", pooled), opset=22)
 
 
+def _unshuffled() -> onnx.ModelProto:
+    """pixel_unshuffle as torch's legacy exporter writes it for any size."""
+    graph = Graph(0, channels=3)
+    numbers = [
+        graph.constant(np.array(values)) for values in ([3], [0, 0, -1, 2, 0], [0, 0, 0, 0, -1, 2], [0, -1, 1, 1, 0, 0], [2, 3])
+    ]
+    value = graph.add("Reshape", graph.add("Unsqueeze", "input", numbers[0]), numbers[1])
+    value = graph.add("Transpose", graph.add("Reshape", value, numbers[2]), perm=[0, 1, 3, 5, 2, 4])
+    value = graph.add("Squeeze", graph.add("Reshape", value, numbers[3]), numbers[4], channels=12)
+    return _enlarging(graph, graph.shuffle(graph.conv(value, 32, 3)))
+
+
 FORMS: tuple[Build, ...] = (
     *(_constant_nodes, _computed_weight, _cast_weight, _integer_weight, _functions, _decided_branch, _handed_on, _listed_weights),
-    *(_unsaid_shapes, _newer, lambda: _functions(15)),
+    *(_unsaid_shapes, _newer, lambda: _functions(15), _unshuffled, _standard_named),
 )
-_GONE = {"Constant", "Cast", "DequantizeLinear", "Outer", "Inner", "If", "Identity", "Dropout", "Gelu", "Shape"}
+_GONE = {"Constant", "Cast", "DequantizeLinear", "Outer", "Inner", "If", "Identity", "Dropout", "Gelu", "Shape", "Reshape"}
 
 
 @pytest.mark.parametrize("build", FORMS, ids=lambda build: build.__name__.strip("_<>"))
@@ -356,6 +378,11 @@ def _raw_pixels() -> onnx.ModelProto:
     return model
 
 
+def _luma_of_colours() -> onnx.ModelProto:
+    graph = Graph(0, channels=3)
+    return graph.proto(graph.shuffle(graph.conv("input", 4, 3)))
+
+
 REFUSED: tuple[tuple[Build, str], ...] = (
     (_looping, "Loop loop"),
     (_scanning, "Scan scan"),
@@ -369,6 +396,7 @@ REFUSED: tuple[tuple[Build, str], ...] = (
     (_noise_level, "2 inputs and 1 outputs (input, sigma;"),
     (_two_outputs, "1 inputs and 2 outputs (input; depthtospace"),
     (_raw_pixels, "input is UINT8"),
+    (_luma_of_colours, "takes 3 channels and gives 1"),
 )
 
 

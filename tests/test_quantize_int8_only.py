@@ -26,6 +26,7 @@ from runtime.bundle import Bundle, Contract
 from runtime.errors import PipelineError, UserError
 from runtime.images import Picture, to_network
 from runtime.targets import TARGETS, Target, find_target
+from runtime.targets.operators import on_int8_only
 from tests.graphs import Graph
 from tests.small_int8 import small_int8
 
@@ -92,7 +93,7 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 @each(*(target for target in TARGETS if target.moves_integers))
 def test_what_moves_integers_passes_the_check(target: Target) -> None:
-    choosy = replace(target, int8_only_ops=("DepthToSpace",))
+    choosy = replace(target, operators=on_int8_only(target.operators, "DepthToSpace"))
 
     assert check_int8_only(small_int8(target).int8, choosy, precision="int8") == 1
 
@@ -100,7 +101,7 @@ def test_what_moves_integers_passes_the_check(target: Target) -> None:
 @each(*(target for target in TARGETS if not target.moves_integers))
 def test_what_moves_floats_between_quantizers_does_not(target: Target) -> None:
     with pytest.raises(PipelineError, match=rf"DepthToSpace .* of the int8 graph .* target {target.name} "):
-        check_int8_only(small_int8(target).int8, replace(target, int8_only_ops=("DepthToSpace",)), precision="int8")
+        check_int8_only(small_int8(target).int8, replace(target, operators=on_int8_only(target.operators, "DepthToSpace")), precision="int8")
 
 
 @each(*INT8_ONLY)

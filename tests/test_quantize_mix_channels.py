@@ -8,10 +8,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from calibration.ranges import CalibrationSource, CalibrationTable, Method, TensorStatistics
 from quantize.choose_mixing import choose_matrices, minimise
 from quantize.mix_channels import mix_channels, mixable_groups
 from quantize.noise_cost import measure_noise_cost
+from quantize.options import Int8Options
 from quantize.qdq import constant
+from quantize.tensor_ranges import mixed_ranges
+from runtime.targets import find_target
 from tests.graphs import Array, Graph
 
 
@@ -120,3 +124,25 @@ def test_chosen_matrices_leave_less_noise_in_the_picture() -> None:
 
     assert matrices.keys() == mixable_groups(model.graph).keys()
     assert noise(mixed) < 0.8 * noise(model)
+
+
+@pytest.mark.parametrize("method", list(Method), ids=lambda method: method.value)
+def test_a_mixed_tensors_range_is_that_of_least_error_where_percentiles_are_asked_for(method: Method) -> None:
+    graph = stream_network().graph
+    ends = TensorStatistics(
+        minimum=-4, maximum=4, percentiles={"99.99": (-4, 4)}, mse={"asymmetric": (-3, 3), "symmetric": (-2, 2)}
+    )
+    source = CalibrationSource(dataset="", seed=0, crops=1, crop_size=(8, 8), images=())
+    (first, group), *_ = mixable_groups(graph).items()
+    table = CalibrationTable(
+        graph_fingerprint="0" * 64,
+        source=source,
+        mixing={first: tuple(tuple(row) for row in np.eye(group.channels).tolist())},
+        tensors={str(value.name): ends for node in graph for value in node.outputs},
+    )
+    options = Int8Options(target=find_target("cpu"), method=method)
+
+    found = mixed_ranges(graph, table, options)
+
+    assert found == ({str(value.name): (-3.0, 3.0) for value in group.tensors} if method is Method.PERCENTILE else {})
+    assert mixed_ranges(graph, table.model_copy(update={"mixing": None}), options) == {}

@@ -13,6 +13,7 @@ from quantize.placement import Placement, Role, check_operators, place_quantizer
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
+from runtime.targets.operators import Part
 
 EACH_TARGET = pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
 CPU = find_target("cpu")
@@ -36,6 +37,10 @@ def small_graph(nodes: str) -> ir.Graph:
     for node in model.graph.node:
         node.name = node.output[0]
     return ir.from_proto(model).graph
+
+
+def without(target: Target, *parts: Part) -> Target:
+    return replace(target, operators=tuple(row for row in target.operators if row.part not in parts))
 
 
 def nodes_of(graph: ir.Graph, op_type: str) -> Iterator[ir.Node]:
@@ -111,7 +116,7 @@ def test_a_tensor_read_by_more_than_its_activation_gets_a_quantizer() -> None:
 def test_without_fused_activations_a_quantizer_stands_before_each() -> None:
     graph = small_graph("first = Conv(input, w, b) active = Relu(first) output = Conv(active, w, b)")
 
-    unfused = place_quantizers(graph, replace(CPU, fused_activations=()))
+    unfused = place_quantizers(graph, without(CPU, Part.FUSED))
 
     assert unfused.quantizers.keys() == {"input", "first", "active", "output"}
     assert place_quantizers(graph, CPU).quantizers.keys() == {"input", "active", "output"}
@@ -122,7 +127,7 @@ def test_without_moving_operators_what_they_move_has_its_own_range() -> None:
         'first = Conv(input, w, b) moved = DepthToSpace <blocksize = 2, mode = "CRD"> (first) output = Add(moved, moved)'
     )
 
-    own = place_quantizers(graph, replace(CPU, moving_ops=()))
+    own = place_quantizers(graph, without(CPU, Part.MOVE))
 
     assert own.quantizers["moved"].range_of == "moved"
     assert place_quantizers(graph, CPU).quantizers["moved"].range_of == "first"
@@ -148,7 +153,7 @@ def test_a_skip_is_global_over_more_than_half_of_the_depth(depth: int, role: Rol
     steps += [f"step{index + 1} = Conv({'base' if index == 0 else f'step{index}'}, w, b)" for index in range(depth)]
     graph = small_graph(f"{' '.join(steps)} sum = Add(base, step{depth}) output = Conv(sum, w, b)")
 
-    found = roles(place_quantizers(graph, replace(CPU, int8_ops=("Conv", "Add"))))
+    found = roles(place_quantizers(graph, CPU))
 
     assert (found["base"], found["sum"], found[f"step{depth}"]) == (role, role, Role.INNER)
 

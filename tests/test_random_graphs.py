@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from calibration.ranges import Method
 from export.foreign import read_foreign
 from export.stage import export_foreign
-from quantize.faithful import BackendCheck
 from quantize.options import Effort, Int8Options
 from quantize.stage import load_fp32, quantize_bundle
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import UserError
+from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target
 from runtime.upscaler import Upscaler
 from tests.random_graphs import FIXED, Plan, build, draw_plan

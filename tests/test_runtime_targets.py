@@ -52,14 +52,17 @@ def test_weights_can_be_quantized_per_channel_at_the_lowest_opset(target: Target
 @targets
 @pytest.mark.parametrize("end", [0, 1], ids=["lowest opset", "highest opset"])
 def test_the_operators_a_target_names_exist_in_onnx(target: Target, end: int) -> None:
-    for operator in (*target.int8_ops, *target.moving_ops, *target.fused_activations):
-        assert onnx.defs.has(operator, target.opset_range[end]), operator
+    for row in target.operators:
+        assert onnx.defs.has(row.operator, target.opset_range[end]), row
 
 
 @targets
-def test_an_operator_has_one_role_in_a_target(target: Target) -> None:
-    named = [*target.int8_ops, *target.moving_ops, *target.fused_activations]
-    assert sorted(named) == sorted(set(named))
+def test_a_row_names_attributes_that_its_operator_has_and_values_of_their_type(target: Target) -> None:
+    for row in target.operators:
+        schema = onnx.defs.get_schema(row.operator, target.opset_range[1])
+        for name, allowed in row.attributes:
+            default = onnx.helper.get_attribute_value(schema.attributes[name].default_value)
+            assert {type(value) for value in allowed} == {str if isinstance(default, bytes) else type(default)}, row
 
 
 @targets

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from export.arithmetic import infer_sizes
 from export.axes import NAMES
+from export.foreign.guarded import open_guarded
 from export.foreign.original import Run, open_graph
 from export.foreign.shapes import Shapes
 from export.foreign.size_constants import find_size_constant
@@ -44,7 +45,7 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
     """Frees `model`, which is fixed to pictures of `own` (H, W) and enlarges them by `factor`."""
     free = with_input(model, (NAMES[0], channels, *NAMES[2:]))
     try:
-        run = open_graph(ir.to_proto(free).SerializeToString())
+        run = open_guarded(free)
         sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor, own=own)
     except (BackendError, UserError) as error:
         return Freed(None, None, _name_failure(error, model))

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from export.foreign.floats import widen_floats
 from export.foreign.load import check_types
 from export.foreign.old_resize import raise_opset
+from export.foreign.space_to_depth import restore_space_to_depth
 from export.foreign.transposes import join_transposes
 from export.foreign.unheld import refuse_other_domains, refuse_unheld
 from export.onnx_export import NATIVE_OPSET
@@ -64,7 +65,7 @@ def to_normal_form(proto: onnx.ModelProto, path: Path) -> NormalForm:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be brought to normal form: {reason}", hint="export the model at opset 18") from error
     refuse_unheld(ir.to_proto(simplified), path)
-    model, _ = restore_depth_to_space(join_transposes(lift_constants(simplified)))
+    model, _ = restore_depth_to_space(restore_space_to_depth(join_transposes(lift_constants(simplified))))
     return NormalForm(model, unfolded, floats, dequantized)
 
 

@@ -11,6 +11,7 @@ from export.axes import NAMES
 from export.fixed_size import fix_sizes
 from export.foreign.ends import Ends
 from export.foreign.freeing import Freed, free_sizes, with_input
+from export.foreign.guarded import open_guarded
 from export.foreign.normal_form import NormalForm, lift_constants
 from export.foreign.original import open_graph
 from export.foreign.pixel_counts import find_count
@@ -138,7 +139,7 @@ def _by(size: Size) -> str:
 
 
 def _probe(model: ir.Model, ends: Ends, *, batch: int = 1) -> Probe:
-    return Probe(open_graph(ir.to_proto(model).SerializeToString()), channels=ends.channels, batch=batch)
+    return Probe(open_guarded(model), channels=ends.channels, batch=batch)
 
 
 def _opens(model: ir.Model) -> bool:

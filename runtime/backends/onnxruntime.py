@@ -38,6 +38,8 @@ _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
 # It rounds weights that were left in float between two tensors in int8 (https://github.com/microsoft/onnxruntime/pull/22969).
 _UNWANTED = ["WeightBiasQuantization"]
+# It fuses joins of float16 tensors into QLinearConcat, which has scales of float32 alone.
+_FUSES_INTEGERS = "QDQSelectorActionTransformer"
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OnnxRuntimeBackend:
@@ -92,10 +94,17 @@ class OnnxRuntimeBackend:
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED)
+            try:
+                return _session(self._graph, options, _UNWANTED)
+            except ort.capi.onnxruntime_pybind11_state.InvalidGraph:  # of its own making, where the graph itself is none
+                return _session(self._graph, options, [*_UNWANTED, _FUSES_INTEGERS])
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
+
+
+def _session(graph: bytes, options: ort.SessionOptions, without: list[str]) -> ort.InferenceSession:
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=without)
 
 
 def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:

@@ -35,6 +35,7 @@ _NAMES: dict[str, RanIn] = {
     "u8": "int8",
     "i8": "int8",
 }
+_WITHOUT_BIAS = "/WithoutBiases"  # what it calls the product of a layer whose bias it adds apart
 # What openvino's binding sets up at its first conversion from and to numpy hangs where two threads come to it at once: one waits
 # for it with Python's lock in hand, which the other needs to finish. So each backend comes to it here, under a lock.
 _ONE_THREAD = Lock()
@@ -99,7 +100,9 @@ class OpenVinoBackend:
             kind = info["layerType"].astype(str)
             precision = _NAMES.get(info["runtimePrecision"].astype(str), "other")
             writes = _NAMES.get(info["outputPrecisions"].astype(str).partition(",")[0], "other")  # one for each output
-            for name in info["originalLayersNames"].astype(str).split(","):
+            names = info["originalLayersNames"].astype(str).split(",")
+            own = [name.removesuffix(_WITHOUT_BIAS) for name in names]  # a Gemm has its bare name nowhere
+            for name in [*names, *(name for name in dict.fromkeys(own) if name not in names)]:
                 found.append(LayerPrecision(name, kind, precision, writes))
         return tuple(found)
 

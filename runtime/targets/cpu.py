@@ -1,5 +1,6 @@
 """CPUs with 8-bit dot products (x86 VNNI, Arm dotprod), through openvino or onnxruntime."""
 
+from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, computed, fused
 from runtime.targets.target import Target
 
 TARGET = Target(
@@ -11,9 +12,7 @@ TARGET = Target(
     activation_symmetric=False,
     weight_dtype="int8",
     bias_dtype="int32",  # onnxruntime fuses a convolution into QLinearConv only with an int32 bias
-    int8_ops=("Conv", "Add"),
-    moving_ops=("DepthToSpace", "Pad"),
-    fused_activations=("Relu",),
+    operators=(*LAYERS, SIGNED_PRODUCT, *computed("Add"), MATMUL_BIAS, *MOVES, *fused("Relu", "Clip")),
     opset_range=(13, 26),  # 13 brought per-channel DequantizeLinear
     backends=("openvino", "onnxruntime"),
 )

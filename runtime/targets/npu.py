@@ -2,8 +2,22 @@
 
 from dataclasses import replace
 
+from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, Part, Row, computed, fused
 from runtime.targets.target import Target
 
+# What LiteRT's 8-bit scheme has (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
+OPERATORS = (
+    *LAYERS,
+    TRANSPOSED,
+    PRODUCT,
+    *fused("Relu", "Clip"),
+    MATMUL_BIAS,
+    *computed("Add", "Sub", "Mul", "PRelu", constants=True),
+    *computed("Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Softmax"),
+    *computed("ReduceMean", "ReduceMax", "AveragePool", "GlobalAveragePool"),
+    *MOVES,
+    Row(operator="Resize", part=Part.COMPUTE, attributes=(("mode", ("linear",)),), constants=True),
+)
 TARGET = Target(
     name="npu",
     description="NPUs: everything in int8 with zero point 0",
@@ -12,10 +26,8 @@ TARGET = Target(
     activation_symmetric=True,
     weight_dtype="int8",
     bias_dtype="int32",
-    int8_ops=("Conv", "Add", "Mul", "PRelu", "Sigmoid", "Tanh", "ReduceMean", "ReduceMax"),
+    operators=OPERATORS,
     everything_int8=True,
-    moving_ops=("DepthToSpace", "Pad"),
-    fused_activations=("Relu",),
     opset_range=(13, 26),
     backends=("onnxruntime", "openvino"),
 )

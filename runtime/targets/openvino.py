@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 from runtime.targets import cpu
+from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, fused
+
+_ACTIVATIONS = fused("Relu", "PRelu", "Sigmoid", "LeakyRelu", "Clip")  # as its runtime graph shows them
 
 TARGET = replace(
     cpu.TARGET,
     name="openvino",
     description="CPU through openvino alone: as cpu, with additions and activations inside the convolutions",
-    int8_ops=("Conv",),
-    fused_activations=("Relu", "PRelu", "Sigmoid"),  # as its runtime graph shows them
-    fuses_addition=True,
+    operators=(*LAYERS, SIGNED_PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *_ACTIVATIONS),
     writes_floats=True,
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.targets.operators import Part, Row
+
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
@@ -19,13 +21,10 @@ class Target:
         weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
         bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float" leaves them.
         float_dtype: what is outside the quantizers computes in, and scales are stored as.
-        int8_ops: ONNX operators that compute on int8 there.
-        everything_int8: an int8 graph may hold no other operator than these, the moving ones and the fused ones.
-        int8_only_ops: operators that the accelerator runs on int8 alone, in a graph of whatever precision.
-        moving_ops: operators that only move data, at one scale and zero point.
-        moves_integers: they stand between the quantizers and move the integers themselves; else each has a pair before and after.
-        fused_activations: operators folded into the one before, so that no quantizer stands between.
-        fuses_addition: a convolution takes in the addition behind it; its own branch has then no quantizer, the other has one.
+        operators: the table of what runs in int8 there, one row an operator.
+        everything_int8: an int8 graph may hold no operator that the table lacks.
+        moves_integers: what moves data stands between the quantizers and moves the integers themselves; else each such operator has
+            a pair before and after.
         writes_floats: a layer may write floats: only what reads integers has a quantizer; additions and inputs can be lifted.
         static_shapes: a graph for it has one shape of input.
         opset_range: lowest and highest ONNX opset an int8 graph for it may have.
@@ -40,17 +39,13 @@ class Target:
     activation_symmetric: bool
     weight_dtype: Literal["int8"]
     bias_dtype: Literal["int32", "float"]
-    int8_ops: tuple[str, ...]
-    moving_ops: tuple[str, ...]
-    fused_activations: tuple[str, ...]
+    operators: tuple[Row, ...]
     opset_range: tuple[int, int]
     backends: tuple[str, ...]
     power_of_two_scales: bool = False
     float_dtype: Literal["float32", "float16"] = "float32"
     everything_int8: bool = False
-    int8_only_ops: tuple[str, ...] = ()
     moves_integers: bool = True
-    fuses_addition: bool = False
     writes_floats: bool = False
     static_shapes: bool = False
 
@@ -63,3 +58,31 @@ class Target:
     def default_backend(self) -> str:
         """Its own backend, which `auto` takes where it is installed."""
         return self.backends[0]
+
+    @property
+    def int8_ops(self) -> tuple[str, ...]:
+        """Operators that compute on int8 there."""
+        return self._named(Part.LAYER, Part.COMPUTE)
+
+    @property
+    def moving_ops(self) -> tuple[str, ...]:
+        """Operators that only move data, at one scale and zero point."""
+        return self._named(Part.MOVE)
+
+    @property
+    def fused_activations(self) -> tuple[str, ...]:
+        """Operators computed inside the one before."""
+        return self._named(Part.FUSED)
+
+    @property
+    def fuses_addition(self) -> bool:
+        """Whether a layer takes in the addition behind it."""
+        return bool(self._named(Part.INSIDE))
+
+    @property
+    def int8_only_ops(self) -> tuple[str, ...]:
+        """Operators that the accelerator runs on int8 alone."""
+        return tuple(row.operator for row in self.operators if row.int8_only)
+
+    def _named(self, *parts: Part) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.operator for row in self.operators if row.part in parts))

@@ -3,6 +3,7 @@
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html
 """
 
+from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, fused
 from runtime.targets.target import Target
 
 TARGET = Target(
@@ -14,11 +15,8 @@ TARGET = Target(
     weight_dtype="int8",
     bias_dtype="float",  # its parser takes no DequantizeLinear of int32
     float_dtype="float16",
-    int8_ops=("Conv",),
-    moving_ops=("DepthToSpace", "Pad"),
+    operators=(*LAYERS, TRANSPOSED, PRODUCT, ADDITION_INSIDE, MATMUL_BIAS, *MOVES, *fused("Relu", "PRelu", "Clip")),
     moves_integers=False,  # the builder moves quantizers past them itself; its parser shuffles floats only
-    fused_activations=("Relu", "PRelu"),
-    fuses_addition=True,
     writes_floats=True,
     opset_range=(19, 26),  # 19 brought float16 scales
     backends=("tensorrt", "onnxruntime"),  # openvino rounds what is between integers and float16 ends otherwise: 7 to 22 dB

@@ -3,6 +3,8 @@
 https://github.com/Vastai/VastModelZOO; of its int8 scheme nothing more is known here, and symmetric codes suit every scheme.
 """
 
+from runtime.targets import npu
+from runtime.targets.operators import on_int8_only
 from runtime.targets.target import Target
 
 TARGET = Target(
@@ -13,11 +15,8 @@ TARGET = Target(
     activation_symmetric=True,
     weight_dtype="int8",
     bias_dtype="int32",
-    int8_ops=("Conv", "Add", "Mul", "PRelu", "Sigmoid", "Tanh", "ReduceMean", "ReduceMax"),
+    operators=on_int8_only(npu.OPERATORS, "DepthToSpace"),
     everything_int8=True,
-    int8_only_ops=("DepthToSpace",),
-    moving_ops=("DepthToSpace", "Pad"),
-    fused_activations=("Relu",),
     static_shapes=True,
     opset_range=(13, 26),
     backends=("onnxruntime", "openvino"),
