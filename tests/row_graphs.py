@@ -25,7 +25,16 @@ def operator_graph(build: Build) -> onnx.ModelProto:
     return graph.proto(scaled_conv(graph, made, COLOURS, gain=0.15, offset=0.5), opset=20)
 
 
-def scaled_conv(graph: Graph, source: str, outputs: int, kernel: int = 3, *, gain: float = 1.0, offset: float = 0.0, **attributes: int | list[int]) -> str:
+def scaled_conv(
+    graph: Graph,
+    source: str,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    gain: float = 1.0,
+    offset: float = 0.0,
+    **attributes: int | list[int],
+) -> str:
     """Of weights that keep the size of what they are given, nearly."""
     groups = attributes.get("group", 1)
     assert isinstance(groups, int)
@@ -180,8 +189,12 @@ GRAPHS: Mapping[str, Build] = {
     "Slice": _with("Slice", _ints(1, 2), _ints(7, 10), _ints(1, 2), channels=6),
     "Gather": _with("Gather", _ints(3, 1, 6), channels=3, axis=1),
     "Flatten": lambda graph, source: _picture_of_flat(graph, graph.add("Flatten", source, axis=2)),
-    "Squeeze": lambda graph, source: graph.add("Unsqueeze", graph.add("Squeeze", source, graph.constant(_ints(0))), graph.constant(_ints(0))),
-    "Expand": lambda graph, source: graph.add("Expand", _with("ReduceMean", _ints(3))(graph, source), graph.constant(_ints(1, 1, 1, SIDE))),
+    "Squeeze": lambda graph, source: graph.add(
+        "Unsqueeze", graph.add("Squeeze", source, graph.constant(_ints(0))), graph.constant(_ints(0))
+    ),
+    "Expand": lambda graph, source: graph.add(
+        "Expand", _with("ReduceMean", _ints(3))(graph, source), graph.constant(_ints(1, 1, 1, SIDE))
+    ),
     "Tile": _with("Tile", _ints(1, 1, 2, 1)),
     "Identity": _with("Identity"),
     "Resize nearest": _resize("nearest"),

@@ -21,14 +21,14 @@ from tests.architectures.weights import build_trained, scale_of, weights_file
 
 _TOLERANCE = 1e-4  # float32 sums in another order, constants folded into weights
 _LARGEST_BYTES = 150_000
-_SLOW = {("swinir", "dynamo")}  # eleven seconds; `python -m tests.architectures swinir` has it
+_SLOW = {"swinir", "rrdbnet", "carn_m"}  # 4 to 11 s of dynamo each; `python -m tests.architectures swinir` has it
 _GLOBAL = {"imdn", "rfdn", "safmn", "swinir"}  # contrast over the picture; Resize to its sizes; windows from its corner
 
 
 def _pairs() -> Iterator[object]:
     for network in ARCHITECTURES:
         for exporter in EXPORTERS:
-            if (network.name, exporter.name) not in _SLOW:
+            if exporter.name != "dynamo" or network.name not in _SLOW:
                 yield pytest.param(network, exporter, id=f"{network.name}-{exporter.name}")
 
 
@@ -38,7 +38,7 @@ def test_weights_are_small_and_those_of_the_definition(network: Network) -> None
     build_trained(network)  # which refuses others
 
 
-@pytest.mark.parametrize(("network", "exporter"), _pairs())
+@pytest.mark.parametrize(("network", "exporter"), [*_pairs()])
 def test_an_architecture_is_imported_and_tiled_right(network: Network, exporter: Exporter, tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     write_onnx(network, exporter, path)
