@@ -28,8 +28,10 @@ from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.ranges import CalibrationSource, read_table, used_hashes
 from quantize.search.result import HeldBack, read_state
+from runtime.bicubic import upscaled_size
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import BackendError, DatasetError
+from runtime.filling import fill_up
 from runtime.images import Picture, from_network, to_network
 from runtime.value_check import ValueCheck
 
@@ -220,11 +222,12 @@ def _score_pictures(
         low, high = prepare(*load_pair(pair, scale=request.scale), request.protocol, scale=request.scale)
         bicubic = np.asarray(Image.fromarray(low).resize(high.shape[1::-1], Image.Resampling.BICUBIC))
         bicubic_scores.append(score(bicubic, high, request.protocol, scale=request.scale))
-        array = to_network(low, contract, scale=request.scale)
-        fp32 = workers[reference].run(array)
+        array = fill_up(to_network(low, contract, scale=request.scale), contract, multiple=request.bundle.manifest.fill_multiple)
+        rows, columns = upscaled_size((low.shape[0], low.shape[1]), request.scale)
+        fp32 = workers[reference].run(array)[:, :, :rows, :columns]
         shown: dict[str, Picture] = {}
         for case, worker in workers.items():
-            output = fp32 if case == reference else worker.run(array)
+            output = fp32 if case == reference else worker.run(array)[:, :, :rows, :columns]
             tally = tallies[case]
             picture = from_network(output, contract.colour, source=low, rounding=request.protocol.rounding)
             tally.scores.append((pair.name, score(picture, high, request.protocol, scale=request.scale)))
@@ -262,9 +265,9 @@ def _time_on_device(request: Request, worker: Worker) -> DeviceLatency | None:
 
 
 def _latency_input(request: Request) -> NDArray[np.float32]:
-    """What the network gets for a picture of 128×128, or of the one size that it takes."""
+    """What the network gets for a picture of 128×128, or of the nearest size that it takes."""
     contract = request.bundle.manifest.contract
-    size = contract.static_shape or contract.input_size((_LATENCY_SIDE, _LATENCY_SIDE), scale=request.scale)
+    size = contract.filled_size(contract.input_size((_LATENCY_SIDE, _LATENCY_SIDE), scale=request.scale))
     return np.random.default_rng(0).random((1, contract.channels, *size), np.float32)
 
 

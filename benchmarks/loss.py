@@ -23,8 +23,10 @@ from quantize.search.trials import Subject, Trials
 from quantize.stage import load_fp32, quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.backends import open_backend
+from runtime.bicubic import upscaled_size
 from runtime.bundle import Bundle
 from runtime.figures import share_text
+from runtime.filling import fill_up
 from runtime.images import Picture, from_network, to_network
 from runtime.targets import Target
 
@@ -111,7 +113,9 @@ def evaluate(bundle: Bundle, data: Path, tell: Tell) -> Iterator[Evaluated]:
             for pair in images.pairs:
                 tell(f"{pair.name} in fp32")
                 low, high = load_pair(pair, scale=manifest.scale)
-                array = to_network(low, manifest.contract, scale=manifest.scale)
+                array = fill_up(
+                    to_network(low, manifest.contract, scale=manifest.scale), manifest.contract, multiple=manifest.fill_multiple
+                )
                 made = fp32.run(array)
                 yield Evaluated(pair.name, name, low, high, array, made, _scored(bundle, made, low, high))
 
@@ -245,5 +249,7 @@ def _lost_db(before: Score, after: Score) -> float:
 
 
 def _scored(bundle: Bundle, output: NDArray[np.float32], low: Picture, high: Picture) -> Score:
-    picture = from_network(output, bundle.manifest.contract.colour, source=low, rounding=PROTOCOL.rounding)
+    rows, columns = upscaled_size((low.shape[0], low.shape[1]), bundle.manifest.scale)
+    cropped = output[:, :, :rows, :columns]  # without what comes of filling the picture up
+    picture = from_network(cropped, bundle.manifest.contract.colour, source=low, rounding=PROTOCOL.rounding)
     return score(picture, high, PROTOCOL, scale=bundle.manifest.scale)

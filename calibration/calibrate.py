@@ -28,6 +28,7 @@ from calibration.pieces import stream_tensors, watched_options
 from calibration.ranges import CalibrationImage, CalibrationSource, CalibrationTable, summarise
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
+from runtime.filling import fill_up
 from runtime.images import Picture, to_network
 
 CROPS = 64
@@ -79,7 +80,7 @@ def describe_source(
 def crops_of(images: ImageSet, source: CalibrationSource, *, scale: float, contract: Contract) -> Iterator[NDArray[np.float32]]:
     """The crops that `source` describes, (1, C, H, W) float32 in [0, 1], of RGB or luma.
 
-    Where a picture is smaller than a crop, so is its crop; for a graph of fixed shape it is mirrored up to size.
+    Where a picture is smaller than a crop, so is its crop; it is mirrored up to a size that the graph takes.
     """
     rng = np.random.default_rng(source.seed)
     chosen = _choose(images.pairs, source.crops, source.seed)
@@ -90,7 +91,7 @@ def crops_of(images: ImageSet, source: CalibrationSource, *, scale: float, contr
             crop = _detailed_crop(picture, source.crop_size, rng)
             crop = 255 - crop if turn % 2 else crop  # the negative
             sized = _mirror_to(crop, source.crop_size) if contract.static_shape else crop
-            yield to_network(sized, contract, scale=scale)
+            yield fill_up(to_network(sized, contract, scale=scale), contract)
 
 
 def measure_activations(

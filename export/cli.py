@@ -21,6 +21,7 @@ from export.weights import find_weights
 from runtime import console
 from runtime.bundle import BUILD, Bundle, Contract, Io
 from runtime.errors import UnknownNameError, UserError
+from runtime.faithful import check_backends
 from runtime.pixel_io import add_pixel_io, find_io
 
 _LIST = "list"
@@ -194,6 +195,10 @@ def _print_result(bundle: Bundle, *, explain: bool) -> None:
     console.show(f"{bundle.directory}: exported {manifest.model} x{manifest.scale:g}")
     for name, value in rows.items():
         console.show(f"  {name:<8} {value}")
+    graph = bundle.read(fp32)
+    for check in check_backends(graph, graph, None, contract, precision="fp32"):
+        if not check.passed:
+            console.show(f"  (!) refused on {check.backend}: {check.found}")
     if explain:
         _print_passes(bundle)
 

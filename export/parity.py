@@ -53,10 +53,16 @@ class Reference:
 def make_reference(
     network: Callable[[Array], Array], contract: Contract, *, size: tuple[int, int] = _SIDES, tolerance: float = TOLERANCE
 ) -> Reference:
-    """Runs `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W)."""
+    """Runs `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W).
+
+    `tolerance` is of pictures, whose values may overshoot by as much as they span; of larger ones, as untrained networks give,
+    float32's own noise is as much larger.
+    """
     shape = (1, contract.channels, *(contract.static_shape or size))
     array = np.random.default_rng(0).random(shape, np.float32)
-    return Reference(array, network(array), tolerance)
+    expected = network(array)
+    peak = float(f"{np.abs(expected).max():.1e}")
+    return Reference(array, expected, tolerance * max(1.0, peak / 2) if np.isfinite(peak) else tolerance)
 
 
 def run_torch(module: nn.Module, array: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Other forms of the same graph, for backends that compute the plain form wrongly; each exact, each with the case that needs it.
+"""Other forms of the same graph, for backends that compute the plain form wrongly or in float; each exact, each with its case.
 
 A backend is held against the simulation anyway, and refused where it gives something else. Where a form of the same graph is known
 that it computes right, that form is written, whether the backend is installed here or not: the same inputs give the same bytes.
@@ -10,6 +10,8 @@ shape_of_convolution
 padded_average
     openvino 2026.4 pads an AveragePool of uint8 with code 0, which is not 0 where the zero point is another, and counts it
     (`count_include_pad`). A Pad before it pads with what is 0.
+write_subpixel
+    ONNX Runtime has no ConvTranspose in int8, openvino none that reads a zero point (FSRCNN, LapSRN): see `subpixel.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantize.qdq import new_constant
+from quantize.subpixel import write_subpixel
 from runtime.targets import Target
 
 
@@ -65,7 +68,7 @@ def padded_average(graph: ir.Graph) -> None:
 
 
 Form = Callable[[ir.Graph], None]
-BEFORE_QUANTIZERS: tuple[tuple[str, Form], ...] = (("openvino", padded_average),)
+BEFORE_QUANTIZERS: tuple[tuple[str, Form], ...] = (("openvino", padded_average), ("onnxruntime", write_subpixel))
 """The backend, and the form that it needs of the fp32 graph."""
 OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (("openvino", shape_of_convolution),)
 """The backend, and the form that it needs of the graph as it is written."""
@@ -76,3 +79,10 @@ def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], .
     for backend, form in forms:
         if backend in target.backends:
             form(graph)
+
+
+def in_forms(graph: ir.Graph, target: Target) -> ir.Graph:
+    """A copy of the fp32 `graph` as its operators are before they have quantizers."""
+    copy = graph.clone()
+    take_forms(copy, target, BEFORE_QUANTIZERS)
+    return copy

@@ -26,18 +26,19 @@ _BETAS = (0.9, 0.99)
 _NORM = 8  # p: the largest of some thousand values say what the range is, and yet many have a gradient
 _SAMPLES = 6_000  # pixels that a group's ranges are judged on, over all of its tensors
 _FLOOR = 1e-2  # of the largest value, and of M: what a channel counts for that says nothing
+_FEWEST_CHANNELS = 8  # among which to average; three are a picture with its mean taken off
 _MOST_TENSORS = 12  # of a group that are measured, evenly: each of 23 blocks is much like the next
 
 
 def choose_matrices(model: ir.Model, crops: Sequence[Array]) -> Matrices:
     """A for each group of the fp32 `model` that can be mixed, measured on `crops`, (1, C, H, W) each; six digits of each entry."""
-    groups = mixable_groups(model.graph)
+    groups = {name: group for name, group in mixable_groups(model.graph).items() if group.channels >= _FEWEST_CHANNELS}
     wanted = {name: _evenly([str(value.name) for value in group.tensors]) for name, group in groups.items()}
     measured = measure_noise_cost(model, [tensor for tensors in wanted.values() for tensor in tensors], crops)
     chosen = {}
     for name, tensors in wanted.items():
         found = [measured[tensor] for tensor in tensors if tensor in measured]
-        if found and groups[name].channels > 1:
+        if found:
             budget = max(1, _SAMPLES // len(found))
             matrix = minimise([one.widest(budget) for one in found], [one.gram() for one in found])
             chosen[name] = tuple(tuple(float(f"{entry:.6g}") for entry in row) for row in matrix)

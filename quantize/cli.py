@@ -14,19 +14,20 @@ import typer
 from calibration.calibrate import CROP_SIZE, CROPS, Phase
 from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
-from quantize.faithful import BackendCheck
 from quantize.halves import Halves, halves_of
+from quantize.int8 import check_steps
 from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
-from quantize.stage import check_target, quantize_bundle, quantized_already, try_halves
+from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_halves
 from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
 from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, Variant, check_writable, resolve_bundle
 from runtime.describe import describe_int8_layers
 from runtime.errors import UserError
+from runtime.faithful import BackendCheck
 from runtime.figures import share_text
 from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
@@ -103,6 +104,9 @@ def quantize(
     ends = find_io(io)
     if percentile is not None and method is not Method.PERCENTILE:
         raise UserError(f"--percentile has no effect with --method {method.value}", hint="drop one of the two")
+    if chosen_target.has_wide_codes and (percentile is not None or method not in (Method.PERCENTILE, Method.MINMAX)):
+        given = "--percentile" if percentile is not None else f"--method {method.value}"
+        raise UserError(f"{given} has no effect with --target {target}, whose codes leave nothing to clip", hint=f"drop {given}")
     percentile = DEFAULT_PERCENTILE if percentile is None else percentile
     check_percentile(percentile)
     pictures, root = choose_pictures(calib=calib, data=data)
@@ -121,6 +125,8 @@ def quantize(
         raise UserError(f"--pixel-shuffle has no effect with --target {target}", hint="drop one of the two")
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     check_target(opened, chosen_target, pixel_shuffle=shuffle)
+    if not pictures.endswith(".json"):  # a table comes without pictures to learn from
+        check_steps(load_fp32(opened), options)
     halves = try_halves(opened, chosen_target)
     _show_missing(halves)
     request = TableRequest(

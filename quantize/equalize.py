@@ -45,10 +45,10 @@ class _Group:
 def choose_scales(graph: ir.Graph, largest: Mapping[str, NDArray[np.float64]]) -> Scales:
     """A scale for each channel of each group; `largest` holds max |x_c| of the tensors measured, (C,) by name."""
     scales = {}
-    for name, group in _groups(graph).items():
+    for name, group in scalable_groups(graph).items():
         channels = min((len(largest[tensor]) for tensor in _names(group) if tensor in largest), default=0)
         shares = [
-            _fold(largest[str(tensor.name)] / largest[str(tensor.name)].max(), channels, _shuffle(tensor)).max(axis=1)
+            fold(largest[str(tensor.name)] / largest[str(tensor.name)].max(), channels, shuffle_of(tensor)).max(axis=1)
             for tensor in group.tensors
             if tensor.name in largest and largest[str(tensor.name)].max() > 0
         ]
@@ -64,12 +64,12 @@ def equalize(graph: ir.Graph, scales: Scales) -> None:
     Raises:
         KeyError: `scales` are of another graph.
     """
-    groups = _groups(graph)
+    groups = scalable_groups(graph)
     for name, values in scales.items():
         scale = np.asarray(values)
         for writer in groups[name].writers:
             weight = constant(writer, 1)
-            row = _unfold(scale, weight.shape[0], _shuffle(writer.outputs[0]))
+            row = unfold(scale, weight.shape[0], shuffle_of(writer.outputs[0]))
             replace_constant(writer, 1, weight * row.reshape(-1, 1, 1, 1))
             if len(writer.inputs) > 2:
                 replace_constant(writer, 2, constant(writer, 2) * row)
@@ -77,7 +77,7 @@ def equalize(graph: ir.Graph, scales: Scales) -> None:
             replace_constant(reader, 1, constant(reader, 1) / scale.reshape(1, -1, 1, 1))
 
 
-def _groups(graph: ir.Graph) -> dict[str, _Group]:
+def scalable_groups(graph: ir.Graph) -> dict[str, _Group]:
     """The groups that may be scaled: written and read by convolutions alone."""
     leaders: dict[ir.Value, ir.Value] = {}
 
@@ -128,7 +128,7 @@ def _breaks_ties(node: ir.Node) -> bool:
     return True
 
 
-def _shuffle(value: ir.Value) -> ir.Node | None:
+def shuffle_of(value: ir.Value) -> ir.Node | None:
     """The PixelShuffle that `value` goes into, if any: its channels are then those of the group, times the block's pixels."""
     readers = [use.node for use in value.uses()]
     while len(readers) == 1 and readers[0].op_type in _ELEMENTWISE:
@@ -136,13 +136,13 @@ def _shuffle(value: ir.Value) -> ir.Node | None:
     return readers[0] if len(readers) == 1 and readers[0].op_type == "DepthToSpace" and not _breaks_ties(readers[0]) else None
 
 
-def _fold(channels: NDArray[np.float64], count: int, shuffle: ir.Node | None) -> NDArray[np.float64]:
+def fold(channels: NDArray[np.float64], count: int, shuffle: ir.Node | None) -> NDArray[np.float64]:
     """(count·r²,) -> (count, r²): what PixelShuffle makes one channel of, in a row."""
     first = shuffle is None or _mode(shuffle) == "CRD"
     return channels.reshape(count, -1) if first else channels.reshape(-1, count).T
 
 
-def _unfold(scale: NDArray[np.float64], count: int, shuffle: ir.Node | None) -> NDArray[np.float64]:
+def unfold(scale: NDArray[np.float64], count: int, shuffle: ir.Node | None) -> NDArray[np.float64]:
     repeats = count // len(scale)
     return np.repeat(scale, repeats) if shuffle is None or _mode(shuffle) == "CRD" else np.tile(scale, repeats)
 

@@ -34,7 +34,7 @@ from quantize.walk import Array
 from runtime.targets import Target
 
 _SAMPLES = 24_000  # windows a part is fitted on at most, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
-_SAMPLES_EACH = 40  # of an unknown
+_SAMPLES_EACH = 80  # of an unknown
 _FEWEST_SAMPLES = 4_000
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
 _PLENTY = 20  # windows for each unknown: what is learned from them holds for others to a twentieth

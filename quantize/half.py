@@ -15,12 +15,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from quantize.half_check import check_rounded
 from quantize.half_range import convert_constant, in_float, measure_magnitudes
 from quantize.half_types import HalfPositions, half_positions
 from quantize.opset import raise_opset
 from quantize.rescale import rescale
 from quantize.validity import check_graph
 from runtime.errors import PipelineError
+from runtime.value_check import TOLERANCE_DB
 
 Half = Literal["fp16", "bf16"]
 HALVES: tuple[Half, ...] = get_args(Half)
@@ -43,18 +45,27 @@ class HalfGraph:
 
 
 def convert_to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
-    """As `make_half` does; the graph alone."""
-    return make_half(model, precision).model
+    """As `make_half` does, of a graph that may be quantized: codes move by one where halves are rounded, so that it is not held
+    against fp32 here."""
+    return make_half(model, precision, tolerance_db=None).model
 
 
-def make_half(model: onnx.ModelProto, precision: Half, *, ranges: Mapping[str, float] | None = None) -> HalfGraph:
+def make_half(
+    model: onnx.ModelProto,
+    precision: Half,
+    *,
+    ranges: Mapping[str, float] | None = None,
+    tolerance_db: float | None = TOLERANCE_DB,
+) -> HalfGraph:
     """A half-precision copy of `model`; its contract (float32 in, float32 out) stays. A bf16 graph has opset 22 or more.
 
     Args:
         ranges: the largest magnitude that calibration saw of a tensor, by name, beside what is measured here.
+        tolerance_db: the least PSNR against fp32, every tensor rounded; None asks for none.
 
     Raises:
-        PipelineError: the graph does not run, has an operator that cannot be brought to that opset, or the result is not valid.
+        PipelineError: the graph does not run, or cannot be brought to that opset; half precision is too coarse for it; the result
+            is not valid.
     """
     graph_model = _typed(model, precision)
     if precision == "bf16":
@@ -62,7 +73,10 @@ def make_half(model: onnx.ModelProto, precision: Half, *, ranges: Mapping[str, f
     else:
         graph_model, kept, rescaled = _in_range(graph_model, ranges or {})
     positions = _positions(graph_model, precision)
-    _Converter(graph_model.graph, _TYPES[precision]).convert({node: positions[node] for node in positions if node not in kept})
+    converted = {node: positions[node] for node in positions if node not in kept}
+    if tolerance_db is not None:
+        check_rounded(graph_model, converted, _TYPES[precision], tolerance_db=tolerance_db)
+    _Converter(graph_model.graph, _TYPES[precision]).convert(converted)
     proto = check_graph(ir.to_proto(graph_model), what=precision)
     return HalfGraph(proto, tuple(f"{node.name} ({node.op_type}): {reason}" for node, reason in kept.items()), rescaled)
 

@@ -179,6 +179,12 @@ def _sides(graph: ir.Graph) -> list[int | None]:
     return sides if len(sides) == 4 else [None] * 4
 
 
+def first_pictures(graph: ir.Graph) -> Iterator[Floats]:
+    """The first picture at each size that is tried."""
+    for size in _sizes(graph):
+        yield next(probe_pictures(graph, size))
+
+
 def _float_tensors(graph: ir.Graph) -> Iterator[ir.Value]:
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         if value.dtype == ir.DataType.FLOAT and value.name:

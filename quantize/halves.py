@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import onnx
 
 from calibration.ranges import CalibrationTable
-from quantize.faithful import BackendCheck, check_backends
 from quantize.half import HALVES, Half, HalfGraph, make_half
 from quantize.half_range import LARGEST
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
+from runtime.faithful import BackendCheck, check_backends
 from runtime.targets import Target
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
 from calibration.ranges import CalibrationTable
-from quantize.backend_forms import OF_THE_INT8_GRAPH, take_forms
+from quantize.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
 from quantize.centre import leave_clips_to_quantizers
 from quantize.half import convert_to_half
 from quantize.lift import LiftedGraph, lift
@@ -99,7 +99,7 @@ def quantize_int8(
     given_graph = ir.from_proto(model).graph
     if graph_fingerprint(given_graph) != table.graph_fingerprint:
         raise UserError("the calibration table was measured on another graph", hint="calibrate this one: --calib NAME|DIR")
-    check_operators(given_graph, target)
+    check_operators(in_forms(given_graph, target), target)
     crops = windows_of(crops, given_graph)
     prepared = prepare(model, table, options)
     graph_model, known, target = prepared.model, prepared.known, prepared.target
@@ -148,6 +148,21 @@ def quantize_int8(
     return Int8Graph(int8, in_int8, prepared.grid.merged_layers, tuple(directions), weights)
 
 
+def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:
+    """UserError where a step of `options` cannot be taken with this fp32 graph, or lacks torch."""
+    if "distil" not in options.steps:
+        return
+    try:
+        from quantize.reconstruct.simulate import check_simulated  # torch: for this step alone
+    except ImportError as error:
+        raise _without_torch(error) from error
+    check_simulated(ir.from_proto(model).graph)
+
+
+def _without_torch(error: ImportError) -> UserError:
+    return UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced")
+
+
 def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
     """The middle of each crop, as much as is learned and compared on; all of it where `graph` takes one shape alone."""
     shape = graph.inputs[0].shape
@@ -172,7 +187,7 @@ def _distilled(
     try:
         from quantize.reconstruct.distil import distil  # torch: for this step alone
     except ImportError as error:
-        raise UserError(f"distillation needs torch ({error})", hint="pip install 'sredge[export]', or --effort balanced") from error
+        raise _without_torch(error) from error
     return distil(
         graph,
         parameters,

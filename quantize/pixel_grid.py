@@ -8,8 +8,8 @@ Where a mean is taken off first, x - m would lie between the codes. It moves int
 with a channel of ones. Zero padding pads it too, so that borders come out right, which a bias would not do.
 A symmetric scheme has no code for 255: the picture is shifted by 128/255 on the way in and back on the way out, the shift is one
 more offset in t and in the last convolution's bias, and codes -128 to 127 are the picture's. Where scales are powers of two, the
-picture is brought to scale 1/256 on the way in and back on the way out, by a factor that the same convolutions take in. With 16 bits
-the picture stays as it is: there are 128 codes to each of its values, symmetric or not.
+picture is brought to scale 1/256 on the way in and back on the way out, by a factor that the same convolutions take in. With 16
+bits the picture stays as it is: there are 128 codes to each of its values, symmetric or not.
 """
 
 from __future__ import annotations

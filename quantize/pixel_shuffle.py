@@ -74,7 +74,7 @@ def convert_to_own_half(
     """
     lowered = chosen is PixelShuffle.LOWER
     prepared = write_out(model, options.target) if lowered else _write_islands(model, table, options)
-    half = make_half(prepared, precision)
+    half = make_half(prepared, precision, tolerance_db=None)
     check_int8_only(half.model, options.target, precision=precision)
     return half
 

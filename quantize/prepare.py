@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -14,13 +14,14 @@ from calibration.ranges import CalibrationTable
 from quantize.backend_forms import BEFORE_QUANTIZERS, take_forms
 from quantize.centre import Centred, centre
 from quantize.equalize import equalize
+from quantize.equalize_weights import equalize_weights, scaled_ranges
 from quantize.mix_channels import mix_channels
 from quantize.opset import raise_opset
 from quantize.options import Int8Options
 from quantize.pixel_grid import PixelGrid, align_ends
 from quantize.qdq import ActivationRange
-from quantize.tensor_ranges import known_ranges, largest_values
-from quantize.transposed import shuffle_convolutions
+from quantize.subpixel import SHUFFLED
+from quantize.tensor_ranges import known_ranges, largest_values, mixed_ranges, wide_range
 from runtime.targets import Target
 
 
@@ -31,6 +32,7 @@ class Prepared:
     Attributes:
         known: ranges that need no measuring.
         grid, centred: what became of the graph.
+        factors: what each channel of a tensor was multiplied by after it was measured, (C,) by name.
         target: the one asked for.
     """
 
@@ -39,6 +41,7 @@ class Prepared:
     grid: PixelGrid
     centred: Centred
     target: Target
+    factors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> Prepared:
@@ -47,9 +50,9 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
     graph = prepared.graph
     rewrite_as_measured(graph, table)
     take_forms(graph, target, BEFORE_QUANTIZERS)
-    if "ConvTranspose" not in target.int8_ops:
-        shuffle_convolutions(graph)
-    known = known_ranges(graph, target)
+    factors = equalize_weights(graph, table) if target.has_wide_codes else {}
+    known = {name: wide_range(ends) for name, ends in scaled_ranges(table, factors).items()}
+    known |= {**mixed_ranges(graph, table, options), **known_ranges(graph, target)}
     grid, centred = PixelGrid(), Centred()
     if "pixel-grid" in options.steps:
         grid = align_ends(prepared, target)
@@ -57,7 +60,7 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
         centred = centre(graph, target, largest_values(graph, table, options))
     for constant in [value for value in graph.initializers.values() if not value.uses()]:
         del graph.initializers[str(constant.name)]  # what others have taken the place of
-    return Prepared(prepared, {**known, **grid.ranges, **centred.ranges}, grid, centred, target)
+    return Prepared(prepared, {**known, **grid.ranges, **centred.ranges}, grid, centred, target, factors)
 
 
 def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
@@ -71,6 +74,8 @@ def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
 def channel_means(table: CalibrationTable, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
     """(C,) for each tensor measured, and for those that were made of them."""
     means = {name: np.asarray(statistics.channel_means) for name, statistics in table.tensors.items() if statistics.channel_means}
+    means |= {f"{name}{SHUFFLED}": mean for name, mean in means.items()}  # of those that there are: `subpixel.py`
+    means = {name: mean * prepared.factors.get(name.removesuffix(SHUFFLED), 1.0) for name, mean in means.items()}
     for name, (source, gain, offset, last) in prepared.grid.made_of.items():
         if source in means:
             means[name] = np.append(means[source] * gain + offset, last)

@@ -82,7 +82,8 @@ def storable_scale(scale: NDArray[np.floating] | float, target: Target) -> NDArr
         exponent = np.ceil(np.log2(np.maximum(scale, _SMALLEST_SCALE)) - _POWER_TOLERANCE)
         return np.exp2(exponent).astype(np.float32)
     if target.float_dtype == "float16":
-        return np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16).astype(np.float32)
+        limits = np.finfo(np.float16)
+        return np.clip(scale, limits.tiny, limits.max).astype(np.float16).astype(np.float32)
     return np.maximum(scale, _SMALLEST_SCALE).astype(np.float32)
 
 

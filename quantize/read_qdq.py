@@ -59,7 +59,7 @@ def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]
     """`value`, or what activations make of it that are its only readers, up to what is stored."""
     while value.name not in stored and not value.is_graph_output():
         readers = [use.node for use in value.uses()]
-        if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1:
+        if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1 or len(readers[0].outputs) != 1:
             break
         value = readers[0].outputs[0]
     return value

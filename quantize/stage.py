@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
-from quantize.faithful import BackendCheck, check_backends
 from quantize.half import HALVES, Half, HalfGraph
 from quantize.halves import Halves, halves_of, make_halves, seen_ranges
 from quantize.int8 import quantize_int8, some_of, windows_of
@@ -41,6 +40,7 @@ from runtime.bundle import (
     tool_versions,
 )
 from runtime.errors import PipelineError, UserError
+from runtime.faithful import BackendCheck, check_backends
 from runtime.targets import Target
 
 _log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from calibration.calibrate import session_with_outputs
 from quantize.low_rank_correction import is_correctable, readings_of_input
-from quantize.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.operators import part_of
+from quantize.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.qdq import QuantizationParameters, activations, is_moved, new_constant
 from quantize.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
 from runtime.targets import Target

@@ -9,20 +9,31 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.ranges import CalibrationTable, Method, activation_range
+from quantize.backend_forms import BEFORE_QUANTIZERS
 from quantize.layers import attribute
+from quantize.mix_channels import mixable_groups
 from quantize.operators import is_weighted
 from quantize.options import Int8Options
 from quantize.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.qdq import ActivationRange, constant
+from quantize.subpixel import SHUFFLED
 from runtime.targets import TARGETS, Target
 
 _ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
 
 
 def observed_tensors(graph: ir.Graph) -> Collection[str]:
-    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what convolutions read."""
-    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(graph, target).quantizers.values()]
-    return sorted({quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers})
+    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what layers read.
+
+    Quantizers stand in the form of the graph that backends need; the table is of the tensors that `graph` itself has.
+    """
+    formed = graph.clone()
+    for _, form in BEFORE_QUANTIZERS:
+        form(formed)
+    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(formed, target).quantizers.values()]
+    wanted = {quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers}
+    own = {str(value.name) for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
+    return sorted(own & {name.removesuffix(SHUFFLED) for name in wanted})
 
 
 def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
@@ -46,6 +57,23 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
             lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
             known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
     return known
+
+
+def mixed_ranges(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, ActivationRange]:
+    """Ranges of least squared error for tensors whose channels were mixed, in the place of percentiles.
+
+    What is clipped of one of their channels is a small part of what the picture is made of, and not a colour or an edge.
+    """
+    if table.mixing is None or options.method is not Method.PERCENTILE or options.target.has_wide_codes:
+        return {}
+    groups = mixable_groups(graph)
+    tensors = [str(value.name) for name in table.mixing for value in groups[name].tensors]
+    symmetric = options.target.activation_symmetric
+    return {
+        name: activation_range(table.tensors[name], method=Method.MSE, symmetric=symmetric)
+        for name in tensors
+        if name in table.tensors
+    }
 
 
 def choose_ranges(
@@ -75,9 +103,14 @@ def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Option
     return {quantizer.name: _measured(quantizer.name, quantizer, table, free)[1] for quantizer in named}
 
 
+def wide_range(ends: ActivationRange) -> ActivationRange:
+    """The range of 16-bit codes for values that were measured between `ends`."""
+    return _ROOM * ends[0], _ROOM * ends[1]
+
+
 def _measured(name: str, quantizer: Quantizer, table: CalibrationTable, options: Int8Options) -> ActivationRange:
     if options.target.has_wide_codes:
-        return _ROOM * table.tensors[name].minimum, _ROOM * table.tensors[name].maximum
+        return wide_range((table.tensors[name].minimum, table.tensors[name].maximum))
     clips = quantizer.role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],

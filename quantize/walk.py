@@ -41,7 +41,7 @@ def run_node(
         [proto],
         "node",
         [
-            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(given[0].dtype), [None] * given[0].ndim)
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(given[0].dtype), None)
             for name, given in declared.items()
         ],
         [onnx.ValueInfoProto(name=name) for name in proto.output if name],

@@ -35,6 +35,16 @@ def filled_planes(
     return np.ascontiguousarray(planes[down - top][:, across - left])
 
 
+def fill_up(array: NDArray[np.float32], contract: Contract, *, multiple: int = 1) -> NDArray[np.float32]:
+    """(N, C, H, W) with H and W filled up to what the graph takes, and to multiples of `multiple`, where that is more."""
+    size = array.shape[2], array.shape[3]
+    grid = contract.filled_size(size, multiple=multiple)
+    if grid == size:
+        return array
+    down, across = (_sources(length, filled, Span(0, filled)) for length, filled in zip(size, grid, strict=True))
+    return np.ascontiguousarray(array[:, :, down][:, :, :, across])
+
+
 def _sources(length: int, filled: int, span: Span) -> NDArray[np.intp]:
     """Which of `length` pixels each of those in `span` is, of an axis that is filled up to `filled`."""
     places = np.arange(span.start, span.stop)

@@ -21,21 +21,21 @@ class Graph:
         self.rng = np.random.default_rng(seed)
         self.sides = sides
         self.channels = {"input": channels}
-        self._nodes: list[onnx.NodeProto] = []
+        self.nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, NDArray[np.generic]] = {}
 
     def add(self, operator: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:  # noqa: ANN401 # as onnx has it
         stem = "node" if operator == "Constant" else operator.lower()  # a name that no initializer has
-        output = f"{stem}{len(self._nodes)}"
-        self._nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
+        output = f"{stem}{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         self.channels[output] = self.channels.get(inputs[0], 0) if channels is None and inputs else channels or 0
         return output
 
     def add_many(self, operator: str, *inputs: str, channels: Sequence[int], **attributes: Any) -> list[str]:  # noqa: ANN401 # as onnx has it
         """A node of several outputs, each with so many channels."""
-        name = f"{operator.lower()}{len(self._nodes)}"
+        name = f"{operator.lower()}{len(self.nodes)}"
         outputs = [f"{name}.{index}" for index in range(len(channels))]
-        self._nodes.append(onnx.helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+        self.nodes.append(onnx.helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
         self.channels.update(zip(outputs, channels, strict=True))
         return outputs
 
@@ -57,8 +57,8 @@ class Graph:
     def split(self, source: str, parts: Sequence[int]) -> list[str]:
         """So many channels each."""
         sizes = self.constant(np.array(parts))
-        outputs = [f"split{len(self._nodes)}_{at}" for at in range(len(parts))]
-        self._nodes.append(onnx.helper.make_node("Split", [source, sizes], outputs, name=outputs[0], axis=1))
+        outputs = [f"split{len(self.nodes)}_{at}" for at in range(len(parts))]
+        self.nodes.append(onnx.helper.make_node("Split", [source, sizes], outputs, name=outputs[0], axis=1))
         self.channels.update(zip(outputs, parts, strict=True))
         return outputs
 
@@ -66,13 +66,15 @@ class Graph:
         channels = self.channels[source] // factor**2
         return self.add("DepthToSpace", source, channels=channels, blocksize=factor, mode=mode)
 
+    def initializers(self) -> list[onnx.TensorProto]:
+        return [onnx.numpy_helper.from_array(array, name) for name, array in self._weights.items()]
+
     def model(self, output: str) -> ir.Model:
         return ir.from_proto(self.proto(output))
 
     def proto(self, output: str, *, opset: int = 18) -> onnx.ModelProto:
         picture = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", self.channels["input"], *self.sides])
         result = onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
-        weights = [onnx.numpy_helper.from_array(array, name) for name, array in self._weights.items()]
-        graph = onnx.helper.make_graph(self._nodes, "random", [picture], [result], weights)
+        graph = onnx.helper.make_graph(self.nodes, "random", [picture], [result], self.initializers())
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -29,18 +28,9 @@ def run_as_half_hardware(model: onnx.ModelProto, picture: Array) -> Array:
         if node.op_type == "Cast" and halves[0]:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
         read = [held[str(value.name)] for value in node.inputs if value is not None and value.const_value is None]
-        made = run_node(node, [[array] for array in read]) if read else _run_constant(node)
-        for output, is_half, (array,) in zip(node.outputs, halves, made, strict=True):
-            with np.errstate(over="ignore"):
-                held[str(output.name)] = array.astype(np.float16).astype(np.float32) if is_half else array
+        made = run_node(node, [[array] for array in read], opsets=graph.opset_imports, crops=1)
+        for output, is_half, arrays in zip(node.outputs, halves, made, strict=True):
+            if arrays is not None:
+                with np.errstate(over="ignore"):
+                    held[str(output.name)] = arrays[0].astype(np.float16).astype(np.float32) if is_half else arrays[0]
     return held[str(graph.outputs[0].name)].astype(np.float32)
-
-
-def _run_constant(node: ir.Node) -> list[list[Array]]:
-    """What a node makes that reads nothing but constants."""
-    proto = ir.to_proto(node)
-    given = {
-        str(value.name): value.const_value.numpy() for value in node.inputs if value is not None and value.const_value is not None
-    }
-    outputs: list[Array] = onnx.reference.ReferenceEvaluator(proto).run(None, given)  # type: ignore[assignment]
-    return [[output] for output in outputs]

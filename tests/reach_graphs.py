@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def _floats(graph: Graph, *numbers: float) -> str:
     return graph.constant(np.array(numbers, np.float32))
 
 
-def conv(kernel: int, *, pad: int | None = None, groups: int = 1, channels: int | None = None, **attributes: object) -> Step:
+def conv(kernel: int, *, pad: int | None = None, groups: int = 1, channels: int | None = None, **attributes: Any) -> Step:  # noqa: ANN401 # as onnx has them
     def add(graph: Graph, source: str) -> str:
         inputs, dilation = graph.channels[source], int(np.ravel(attributes.get("dilations", [1]))[0])
         outputs = inputs if channels is None else channels
@@ -35,7 +36,7 @@ def conv(kernel: int, *, pad: int | None = None, groups: int = 1, channels: int 
     return add
 
 
-def transposed(kernel: int, stride: int, **attributes: object) -> Step:
+def transposed(kernel: int, stride: int, **attributes: Any) -> Step:  # noqa: ANN401 # as onnx has them
     def add(graph: Graph, source: str) -> str:
         channels = graph.channels[source]
         weight = graph.constant(graph.random(channels, channels, kernel, kernel))
@@ -44,15 +45,15 @@ def transposed(kernel: int, stride: int, **attributes: object) -> Step:
     return add
 
 
-def pool(kind: str, kernel: int, **attributes: object) -> Step:
+def pool(kind: str, kernel: int, **attributes: Any) -> Step:  # noqa: ANN401 # as onnx has them
     return lambda graph, source: graph.add(kind, source, kernel_shape=[kernel] * 2, **attributes)
 
 
-def unary(kind: str, **attributes: object) -> Step:
+def unary(kind: str, **attributes: Any) -> Step:  # noqa: ANN401 # as onnx has them
     return lambda graph, source: graph.add(kind, source, **attributes)
 
 
-def resize(*scales: float, mode: str = "nearest", **attributes: object) -> Step:
+def resize(*scales: float, mode: str = "nearest", **attributes: Any) -> Step:  # noqa: ANN401 # as onnx has them
     def add(graph: Graph, source: str) -> str:
         height, width = scales if len(scales) == 2 else (scales[0], scales[0])
         return graph.add("Resize", source, "", _floats(graph, 1, 1, height, width), mode=mode, **attributes)
@@ -126,11 +127,8 @@ def over_channels(kind: str) -> Step:
     def add(graph: Graph, source: str) -> str:
         channels = graph.channels[source]
         last = graph.add("Transpose", source, perm=[0, 2, 3, 1])
-        given = {
-            "LayerNormalization": lambda: [graph.constant(graph.random(channels))],
-            "MatMul": lambda: [graph.constant(graph.random(channels, channels))],
-            "Softmax": list,
-        }[kind]()
+        sides = {"LayerNormalization": 1, "MatMul": 2, "Softmax": 0}[kind]
+        given = [graph.constant(graph.random(*[channels] * sides))] * (sides > 0)
         return graph.add("Transpose", graph.add(kind, last, *given), perm=[0, 3, 1, 2])
 
     return add

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,6 @@ _TOLERANCE = 1e-4  # float32 sums in another order, constants folded into weight
 _LARGEST_BYTES = 150_000
 _SLOW = {("swinir", "dynamo")}  # eleven seconds; `python -m tests.architectures swinir` has it
 _GLOBAL = {"imdn", "rfdn", "safmn", "swinir"}  # contrast over the picture; Resize to its sizes; windows from its corner
-
-pytestmark = pytest.mark.skipif(not os.environ.get("SREDGE_ZOO"), reason="until what it holds is there")
 
 
 def _pairs() -> Iterator[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from export.foreign import read_foreign
 from export.models import Network
 from export.stage import export_foreign
-from quantize.faithful import BackendCheck
 from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.bundle import Bundle
+from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target, find_target
 from tests.architectures import ARCHITECTURES
 from tests.architectures.exporters import find_exporter, write_onnx
@@ -31,10 +31,22 @@ _LEAST_SHARE = 0.98
 _CROPS, _CROP_SIZE = 6, (64, 64)
 _OTHERS = tuple(target for target in TARGETS if target.name != "openvino" and not (target.static_shapes or target.everything_int8))
 
-pytestmark = pytest.mark.skipif(not os.environ.get("SREDGE_ZOO"), reason="until what it holds is there")
+_NOT_YET = {
+    "fsrcnn": "ConvTranspose runs in float",
+    "lapsrn": "ConvTranspose runs in float",
+    "unet": "ConvTranspose runs in float",
+    "swinir": "MatMul runs in float, and openvino computes a per-channel constant behind a computed Pad wrongly",
+    "plksr": "openvino computes a convolution plus an expanded input wrongly",
+}
 
 
-@pytest.mark.parametrize("network", ARCHITECTURES, ids=lambda network: network.name)
+def _networks() -> Iterator[object]:
+    for network in ARCHITECTURES:
+        marks = [pytest.mark.xfail(reason=_NOT_YET[network.name])] if network.name in _NOT_YET else []
+        yield pytest.param(network, id=network.name, marks=marks)
+
+
+@pytest.mark.parametrize("network", _networks())
 def test_int8_keeps_what_is_promised(network: Network, tmp_path: Path) -> None:
     bundle = _import(network, tmp_path)
     found = _calibrate(bundle)

@@ -268,3 +268,34 @@ def test_a_file_is_read_without_changing_it(tmp_path: Path) -> None:
     before = path.read_bytes()
     read_foreign(path, scale=2, order=None, value_range=(0.0, 255.0))
     assert path.read_bytes() == before
+
+
+def _dividing() -> onnx.ModelProto:
+    """A network that divides one size by another, which is 0 for pictures below 8 pixels a side, and pads by that."""
+    graph = Graph(0, channels=3)
+    height = graph.add("Gather", graph.add("Shape", "input"), graph.constant(np.array([2])), axis=0)
+    eighths = graph.add("Div", height, graph.constant(np.array([8])))
+    surplus = graph.add("Sub", graph.add("Div", height, eighths), graph.add("Div", height, eighths))
+    zero = graph.constant(np.array([0]))
+    pads = graph.add("Concat", *([zero] * 6), surplus, zero, axis=0)
+    return graph.proto(graph.shuffle(graph.conv(graph.add("Pad", "input", pads), 12, 3)))
+
+
+def test_a_size_that_would_end_the_process_is_one_that_it_does_not_take(tmp_path: Path) -> None:
+    """ONNX Runtime divides integers by 0 without looking: SIGFPE."""
+    bundle = _export(_save(_dividing(), tmp_path), tmp_path / "out")
+    assert bundle.manifest.contract.least_side == 8
+    assert _upscale(bundle, _noise(1, 3, 8, 9)).shape == (1, 3, 16, 18)
+
+
+def test_a_layer_called_as_the_picture_is_does_not_take_its_name(tmp_path: Path) -> None:
+    graph = Graph(0, channels=3)
+    model = graph.proto(graph.shuffle(graph.conv(graph.conv("input", 8, 3), 12, 3)))
+    names = {"constant0": "input.weight", "constant1": "input.bias", "constant2": "output.weight", "constant3": "output.bias"}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    array = _noise(1, 3, 11, 14)
+    bundle = _export(_save(model, tmp_path), tmp_path / "out")
+    np.testing.assert_allclose(_upscale(bundle, array), _run(model, array), rtol=0, atol=1e-5)

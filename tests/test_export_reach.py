@@ -25,6 +25,7 @@ from tests.graphs import Graph
 Array = NDArray[np.float32]
 _LEAST = 16  # pixels a side of the tiles, as the runtime's
 _CHANNELS = 4
+_MOST_FACTOR, _MOST_ALIGNMENT = 4, 96  # larger ones would take a gibibyte
 
 
 class Case(NamedTuple):
@@ -75,7 +76,7 @@ LOCAL = {
     "halved with antialias": Case(steps.resize(0.5, mode="cubic", antialias=1), 4, 2, 2),
     "only the rows": Case(steps.resize(2, 1, mode="linear"), 1),
 }
-GLOBAL = {
+GLOBAL: dict[str, steps.Step] = {
     "GlobalAveragePool": steps.squeeze_and_excite,
     "Add": steps.with_positions,
     "Div": steps.divided_by_its_height,
@@ -180,16 +181,16 @@ _STEPS = st.one_of(
 
 
 @settings(max_examples=50, derandomize=True)
-@given(parts=st.lists(_STEPS, min_size=1, max_size=4), seed=st.integers(0, 1 << 16))
+@given(parts=st.lists(_STEPS, min_size=1, max_size=3), seed=st.integers(0, 1 << 16))
 def test_tiles_cut_by_the_field_of_any_composition_give_what_the_whole_gives(parts: list[steps.Step], seed: int) -> None:
     graph = Graph(seed)
     model = graph.proto(steps.chain(*parts)(graph, "input"))
     session = _session(model)
-    multiple = next((multiple for multiple in (1, 2, 3, 4, 6, 8, 12, 16, 24, 36, 48) if _takes(session, multiple)), None)
+    multiple = next((multiple for multiple in (1, 2, 3, 4, 6, 8, 9, 12, 16, 24) if _takes(session, multiple)), None)
     assume(multiple is not None)
     assert multiple is not None
     field = _field(model, multiple)
-    if field.halo != "global":
+    if field.halo != "global" and field.alignment <= _MOST_ALIGNMENT:
         assert _difference(session, field, multiple) <= 1e-5
         assert _dependence_beyond(session, field.halo, multiple) == 0
 
@@ -212,9 +213,11 @@ def _noise(height: int, width: int) -> Array:
 
 
 def _takes(session: ort.InferenceSession, multiple: int) -> bool:
-    """Whether the graph makes each of some sizes as much larger."""
-    sizes = [round_up(24, multiple) + more * multiple for more in (0, 1, 2, 5)]
+    """Whether the graph makes each of some sizes as much larger, and not larger than pictures of networks are."""
+    sizes = [round_up(24, multiple) + more * multiple for more in (0, 1, 2, 5, 7)]
     try:
+        if max(_run(session, _noise(sizes[0], sizes[0])).shape[2:]) > _MOST_FACTOR * sizes[0]:
+            return False
         outputs = [_run(session, _noise(size, size)).shape for size in sizes]
     except Exception:  # noqa: BLE001 # whatever ONNX Runtime raises
         return False

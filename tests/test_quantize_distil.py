@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
@@ -15,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.ranges import Method
+from export.cli import main as export
 from quantize import stage
+from quantize.cli import main as quantize
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.placement import place_quantizers
@@ -67,6 +70,7 @@ def _run(model: ir.Model, crop: NDArray[np.float32]) -> NDArray[np.float32]:
 @EACH_TARGET
 def test_the_simulation_computes_what_the_written_graph_does_but_for_the_last_rounding(target: Target) -> None:
     model = _network()
+    model.graph.opset_imports[""] = max(model.graph.opset_imports[""], target.opset_range[0])
     parameters, rounded = _quantized(model, target)
     end = str(model.graph.outputs[0].name)
     with torch.no_grad():
@@ -182,6 +186,25 @@ def test_what_is_lifted_is_lifted_while_weights_are_learned() -> None:
 
 def test_an_operator_that_is_not_simulated_is_named() -> None:
     graph = Graph(0, channels=3)
-    model = graph.model(graph.add("Erf", graph.conv("input", 3, 3)))
-    with pytest.raises(UserError, match="distillation knows no Erf"):
-        SimulatedNetwork(model.graph, {}, {})
+    name = graph.add("Hardmax", graph.conv("input", 3, 3))
+    with pytest.raises(UserError, match=rf"distillation does not support Hardmax \(node {name}\)"):
+        SimulatedNetwork(graph.model(name).graph, {}, {})
+
+
+def test_before_the_calibration_it_is_said_what_cannot_be_distilled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph(0, channels=3)
+    onnx.save(graph.proto(graph.shuffle(graph.conv(graph.add("Hardmax", "input", axis=1), 12, 3))), tmp_path / "hardmax.onnx")
+    export([str(tmp_path / "hardmax.onnx"), "--scale", "2", "--out", str(tmp_path / "bundle")])
+    capsys.readouterr()
+    request = [str(tmp_path / "bundle"), "--calib", str(tmp_path / "no pictures"), "--effort", "best"]
+
+    with pytest.raises(SystemExit) as refused:
+        quantize(request)
+
+    told = capsys.readouterr().err
+    assert refused.value.code == 2
+    assert "distillation does not support Hardmax" in told
+    assert "--without distil" in told
+    with pytest.raises(SystemExit):
+        quantize([*request, "--without", "distil"])
+    assert "no pictures" in capsys.readouterr().err

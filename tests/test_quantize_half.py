@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from quantize.half import HalfGraph, make_half
+from export.foreign import read_foreign
+from export.stage import export_foreign
+from quantize.cli import main as quantize
+from quantize.half import Half, HalfGraph, make_half
 from quantize.half_range import measure_magnitudes
 from quantize.rescale import rescale
 from runtime.backends.onnxruntime import run_as_written
+from runtime.bundle import Bundle
 from runtime.errors import PipelineError
 from runtime.pixels import to_floats
 from runtime.value_check import check_picture, psnr_db
@@ -283,6 +288,35 @@ def test_what_a_calibration_saw_counts_too() -> None:
     name = next(node.output[0] for node in model.graph.node if node.op_type == "Sigmoid")
     half = make_half(model, "fp16", ranges={name: 1e5})
     assert any("values reach 1e+05" in kept for kept in half.kept)
+
+
+def coarse() -> onnx.ModelProto:
+    """Offsets of 4000, within float16's range, where it holds even numbers alone."""
+    graph = Graph(0, channels=3)
+    far = graph.add("Add", graph.conv("input", 12, 3), graph.constant(4000.0))
+    return graph.proto(graph.shuffle(graph.add("Sub", far, graph.constant(4000.0))))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_what_half_precision_is_too_coarse_for_is_refused_with_the_figure(precision: Half) -> None:
+    with pytest.raises(PipelineError, match=r"too coarse: \d+\.\d dB from fp32, expected 40"):
+        make_half(coarse(), precision)
+
+
+def test_int8_is_made_where_half_precision_cannot_be_and_the_reason_told_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save_model(coarse(), tmp_path / "coarse.onnx")
+    foreign = read_foreign(tmp_path / "coarse.onnx", scale=2, order="RGB", value_range=(0, 1))
+    bundle = export_foreign(foreign, tmp_path / "coarse.onnx", directory=tmp_path / "bundle", passes=())
+    arguments = [str(bundle.directory), "--calib", "samples", "--crops", "2", "--crop-size", "16x16", "--effort", "fast"]
+    quantize(arguments)
+    first, *_, said = capsys.readouterr().out.splitlines()
+    assert first.startswith("(!) no fp16 graph, int8 alone: its arithmetic is too coarse")
+    assert said
+    assert {variant.precision for variant in Bundle.open(bundle.directory).manifest.variants} == {"fp32", "int8"}
+    quantize(arguments)
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_names_that_the_casts_would_take_are_left_to_their_tensors() -> None:

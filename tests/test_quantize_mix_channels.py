@@ -8,10 +8,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from calibration.ranges import CalibrationSource, CalibrationTable, Method, TensorStatistics
 from quantize.choose_mixing import choose_matrices, minimise
 from quantize.mix_channels import mix_channels, mixable_groups
 from quantize.noise_cost import measure_noise_cost
+from quantize.options import Int8Options
 from quantize.qdq import constant
+from quantize.tensor_ranges import mixed_ranges
+from runtime.targets import find_target
 from tests.graphs import Array, Graph
 
 
@@ -25,16 +29,16 @@ def run(model: ir.Model | onnx.ModelProto, picture: Array) -> Array:
 def stream_network(mode: str = "CRD") -> ir.Model:
     """A residual stream through a block, a scaled block, a Concat and a Resize, then a shuffled tensor between two convolutions."""
     graph = Graph(3, channels=3)
-    start = graph.conv("input", 6, 3)
+    start = graph.conv("input", 9, 3)
     inner = graph.add("Relu", graph.conv(start, 5, 3))
-    first = graph.add("Add", start, graph.conv(inner, 6, 3))
-    scaled = graph.add("Mul", graph.conv(graph.add("Relu", graph.conv(first, 5, 1)), 6, 3), graph.constant(0.2))
+    first = graph.add("Add", start, graph.conv(inner, 9, 3))
+    scaled = graph.add("Mul", graph.conv(graph.add("Relu", graph.conv(first, 5, 1)), 9, 3), graph.constant(0.2))
     second = graph.add("Sub", first, scaled)
-    wide = graph.add("Concat", inner, second, channels=11, axis=1)
-    third = graph.add("Add", second, graph.conv(wide, 6, 1))
+    wide = graph.add("Concat", inner, second, channels=14, axis=1)
+    third = graph.add("Add", second, graph.conv(wide, 9, 1))
     sizes = graph.constant(np.array([1, 1, 2, 2], np.float32))
     large = graph.add("Resize", third, "", sizes, mode="nearest")
-    shuffled = graph.shuffle(graph.conv(large, 16, 3), mode=mode)
+    shuffled = graph.shuffle(graph.conv(large, 32, 3), mode=mode)
     return graph.model(graph.conv(shuffled, 3, 3))
 
 
@@ -52,7 +56,7 @@ def test_a_mixed_network_computes_what_it_did(mode: str) -> None:
     mix_channels(model.graph, matrices)
 
     changed = [name for node in model.graph if (name := str(node.name)) in weights and np.any(constant(node, 1) != weights[name])]
-    assert [group.channels for group in groups.values()] == [6, 4]
+    assert [group.channels for group in groups.values()] == [9, 8]
     assert changed == list(weights)  # all nine write or read one of the two
     np.testing.assert_allclose(run(model, picture), before, atol=1e-4 * np.abs(before).max())
 
@@ -120,3 +124,25 @@ def test_chosen_matrices_leave_less_noise_in_the_picture() -> None:
 
     assert matrices.keys() == mixable_groups(model.graph).keys()
     assert noise(mixed) < 0.8 * noise(model)
+
+
+@pytest.mark.parametrize("method", list(Method), ids=lambda method: method.value)
+def test_a_mixed_tensors_range_is_that_of_least_error_where_percentiles_are_asked_for(method: Method) -> None:
+    graph = stream_network().graph
+    ends = TensorStatistics(
+        minimum=-4, maximum=4, percentiles={"99.99": (-4, 4)}, mse={"asymmetric": (-3, 3), "symmetric": (-2, 2)}
+    )
+    source = CalibrationSource(dataset="", seed=0, crops=1, crop_size=(8, 8), images=())
+    (first, group), *_ = mixable_groups(graph).items()
+    table = CalibrationTable(
+        graph_fingerprint="0" * 64,
+        source=source,
+        mixing={first: tuple(tuple(row) for row in np.eye(group.channels).tolist())},
+        tensors={str(value.name): ends for node in graph for value in node.outputs},
+    )
+    options = Int8Options(target=find_target("cpu"), method=method)
+
+    found = mixed_ranges(graph, table, options)
+
+    assert found == ({str(value.name): (-3.0, 3.0) for value in group.tensors} if method is Method.PERCENTILE else {})
+    assert mixed_ranges(graph, table.model_copy(update={"mixing": None}), options) == {}

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from calibration.ranges import Method
 from export.foreign import read_foreign
 from export.stage import export_foreign
-from quantize.faithful import BackendCheck
 from quantize.options import Effort, Int8Options
 from quantize.stage import load_fp32, quantize_bundle
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import UserError
+from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target
 from runtime.upscaler import Upscaler
 from tests.random_graphs import FIXED, Plan, build, draw_plan
 from tests.random_graphs.body import SCALE
 from tests.small_int8 import measured_on
 
-SEEDS = range(int(os.environ.get("SREDGE_RANDOM_GRAPHS", "0")))
+SEEDS = range(int(os.environ.get("SREDGE_RANDOM_GRAPHS", "40")))
 _TOLERANCE = 2e-4  # of values up to a few units: other kernels, and constants folded into weights, in float32
 _TILE, _PICTURE = 24, (45, 70)  # (H, W), multiples of nothing
 _LEAST_PSNR_DB = 20.0  # of int8 against fp32, both as a picture: far below what int8 costs these, far above a wrong graph

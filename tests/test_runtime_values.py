@@ -18,7 +18,6 @@ from calibration.ranges import Method, read_table
 from export.foreign import read_foreign
 from export.stage import export_foreign
 from quantize.cli import main as quantize
-from quantize.faithful import check_backends
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
@@ -28,6 +27,7 @@ from runtime.backends import BACKENDS, open_backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, run_as_written
 from runtime.bundle import Bundle, pack_bundle
 from runtime.errors import BackendError, PipelineError
+from runtime.faithful import check_backends
 from runtime.pixels import to_floats
 from runtime.targets import Precision, find_target
 from runtime.value_check import TOLERANCE_DB, measure_values, psnr_db

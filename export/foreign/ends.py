@@ -75,7 +75,7 @@ def _check_type(value: onnx.ValueInfoProto, path: Path) -> None:
     if element not in FLOATS:
         name = TensorProto.DataType.Name(element)
         raise UserError(
-            f"{path}: {value.name} is {name}, expected FLOAT: a network of floats, without the casts of raw pixels at its ends",
+            f"{path}: {value.name} is {name}, expected FLOAT: a network of floats, without casts of raw pixels at its ends",
             hint="export the model with float32 in and out; --io uint8 then writes a graph of raw pixels",
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,17 @@ import onnx_ir as ir
 
 from export.arithmetic import infer_sizes
 from export.axes import NAMES
+from export.foreign.guarded import open_guarded
 from export.foreign.original import Run, open_graph
-from export.foreign.shapes import Shapes, find_reduction
+from export.foreign.shapes import Shapes
 from export.foreign.size_constants import find_size_constant
 from export.foreign.size_rules import find_burnt_in
-from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes, sizes_of
+from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes
 from export.reach import receptive_field
 from runtime.errors import BackendError, UserError
 
 _NAMED = re.compile(r"[Nn]ode(?:\. Name:'| \()([^')]*)")
 _SAME = 1e-4  # of values in [0, 1], as the parity of an export
-_MOST_PIECE = 96  # pixels beyond the own size of the pictures that pieces are cut from
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
     """Frees `model`, which is fixed to pictures of `own` (H, W) and enlarges them by `factor`."""
     free = with_input(model, (NAMES[0], channels, *NAMES[2:]))
     try:
-        run = open_graph(ir.to_proto(free).SerializeToString())
+        run = open_guarded(free)
         sizes = measure_sizes(Probe(run, channels=channels), path, scale=factor, own=own)
     except (BackendError, UserError) as error:
         return Freed(None, None, _name_failure(error, model))
@@ -54,16 +54,7 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
         at_sizes = [_shapes(free, size) for size in (own, *others)]
     except onnx.shape_inference.InferenceError as error:
         return Freed(None, None, _name_failure(error, model))
-    shapes = Shapes((own, *others), at_sizes)
-    reason = find_burnt_in(free.graph, shapes)
-    reduction = find_reduction(free.graph, shapes)
-    if not reason and (own[0] % reduction or own[1] % reduction):
-        reason = f"the network makes the picture smaller by {reduction}, which its own size is no multiple of"
-    if not reason:
-        multiple = math.lcm(sizes.multiple_of, reduction)
-        least = -(-sizes.least_side // multiple) * multiple
-        sizes = replace(sizes, multiple_of=multiple, least_side=least, pictures=(own, sizes_of(multiple, max(least, 32))[0]))
-        reason = _compare_pieces(free, run, model, own, sizes, channels=channels)
+    reason = find_burnt_in(free.graph, Shapes(at_sizes)) or _compare_pieces(free, run, model, own, sizes, channels=channels)
     return Freed(None, None, reason) if reason else Freed(free, sizes, "")
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from export.onnx_export import NATIVE_OPSET
 from runtime.errors import UserError
 
 _DAMAGED = (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, OSError, ValueError)
+_STANDARD = "ai.onnx"
 _IR_VERSION = 8  # before 4 weights had to be listed as inputs; what is read here has them as constants
 
 
@@ -23,6 +25,7 @@ def load_file(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path}: there is no such file", hint="give the path of an ONNX file")
     try:
         proto = onnx.load_model(path)
+        _name_standard_domain(proto)
         _name_missing_shapes(proto)
         onnx.checker.check_model(proto)
     except _DAMAGED as error:
@@ -33,6 +36,18 @@ def load_file(path: Path) -> onnx.ModelProto:
     proto.graph.input.extend(inputs)
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
     return proto
+
+
+def _name_standard_domain(proto: onnx.ModelProto) -> None:
+    """The standard's operators have no domain here, which may also be written "ai.onnx", and there is an opset of theirs."""
+    for holder in (proto, *proto.functions):
+        for entry in holder.opset_import:
+            entry.domain = "" if entry.domain == _STANDARD else entry.domain
+        for node in holder.graph.node if isinstance(holder, onnx.ModelProto) else holder.node:
+            node.domain = "" if node.domain == _STANDARD else node.domain
+    if not any(entry.domain == "" for entry in proto.opset_import):
+        inside = [entry.version for function in proto.functions for entry in function.opset_import if entry.domain == ""]
+        proto.opset_import.append(onnx.helper.make_opsetid("", max(inside, default=NATIVE_OPSET)))
 
 
 def _name_missing_shapes(proto: onnx.ModelProto) -> None:

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from export.foreign.floats import widen_floats
 from export.foreign.load import check_types
 from export.foreign.old_resize import raise_opset
+from export.foreign.space_to_depth import restore_space_to_depth
 from export.foreign.transposes import join_transposes
 from export.foreign.unheld import refuse_other_domains, refuse_unheld
 from export.onnx_export import NATIVE_OPSET
@@ -32,9 +33,11 @@ from runtime.errors import UserError
 
 @dataclass(frozen=True)
 class NormalForm:
-    """The graph, and what of the file is not in it any more: kinds of floats, and weights in integers."""
+    """The graph; the same before constants were folded into its weights; and what of the file is not in it any more: kinds of
+    floats, and weights in integers."""
 
     model: ir.Model
+    unfolded: ir.Model
     floats: tuple[str, ...]
     dequantized: int
 
@@ -55,14 +58,15 @@ def to_normal_form(proto: onnx.ModelProto, path: Path) -> NormalForm:
     try:
         lifted = lift_constants(ir.from_proto(current))
         onnxscript.optimizer.fold_constants(lifted, onnx_shape_inference=True)
+        unfolded = ir.from_proto(ir.to_proto(lifted))
         simplified, _ = simplify(lifted)
     except RuntimeError as error:  # of onnxsim, on what it cannot infer
         refuse_unheld(current, path)
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be brought to normal form: {reason}", hint="export the model at opset 18") from error
     refuse_unheld(ir.to_proto(simplified), path)
-    model, _ = restore_depth_to_space(join_transposes(lift_constants(simplified)))
-    return NormalForm(model, floats, dequantized)
+    model, _ = restore_depth_to_space(restore_space_to_depth(join_transposes(lift_constants(simplified))))
+    return NormalForm(model, unfolded, floats, dequantized)
 
 
 def lift_constants(model: ir.Model) -> ir.Model:

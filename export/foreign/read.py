@@ -83,7 +83,7 @@ def read_foreign(
     rename_axes(proto)
     form = to_normal_form(proto, path)
     original = open_original(proto)
-    sized = find_sizes(form.model, ends, path, scale=scale)
+    sized = find_sizes(form, ends, path, scale=scale)
     scale, found = (sized.factor, [_say_scale(sized, path)]) if scale is None else (scale, [])
     compared = _Compared(form.model, original, batch=ends.fixed[0] or 1)
     if static is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,9 +11,8 @@ Dims = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of every tensor by name at several sizes (H, W) of the picture, the file's own first."""
+    """Of every tensor by name at several sizes of the picture, the file's own first."""
 
-    sizes: tuple[tuple[int, int], ...]
     by_name: list[dict[str, Dims]]
 
     def at_own(self, value: ir.Value | None) -> Dims:
@@ -31,22 +29,6 @@ class Shapes:
             return set()
         all_dims = [shapes[str(value.name)] for shapes in self.by_name]
         return {axis for axis in range(len(all_dims[0])) if len({dims[axis] for dims in all_dims}) > 1}
-
-
-def find_reduction(graph: ir.Graph, shapes: Shapes) -> int:
-    """The largest number of pixels along a side that become one place inside: sizes are multiples of it."""
-    found = 1
-    for node in graph:
-        for output in node.outputs:
-            for axis in shapes.varying(output):
-                for side in (0, 1):
-                    ratios = {
-                        size[side] / (dims[str(output.name)][axis] or 1)
-                        for size, dims in zip(shapes.sizes, shapes.by_name, strict=True)
-                    }
-                    if len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio.is_integer():
-                        found = math.lcm(found, int(ratio))
-    return found
 
 
 def describe(node: ir.Node) -> str:

@@ -21,7 +21,7 @@ def find_size_constant(graph: ir.Graph) -> str:
         if _covers(node):
             return f"{describe(node)} has a window of all of the picture"
         shape = node.outputs[0].shape
-        sides = set() if shape is None else {side for side in shape[2:] if isinstance(side, int) and side > 1}
+        sides = set() if shape is None else {side for side in tuple(shape)[-2:] if isinstance(side, int) and side > 1}
         sides |= {int(np.prod(list(sides)))} if len(sides) == 2 else set()
         for index, value in enumerate(node.inputs):
             array = constant(value)

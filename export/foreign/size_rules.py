@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from export.foreign.pixel_counts import find_count
 from export.foreign.shapes import Shapes, describe, ints_of, kernel_of
 from export.passes.editing import constant
 
@@ -54,7 +53,7 @@ def find_burnt_in(graph: ir.Graph, shapes: Shapes) -> str:
         reason = _check(node, shapes)
         if reason:
             return f"{describe(node)} {reason}"
-    return find_count(graph, shapes)
+    return ""
 
 
 def _check(node: ir.Node, shapes: Shapes) -> str:

@@ -10,9 +10,11 @@ import onnx_ir as ir
 from export.axes import NAMES
 from export.fixed_size import fix_sizes
 from export.foreign.ends import Ends
-from export.foreign.freeing import free_sizes, with_input
-from export.foreign.normal_form import lift_constants
+from export.foreign.freeing import Freed, free_sizes, with_input
+from export.foreign.guarded import open_guarded
+from export.foreign.normal_form import NormalForm, lift_constants
 from export.foreign.original import open_graph
+from export.foreign.pixel_counts import find_count
 from export.foreign.sizes import Probe, Size, Sizes, measure_fixed, measure_sizes
 from runtime.errors import BackendError, UserError
 
@@ -38,19 +40,20 @@ class Sized:
     notes: tuple[str, ...]
 
 
-def find_sizes(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Finds out what sizes `model`, in normal form, takes, and frees it of a fixed one where that is proven to be right.
+def find_sizes(form: NormalForm, ends: Ends, path: Path, *, scale: float | None) -> Sized:
+    """Finds out what sizes a graph in normal form takes, and frees it of a fixed one where that is proven to be right.
 
     Raises:
         UserError: it must stay fixed, and not to one picture of one size; it enlarges by no factor, or by another than `scale`.
     """
-    batch, height, width = ends.fixed
+    model, (batch, height, width) = form.model, ends.fixed
     if not height and not width:
         return _find_free(model, ends, path, scale=scale)
     own = (height or width, width or height)
     fixed = with_input(model, (batch or 1, ends.channels, *own))
     factor = measure_fixed(_probe(fixed, ends, batch=batch or 1), own, path, scale=scale)
-    freed = free_sizes(model, own, channels=ends.channels, factor=factor, path=path)
+    count = find_count(form.unfolded)
+    freed = Freed(None, None, count) if count else free_sizes(model, own, channels=ends.channels, factor=factor, path=path)
     said = _describe(ends)
     if freed.model is not None and freed.sizes is not None:
         free = _with_batch(freed.model, ends, freed.sizes)
@@ -136,7 +139,7 @@ def _by(size: Size) -> str:
 
 
 def _probe(model: ir.Model, ends: Ends, *, batch: int = 1) -> Probe:
-    return Probe(open_graph(ir.to_proto(model).SerializeToString()), channels=ends.channels, batch=batch)
+    return Probe(open_guarded(model), channels=ends.channels, batch=batch)
 
 
 def _opens(model: ir.Model) -> bool:

@@ -52,7 +52,11 @@ class Probe:
         self.reason = ""
 
     def output(self, size: Size) -> Size | None:
-        """(H, W) of what the graph gives for (H, W); None where it does not run, or gives other pictures than it takes."""
+        """(H, W) of what the graph gives for (H, W); None where it does not run, or gives other pictures than it takes.
+
+        Raises:
+            UserError: it gives other channels than it takes.
+        """
         if size not in self._found:
             self._found[size] = self._measure(size)
         return self._found[size]
@@ -63,8 +67,12 @@ class Probe:
         except BackendError as error:
             self.reason = str(error)
             return None
-        if len(shape) != 4 or shape[:2] != (self._batch, self._channels):
-            self.reason = f"it gives {shape} for {(self._batch, self._channels, *size)}, expected as many pictures and channels"
+        if len(shape) == 4 and shape[0] == self._batch and shape[1] != self._channels:
+            raise UserError(
+                f"the network takes {self._channels} channels and gives {shape[1]}, expected as many", hint="export the model so"
+            )
+        if len(shape) != 4 or shape[0] != self._batch:
+            self.reason = f"it gives {shape} for {(self._batch, self._channels, *size)}, expected as many pictures"
             return None
         return shape[2], shape[3]
 

@@ -94,9 +94,11 @@ def packed(shape: Sequence[int], first: Rows, last: Rows, label: Labels) -> Depe
 
 def _small(array: NDArray[Number]) -> NDArray[Number]:
     for axis, size in enumerate(array.shape):
-        if size > 1 and np.array_equal(array.take(size // 2, axis), array.take(0, axis)):  # a quick look before the whole
-            head = array.take([0], axis)
-            if np.array_equal(np.broadcast_to(head, array.shape), array):
+        if size > 1:
+            before = (slice(None),) * axis
+            head = array[(*before, slice(0, 1))]
+            # A quick look before the whole.
+            if np.array_equal(array[(*before, slice(size // 2, size // 2 + 1))], head) and bool((array == head).all()):
                 array = head
     return array
 

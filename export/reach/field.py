@@ -155,13 +155,18 @@ def _first_uneven(graph: ir.Graph, axis: int, lengths: tuple[int, ...], beside: 
         found = [
             _field(dependence, axis, length)
             for (_, dependence), length in zip(tensors, lengths, strict=True)
-            if isinstance(dependence, Dependence) and dependence.rank == 4 and dependence.varies(axis)
+            if isinstance(dependence, Dependence) and _is_picture(dependence, axis)
         ]
         if _Failure.UNEVEN in found or (len(lengths) > 1 and _Failure.SMALL in found):
             break
         if len({(field.inside, field.front) for field in found if isinstance(field, Field)}) > 1:
             break
     return name
+
+
+def _is_picture(found: Dependence, axis: int) -> bool:
+    """Whether it looks like (1, C, H, W): windows of attention do not."""
+    return found.rank == 4 and found.shape[0] == 1 and found.varies(axis)
 
 
 def _up(length: int, multiple: int) -> int:

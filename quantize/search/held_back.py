@@ -80,7 +80,8 @@ def hold_back(
         on_step(len(described), min(_CROPS, len(pairs)))
         pair = _with_truth(pairs[index])
         low, high = load_pair(pair, scale=scale)
-        if min(low.shape[:2]) < _SMALLEST or (size is not None and (low.shape[0] < size[0] or low.shape[1] < size[1])):
+        too_small = size is not None and (low.shape[0] < size[0] or low.shape[1] < size[1])
+        if too_small or min(low.shape[:2]) < max(_SMALLEST, contract.least_side, contract.multiple_of):
             continue
         hashes = hash_pair(pair, scale=scale)
         if are_others and hashes.known & digests:
@@ -114,7 +115,8 @@ def _crop(
     low: Picture, high: Picture, size: tuple[int, int], rng: np.random.Generator, *, scale: float, contract: Contract
 ) -> ScoredCrop:
     step = Fraction(scale).limit_denominator(_FINEST).denominator  # where pixels of the one begin, those of the other do
-    height, width = min(size[0], low.shape[0]), min(size[1], low.shape[1])
+    whole = 1 if contract.static_shape else contract.multiple_of
+    height, width = (min(side, length) // whole * whole for side, length in zip(size, low.shape, strict=False))
     top = int(rng.integers((low.shape[0] - height) // step + 1)) * step
     left = int(rng.integers((low.shape[1] - width) // step + 1)) * step
     given = to_network(low[top : top + height, left : left + width], contract, scale=scale)

@@ -84,7 +84,7 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
         contract=manifest.contract,
         on_step=lambda done, total: on_step("holding pictures back", done, total),
     )
-    size = manifest.contract.static_shape or manifest.contract.input_size((_TIMED_SIDE, _TIMED_SIDE), scale=manifest.scale)
+    size = manifest.contract.filled_size(manifest.contract.input_size((_TIMED_SIDE, _TIMED_SIDE), scale=manifest.scale))
     timing = Timing(shape=(1, manifest.contract.channels, *size), warm_up=WARM_UP, n=N)
     version = " ".join(f"{name} {metadata.version(name)}" for name in backend.packages)
     key = _key(bundle, request, held_back, timing, version=version)

@@ -79,10 +79,9 @@ def _describe(row: Row) -> str:
         return _line((row.architecture, row.exporter, row.target, *found, refused))
     check = "" if row.backend_psnr_db is None else f"{row.backend_psnr_db:.0f} of {row.expected_db:.0f}"
     ran = (_share(row.int8_macs), _share(row.int8_macs_ran), row.backend, _decibels(row.fp32_db, 2))
-    lost = (_decibels(row.loss_db, 3), _decibels(row.their_loss_db, 3))
-    return _line(
-        (row.architecture, row.exporter, row.target, *found, *ran, *lost, check, "" if row.cost is None else f"{row.cost:.1f}")
-    )
+    lost = (_decibels(row.loss_db, 3), _decibels(row.their_loss_db, 3) or "fails")
+    cost = "" if row.cost is None else f"{row.cpu_seconds:.0f} s, {row.cost:.1f}"
+    return _line((row.architecture, row.exporter, row.target, *found, *ran, *lost, check, cost))
 
 
 def _share(share: float | None) -> str:

@@ -47,7 +47,7 @@ SCHEDULES: Mapping[str, Schedule] = {
     "fsrcnn": Schedule(6000),
     "lapsrn": Schedule(2000, patch=24),
     "pan": Schedule(3000, patch=24),
-    "swinir": Schedule(800),
+    "swinir": Schedule(3000, patch=24),
     "unet": Schedule(5000, patch=48),
     "plksr": Schedule(2500),
     "safmn": Schedule(3000, patch=24),

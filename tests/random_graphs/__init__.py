@@ -23,11 +23,12 @@ _GLOBAL = GLOBAL | {"instance norm", "linear corners"}
 _DETAIL = 0.2  # how much of the steps' result is added to the enlarged picture
 FIXED = (32, 48)
 """(H, W) of the graphs that are fixed to one size."""
-# Where a constant stands for the picture's size, and no operator says so.
+# Where a constant stands for the picture's size, and no operator says so. As for "linear": the simplifier puts a MatMul and an Add
+# of a fixed size between two Reshapes to that size.
 _TIED = frozenset(
     (
         *("channel shuffle", "window attention", "attention of channels", "contrast by sums", "spatial attention"),
-        *("repeated", "linear corners"),
+        *("linear", "repeated", "linear corners"),
     )
 )
 
