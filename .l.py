@@ -1,10 +1,14 @@
-import sys, numpy as np, json
+import sys
 from pathlib import Path
-from runtime.upscaler import Upscaler
-from runtime.bundle import Bundle
+
+import numpy as np
+
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
+from runtime.bundle import Bundle
+from runtime.upscaler import Upscaler
 from tests.test_quantize_accuracy import luma_psnr_db
+
 b=Bundle.open(Path(sys.argv[1])); s=int(b.manifest.scale); root=Path("/work/shared/data")
 v=b.variant("int8",target="npu-a16"); print(v.options, v.psnr_vs_fp32_db)
 for name in sys.argv[2].split(","):

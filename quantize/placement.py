@@ -66,7 +66,11 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
     in_float = lifted_operators(graph, target, lifted)
     parts = {node: part_of(node, target) for node in graph}
     touched = {
-        node: values for node, part in parts.items() if node.name not in in_float for values in (_touched(node, part, target),) if values
+        node: values
+        for node, part in parts.items()
+        if node.name not in in_float
+        for values in (_touched(node, part, target),)
+        if values
     }
     sources = {moved_chain(value, target)[-1] for values in touched.values() for value in values}
     for node in reversed(graph):

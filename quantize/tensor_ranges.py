@@ -47,7 +47,11 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
     known: dict[str, ActivationRange] = {str(value.name): (0.0, 1.0) for value in (*graph.inputs, *ends)}
     for node in graph:
         source = node.inputs[0] if node.op_type == "Conv" and is_weighted(node) and attribute(node, "group", 1) == 1 else None
-        if source is None or source.name not in known or not all(value is None or value.const_value is not None for value in node.inputs[1:]):
+        if (
+            source is None
+            or source.name not in known
+            or not all(value is None or value.const_value is not None for value in node.inputs[1:])
+        ):
             continue
         weight = constant(node, 1)
         if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):

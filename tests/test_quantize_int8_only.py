@@ -101,7 +101,9 @@ def test_what_moves_integers_passes_the_check(target: Target) -> None:
 @each(*(target for target in TARGETS if not target.moves_integers))
 def test_what_moves_floats_between_quantizers_does_not(target: Target) -> None:
     with pytest.raises(PipelineError, match=rf"DepthToSpace .* of the int8 graph .* target {target.name} "):
-        check_int8_only(small_int8(target).int8, replace(target, operators=on_int8_only(target.operators, "DepthToSpace")), precision="int8")
+        check_int8_only(
+            small_int8(target).int8, replace(target, operators=on_int8_only(target.operators, "DepthToSpace")), precision="int8"
+        )
 
 
 @each(*INT8_ONLY)
