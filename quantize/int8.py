@@ -52,7 +52,7 @@ PICTURES_WANTED = "--calib FOLDER with pictures; or --calib NAME --data FOLDER, 
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """A quantized network, its layers and its products of activations in int8, and those of the fp32 graph that another layer now does the work of.
+    """A quantized network: layers and products of activations in int8, and layers that others now do the work of.
 
     `corrected_layers`, in int8, read their input's rounding error too; `rounded` is without the columns that are for it.
     """

@@ -6,9 +6,11 @@ What comes after the operator tells whether the operator's result is right; that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from tests.graphs import Graph
 
@@ -33,7 +35,7 @@ def scaled_conv(
     *,
     gain: float = 1.0,
     offset: float = 0.0,
-    **attributes: int | list[int],
+    **attributes: Any,  # noqa: ANN401 # as onnx has it
 ) -> str:
     """Of weights that keep the size of what they are given, nearly."""
     groups = attributes.get("group", 1)
@@ -100,21 +102,21 @@ def _twice(operator: str) -> Build:
     return build
 
 
-def _with(operator: str, *constants: np.ndarray, channels: int | None = None, **attributes: object) -> Build:
+def _with(operator: str, *constants: NDArray[np.generic], channels: int | None = None, **attributes: Any) -> Build:  # noqa: ANN401 # as onnx has it
     def build(graph: Graph, source: str) -> str:
         return graph.add(operator, source, *(graph.constant(array) for array in constants), channels=channels, **attributes)
 
     return build
 
 
-def _conv(**attributes: int | list[int]) -> Build:
+def _conv(**attributes: Any) -> Build:  # noqa: ANN401 # as onnx has it
     return lambda graph, source: scaled_conv(graph, source, CHANNELS, **attributes)
 
 
 def _resize(mode: str, coordinates: str = "half_pixel") -> Build:
     def build(graph: Graph, source: str) -> str:
         scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
-        extra = {"nearest_mode": "floor"} if mode == "nearest" else {}
+        extra: dict[str, Any] = {"nearest_mode": "floor"} if mode == "nearest" else {}
         return graph.add("Resize", source, "", scales, mode=mode, coordinate_transformation_mode=coordinates, **extra)
 
     return build
@@ -135,7 +137,7 @@ def _shuffled(graph: Graph, source: str) -> str:
     return graph.add("Reshape", turned, graph.constant(np.array([1, 2, 2 * SIDE, 2 * SIDE])), channels=2)
 
 
-def _ints(*values: int) -> np.ndarray:
+def _ints(*values: int) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
@@ -163,7 +165,7 @@ GRAPHS: Mapping[str, Build] = {
     "Relu": _with("Relu"),
     "PRelu": _with("PRelu", _QUARTER),
     "LeakyRelu": _with("LeakyRelu", alpha=0.1),
-    "Clip": _with("Clip", np.float32(-0.3), np.float32(0.4)),
+    "Clip": _with("Clip", np.array(-0.3, np.float32), np.array(0.4, np.float32)),
     "Sigmoid": _with("Sigmoid"),
     "Tanh": _with("Tanh"),
     "HardSwish": _with("HardSwish"),

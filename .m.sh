@@ -1,1 +1,0 @@
-for n in espcn_x3 srcnn_x2 lesrcnn_x2 lesrcnn_x4 lesrcnn_x3 srgan_x4; do timeout 900 nice -n 5 /work/main/.venv/bin/python -m benchmarks.int8_loss --data /work/shared/data --weights /work/shared/weights --target npu-a16 --effort balanced --calib bsds500 --no-mixed --no-onnxruntime --network "$n" --out /tmp/h/loss; done > /tmp/h/loss.out 2>&1
