@@ -65,7 +65,7 @@ def _load(entry: EntryPoint) -> Network:
 
 
 def _from_where(module: str) -> str:
-    return f"run it in the folder that holds {module.partition('.')[0]}, or pip install --editable its project"
+    return f"run it in the folder that holds {module.partition('.')[0]}, or install its project with pip"
 
 
 def _networks_in(module: str) -> str:
