@@ -7,6 +7,12 @@ shape_of_convolution
     openvino 2026.4 lets Shape read an earlier tensor of the same shape. Where that is a convolution in int8 whose bias comes after,
     the convolution then has two readers, and bias and ReLU are lost (RFDN's ESA blocks, which resize to another tensor's size).
     A 1×1 MaxPool, which changes nothing, between the tensor and Shape ends the search.
+turned_convolution
+    The same search, where what a convolution in int8 makes is transposed and others ask for sizes (SwinIR): the tensor that is found
+    has the same height and width by another road. A 1×1 MaxPool of the integers, behind the convolution, ends it.
+number_of_each_channel
+    openvino 2026.4 adds, subtracts or multiplies a constant of the channels before a quantizer by the first channel's for all, where
+    it does not know how many there are (SwinIR, which pads by amounts that it computes). A 1×1 MaxPool before the quantizer keeps them.
 padded_average
     openvino 2026.4 pads an AveragePool of uint8 with code 0, which is not 0 where the zero point is another, and counts it
     (`count_include_pad`). A Pad before it pads with what is 0.
@@ -48,6 +54,45 @@ def shape_of_convolution(graph: ir.Graph) -> None:
     graph.sort()
 
 
+def turned_convolution(graph: ir.Graph) -> None:
+    """Puts a 1×1 MaxPool behind the quantizer of each convolution that is then transposed, in a graph that asks for sizes."""
+    if all(node.op_type != "Shape" or node.inputs[0] in graph.inputs for node in graph):
+        return
+    for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
+        writer = None if node.inputs[0] is None else node.inputs[0].producer()
+        readers = [use.node for use in node.outputs[0].uses()]
+        readers += [use.node for reader in readers if reader.op_type == "DequantizeLinear" for use in reader.outputs[0].uses()]
+        if writer is not None and writer.op_type == "Conv" and any(reader.op_type == "Transpose" for reader in readers):
+            _pool(graph, node.outputs[0], ".kept")
+    graph.sort()
+
+
+def number_of_each_channel(graph: ir.Graph) -> None:
+    """Puts a 1×1 MaxPool before each quantizer of what a constant of several numbers makes of a tensor of unknown channels."""
+    for node in [node for node in graph if node.op_type in ("Add", "Sub", "Mul", "Div")]:
+        numbers = [value for value in node.inputs if value is not None and value.const_value is not None]
+        read = [value for value in node.inputs if value is not None and value.const_value is None]
+        made = node.outputs[0]
+        if len(numbers) != 1 or len(read) != 1 or numbers[0].const_value is None or numbers[0].const_value.size < 2:
+            continue
+        known = read[0].shape is not None and len(read[0].shape) == 4 and isinstance(read[0].shape[1], int)
+        if known or made.shape is None or len(made.shape) != 4:
+            continue
+        if any(use.node.op_type == "QuantizeLinear" for use in made.uses()):
+            _pool(graph, made, ".kept")
+    graph.sort()
+
+
+def _pool(graph: ir.Graph, value: ir.Value, suffix: str) -> None:
+    """Lets all that reads `value`, (N, C, H, W), read it through a 1×1 MaxPool, which changes nothing."""
+    uses = list(value.uses())
+    pool = ir.node("MaxPool", [value], {"kernel_shape": [1, 1]}, name=f"{value.name}{suffix}")
+    pool.outputs[0].name, pool.outputs[0].type, pool.outputs[0].shape = pool.name, value.type, value.shape
+    graph.append(pool)
+    for use in uses:
+        use.node.replace_input_with(use.idx, pool.outputs[0])
+
+
 def padded_average(graph: ir.Graph) -> None:
     """Gives each AveragePool that counts its padding a Pad instead; of the fp32 graph, before it has quantizers."""
     for node in [node for node in graph if node.op_type == "AveragePool"]:
@@ -70,7 +115,11 @@ def padded_average(graph: ir.Graph) -> None:
 Form = Callable[[ir.Graph], None]
 BEFORE_QUANTIZERS: tuple[tuple[str, Form], ...] = (("openvino", padded_average), ("onnxruntime", write_subpixel))
 """The backend, and the form that it needs of the fp32 graph."""
-OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (("openvino", shape_of_convolution),)
+OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (
+    ("openvino", shape_of_convolution),
+    ("openvino", turned_convolution),
+    ("openvino", number_of_each_channel),
+)
 """The backend, and the form that it needs of the graph as it is written."""
 
 

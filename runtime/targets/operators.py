@@ -97,7 +97,6 @@ MOVES = (
             "Slice",
             "Gather",
             "Reshape",
-            "Transpose",
             "Flatten",
             "Squeeze",
             "Unsqueeze",
@@ -106,6 +105,7 @@ MOVES = (
             "Identity",
         )
     ),
+    Row(operator="Transpose", part=Part.MOVE, integers=False),  # openvino 2026.4 runs a convolution behind one in float (SwinIR)
     Row(operator="Concat", part=Part.MOVE, joins=True, integers=False),  # of tensors at other scales, which it brings to one
     Row(operator="MaxPool", part=Part.MOVE),  # the largest code is that of the largest value
     Row(operator="GlobalMaxPool", part=Part.MOVE, integers=False),  # ONNX has it of floats alone
