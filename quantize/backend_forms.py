@@ -8,11 +8,12 @@ shape_of_convolution
     the convolution then has two readers, and bias and ReLU are lost (RFDN's ESA blocks, which resize to another tensor's size).
     A 1×1 MaxPool, which changes nothing, between the tensor and Shape ends the search.
 turned_convolution
-    The same search, where what a convolution in int8 makes is transposed and others ask for sizes (SwinIR): the tensor that is found
-    has the same height and width by another road. A 1×1 MaxPool of the integers, behind the convolution, ends it.
+    The same search, where what a convolution in int8 makes is transposed and others ask for sizes (SwinIR): the tensor that is
+    found has the same height and width by another road. A 1×1 MaxPool of the integers, behind the convolution, ends it.
 number_of_each_channel
-    openvino 2026.4 adds, subtracts or multiplies a constant of the channels before a quantizer by the first channel's for all, where
-    it does not know how many there are (SwinIR, which pads by amounts that it computes). A 1×1 MaxPool before the quantizer keeps them.
+    openvino 2026.4 adds, subtracts or multiplies a constant of the channels before a quantizer by the first channel's for all,
+    where it does not know how many there are (SwinIR, which pads by amounts that it computes). A 1×1 MaxPool before the quantizer
+    keeps them.
 padded_average
     openvino 2026.4 pads an AveragePool of uint8 with code 0, which is not 0 where the zero point is another, and counts it
     (`count_include_pad`). A Pad before it pads with what is 0.
