@@ -23,6 +23,7 @@ from quantize.qdq import ActivationRange, activations, constant, has_own_pads, n
 from runtime.targets import Target
 
 _SUFFIX = ".centred"
+_LOWEST = ".lowest"  # ends the name of what a shifted ReLU clips at
 _CODES = 255  # steps from the lowest code to the highest
 _MIDDLE = 128  # of those below 0
 
@@ -94,7 +95,20 @@ def _absorbs(node: ir.Node, value: ir.Value) -> bool:
         return node.inputs[0] is value and _has_constants(node) and has_own_pads(node)
     if node.op_type == "Add" and len(activations(node)) == 2 and _branch(node) is not None:
         return True
-    return node.op_type in ("Add", "DepthToSpace") and len(activations(node)) == len(node.inputs) and _is_absorbed(node.outputs[0])
+    if node.op_type not in ("Add", "DepthToSpace") or len(activations(node)) != len(node.inputs):
+        return False
+    return _is_never_negative(node.outputs[0]) and _is_absorbed(node.outputs[0])
+
+
+def _is_never_negative(value: ir.Value) -> bool:
+    """Whether ReLUs made `value`, shifted already or not, added or moved: the lowest code may then stand for its 0."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Relu", "Clip", "Add", "DepthToSpace"):
+        return False
+    if node.op_type == "Clip":
+        return len(node.inputs) == 2 and node.inputs[1] is not None and node.inputs[1].name == f"{node.name}{_LOWEST}"
+    read = [other for other in node.inputs if other is not None]
+    return node.op_type == "Relu" or all(_is_never_negative(other) for other in read)
 
 
 def _branch(addition: ir.Node) -> ir.Node | None:
@@ -122,7 +136,7 @@ def _has_constants(node: ir.Node) -> bool:
 def _clip_at(graph: ir.Graph, relu: ir.Node, lowest: float) -> None:
     relu.op_type = "Clip"
     relu.resize_inputs(2)
-    relu.replace_input_with(1, new_constant(graph, f"{relu.name}.lowest", np.array(lowest, np.float32)))
+    relu.replace_input_with(1, new_constant(graph, f"{relu.name}{_LOWEST}", np.array(lowest, np.float32)))
 
 
 def _pad_with(graph: ir.Graph, node: ir.Node, fill: float, padded: dict[tuple[ir.Value, tuple[int, ...]], ir.Value]) -> None:

@@ -14,7 +14,7 @@ from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantizati
 from quantize.sensitivity import LayerNoise, layer_sensitivity, measure_layers
 from quantize.switches import SwitchedGraph
 from runtime.errors import PipelineError
-from runtime.targets.operators import computed
+from runtime.targets.operators import computed, fused
 from tests.graphs import Array
 from tests.small_int8 import CPU, LAYERS, SCHEMES, SYMMETRIC, SmallInt8, small_int8, values_as_written
 
@@ -129,7 +129,7 @@ def test_values_are_clipped_that_are_further_than_half_a_step_from_what_is_store
 
 
 def test_a_layer_that_is_left_in_float_has_an_error_and_no_range() -> None:
-    found = measured(small_int8(replace(CPU, operators=computed("Add"))))["conv6"]
+    found = measured(small_int8(replace(CPU, operators=(*computed("Add"), *fused("Relu")))))["conv6"]
 
     assert (found.clipped_share, found.codes_used_share, found.stored_range, found.alone_sqnr_db) == (None, None, None, None)
     assert found.sqnr_db is not None  # additions before it are in int8
