@@ -147,7 +147,8 @@ def _pad_with(graph: ir.Graph, node: ir.Node, fill: float, padded: dict[tuple[ir
     if not any(pads):
         return
     if (source, pads) not in padded:
-        name = f"{source.name}.padded.{'.'.join(map(str, sorted(set(pads))))}"
+        alike = pads[:1] if len(set(pads)) == 1 else pads
+        name = f"{source.name}.padded.{'.'.join(map(str, alike))}"
         half = len(pads) // 2
         amounts = new_constant(graph, f"{name}.pads", np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64))
         pad = ir.node("Pad", [source, amounts, new_constant(graph, f"{name}.fill", np.array(fill, np.float32))], name=name)

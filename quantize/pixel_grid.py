@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from quantize.placement import moved_chain
-from quantize.qdq import ActivationRange, constant, new_constant, replace_constant
+from quantize.qdq import ActivationRange, activations, constant, new_constant, replace_constant
 from runtime.targets import Target
 
 _FINER = 128  # codes of 16 bits for each of the picture's
@@ -98,15 +99,20 @@ def _align_input(
     graph: ir.Graph, picture: ir.Value, grid: _Grid, ranges: dict[str, ActivationRange]
 ) -> tuple[tuple[str, ...], dict[str, MadeOf]]:
     readers = [use.node for use in picture.uses()]
-    mean = readers[0] if len(readers) == 1 and _is_pointwise(readers[0]) else None
+    mean = readers[0] if len(readers) == 1 and (_is_pointwise(readers[0]) or _added_constant(readers[0]) is not None) else None
     source = picture if mean is None else mean.outputs[0]
     convolutions = [use.node for use in source.uses()]
     if not convolutions or not all(_takes_a_channel(node) for node in convolutions) or source.is_graph_output():
         return (), {}
     channels = constant(convolutions[0], 1).shape[1]
-    matrix = np.eye(channels) if mean is None else constant(mean, 1)[:, :, 0, 0].astype(np.float64)
+    added = None if mean is None else _added_constant(mean)
+    matrix = np.eye(channels) if mean is None or added is not None else constant(mean, 1)[:, :, 0, 0].astype(np.float64)
     offset = np.zeros(channels)
-    if mean is not None and len(mean.inputs) > 2:
+    if added is not None:
+        if added.size not in (1, channels):
+            return (), {}
+        offset = offset + added
+    elif mean is not None and len(mean.inputs) > 2:
         offset = constant(mean, 2).astype(np.float64)
     matrix = matrix / grid.gain
     offset = offset + matrix @ np.full(matrix.shape[1], grid.shift)
@@ -127,16 +133,19 @@ def _align_input(
     if mean is None:
         return (), made_of
     graph.remove(mean, safe=True)
-    return (str(mean.name),), made_of
+    return (() if added is not None else (str(mean.name),)), made_of
 
 
 def _align_output(graph: ir.Graph, target: Target, grid: _Grid, ranges: dict[str, ActivationRange]) -> None:
     """The last convolution writes y · gain - shift; after the quantizer that is undone in float."""
     end = graph.outputs[0]
     chain = moved_chain(end, target)
-    writer = chain[-1].producer()
+    clip = chain[-1].producer()
+    writer = clip if clip is None or not _clips_by_numbers(clip) else activations(clip)[0].producer()
     moves = [value.producer() for value in chain[:-1]]
     if writer is None or writer.op_type != "Conv" or any(len(list(value.uses())) > 1 for value in chain):
+        return
+    if writer is not clip and (len(list(writer.outputs[0].uses())) > 1 or writer.outputs[0].is_graph_output()):
         return
     if any(move is None or move.op_type == "Pad" for move in moves):
         return  # what it pads with would have to be shifted too
@@ -148,12 +157,27 @@ def _align_output(graph: ir.Graph, target: Target, grid: _Grid, ranges: dict[str
     shifted_bias = (bias * grid.gain - grid.shift).astype(np.float32)
     writer.replace_input_with(1, new_constant(graph, f"{writer.name}.weight.scaled", weight))
     writer.replace_input_with(2, new_constant(graph, f"{writer.name}.bias.shifted", shifted_bias))
+    if clip is not None and clip is not writer:
+        _shift_bounds(graph, clip, grid)
     end.name = f"{name}.shifted"
     restored = _added(graph, end, grid.shift, name=f"{name}.unshifted")
     restored = _scaled(graph, restored, 1 / grid.gain, name=f"{name}.unscaled")
     restored.name = name
     graph.outputs[0] = restored
     ranges.update({str(value.name): grid.range for value in chain})
+
+
+def _clips_by_numbers(node: ir.Node) -> bool:
+    return node.op_type == "Clip" and all(bound is None or bound.const_value is not None for bound in node.inputs[1:])
+
+
+def _shift_bounds(graph: ir.Graph, clip: ir.Node, grid: _Grid) -> None:
+    finite = np.finfo(np.float32)
+    for index, bound in enumerate(clip.inputs):
+        if index and bound is not None:
+            number = constant(clip, index).astype(np.float64) * grid.gain - grid.shift
+            moved = np.clip(number, finite.min, finite.max).astype(np.float32)
+            clip.replace_input_with(index, new_constant(graph, f"{clip.name}.bound{index}.shifted", moved))
 
 
 def _scaled(graph: ir.Graph, value: ir.Value, gain: float, *, name: str) -> ir.Value:
@@ -195,6 +219,19 @@ def _is_pointwise(node: ir.Node) -> bool:
     strides = node.attributes["strides"].as_ints() if "strides" in node.attributes else ()
     plain = not _pads(node) and all(stride == 1 for stride in strides)
     return shape[0] == shape[1] and shape[2:] == (1, 1) and plain and not node.outputs[0].is_graph_output()
+
+
+def _added_constant(node: ir.Node) -> NDArray[np.float64] | None:
+    """What `node` adds to a picture, a number or one a channel; None where it does something else."""
+    if node.op_type not in ("Add", "Sub") or node.outputs[0].is_graph_output():
+        return None
+    index = next((index for index, value in enumerate(node.inputs) if value is not None and value.const_value is not None), None)
+    if index is None or (node.op_type == "Sub" and index == 0):
+        return None
+    array = constant(node, index).astype(np.float64)
+    if array.size > 1 and (array.ndim < 3 or array.shape[-2:] != (1, 1) or array.shape[-3] != array.size):
+        return None
+    return array.reshape(-1) * (1 if node.op_type == "Add" else -1)
 
 
 def _takes_a_channel(node: ir.Node) -> bool:

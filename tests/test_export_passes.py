@@ -382,6 +382,42 @@ def test_another_function_of_tanh_is_left_alone(added: float, factor: float) -> 
     assert _rewrite(graph.model(graph.add("Mul", value, graph.constant(factor))), "tanh-to-sigmoid")["Tanh"] == 1
 
 
+@pytest.mark.parametrize("bounds", ["clip", "max and min", "relu"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_scale_at_the_end_passes_clips_and_moves_to_the_convolution(bounds: str, shuffled: bool) -> None:
+    graph = Graph(0)
+    value = graph.conv("input", 12, 3)
+    if bounds == "clip":
+        value = graph.add("Clip", value, graph.constant(-0.1), graph.constant(0.2))
+    elif bounds == "max and min":
+        value = graph.add("Max", graph.constant(-0.1), graph.add("Min", value, graph.constant(0.2)))
+    else:
+        value = graph.add("Relu", value)
+    if shuffled:
+        value = graph.add("DepthToSpace", value, blocksize=2, channels=3)
+    if bounds != "relu":
+        value = graph.add("Add", value, graph.constant(0.3))
+    left = _rewrite(graph.model(graph.add("Div", value, graph.constant(2.55))), "fold-affine")
+    kept = {"clip": {"Clip": 1}, "max and min": {"Max": 1, "Min": 1}, "relu": {"Relu": 1}}[bounds]
+    assert left == {"Conv": 1, **kept, **({"DepthToSpace": 1} if shuffled else {})}
+
+
+@pytest.mark.parametrize("reason", ["offset behind a relu", "turned round", "read twice"])
+def test_a_scale_that_cannot_pass_a_clip_exactly_stays(reason: str) -> None:
+    graph = Graph(0)
+    convolved = graph.conv("input", 3, 3)
+    value = graph.add("Relu", convolved)
+    if reason == "offset behind a relu":
+        value = graph.add("Add", value, graph.constant(0.5))
+    elif reason == "turned round":
+        value = graph.add("Mul", value, graph.constant(-0.5))
+    else:
+        value = graph.add("Mul", graph.add("Mul", value, graph.constant(0.5)), convolved)
+    left = _rewrite(graph.model(value), "fold-affine")
+    assert left["Conv"] == left["Relu"] == 1
+    assert sum(left.values()) == (4 if reason == "read twice" else 3)
+
+
 # All of them
 
 

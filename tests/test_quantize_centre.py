@@ -73,6 +73,21 @@ def test_a_centred_network_computes_what_it_did_also_at_the_borders(seed: int, b
     np.testing.assert_allclose(run(ir.to_proto(centred), picture), expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
 
 
+def test_convolutions_that_pad_by_the_same_numbers_elsewhere_are_told_apart() -> None:
+    graph = Graph(0, channels=3)
+    value = graph.add("Relu", graph.conv("input", 8, 3))
+    branches = [
+        graph.add("Conv", value, graph.constant(graph.random(8, 8, 3, 3)), pads=pads, channels=8)
+        for pads in ([2, 0, 0, 2], [0, 2, 2, 0])
+    ]
+    model = graph.proto(graph.add("Add", *branches))
+    centred = ir.from_proto(model)
+    assert centre(centred.graph, NPU, {value: 8.0}).ranges
+    picture = np.random.default_rng(0).random((1, 3, 9, 7), np.float32)
+    expected = run(model, picture)
+    np.testing.assert_allclose(run(ir.to_proto(centred), picture), expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
+
+
 def test_a_relu_whose_values_are_needed_as_they_are_is_left_alone() -> None:
     graph = Graph(0, channels=3)
     value = graph.add("Relu", graph.conv("input", 8, 3))

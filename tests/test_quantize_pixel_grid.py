@@ -178,9 +178,32 @@ def _padded_at_the_end(graph: Graph) -> str:
     return graph.add("Pad", graph.conv(graph.conv("input", 8, 3), COLOURS, 3), pads)
 
 
+def _clipped_at_the_end(graph: Graph) -> str:
+    zero, one = graph.constant(0.0), graph.constant(1.0)
+    return graph.shuffle(graph.add("Clip", graph.conv(graph.conv("input", 8, 3), 12, 3), zero, one))
+
+
+def _clipped_and_skipped_over(graph: Graph) -> str:
+    last = graph.conv(graph.conv("input", 8, 3), COLOURS, 3)
+    return graph.add("Clip", graph.add("Add", last, last), graph.constant(0.0), graph.constant(1.0))
+
+
+def _mean_subtracted(graph: Graph) -> str:
+    mean = graph.constant(graph.random(1, COLOURS, 1, 1))
+    return graph.conv(graph.conv(graph.add("Sub", "input", mean), 8, 3), COLOURS, 3)
+
+
+def _taken_from_a_number(graph: Graph) -> str:
+    return graph.conv(graph.conv(graph.add("Sub", graph.constant(1.0), "input", channels=COLOURS), 8, 3), COLOURS, 3)
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        _clipped_at_the_end,
+        _clipped_and_skipped_over,
+        _mean_subtracted,
+        _taken_from_a_number,
         _skipped_over,
         _mean_skipped_over,
         _activated_at_the_end,
@@ -212,6 +235,29 @@ def test_input_and_output_keep_their_names(scheme: str) -> None:
     align_ends(model, SCHEMES[scheme])
 
     assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", output]
+
+
+@EACH_SCHEME
+def test_a_mean_subtracted_goes_into_the_first_convolution(scheme: str) -> None:
+    graph = Graph(0, channels=COLOURS)
+    model = graph.model(_mean_subtracted(graph))
+
+    grid = align_ends(model, SCHEMES[scheme])
+
+    assert "Sub" not in [node.op_type for node in model.graph]
+    assert len(grid.made_of) == 1
+
+
+@EACH_SCHEME
+def test_a_clip_at_the_end_is_on_the_grid(scheme: str) -> None:
+    graph = Graph(0, channels=COLOURS)
+    model = graph.model(output := _clipped_at_the_end(graph))
+
+    ranges = align_ends(model, SCHEMES[scheme]).ranges
+
+    clipped = next(node.outputs[0] for node in model.graph if node.op_type == "Clip")
+    assert clipped.name in ranges
+    assert output in [value.name for value in model.graph.outputs]
 
 
 # What the grid is

@@ -20,6 +20,7 @@ from export.passes import (
     merge_convolutions,
     move_activations,
     names,
+    scatter_to_concat,
     shrink_scales,
     simplify,
     squash,
@@ -48,6 +49,7 @@ class Pass:
 
 PASSES: tuple[Pass, ...] = (
     Pass("simplify", simplify.simplify, required=True),
+    Pass("scatter-to-concat", scatter_to_concat.replace_scatters),
     Pass("depth-to-space", depth_to_space.restore_depth_to_space),
     Pass("tanh-to-sigmoid", squash.replace_tanh),
     Pass("fold-batch-norm", fold_batch_norm.fold_batch_norm),

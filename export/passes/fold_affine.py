@@ -3,6 +3,7 @@
 Behind it, per output channel: s (W x + b) + t = (s W) x + (s b + t), exact at the borders too.
 Ahead of it, per input channel: W (s x + t) + b = (W s) x + (b + Σ W t). The scale is always exact, since padding's zeros stay
 zero; the offset only where the convolution pads nothing, because padding would have to become t. With padding it stays as it is.
+Behind clips, activations and moves, numbers that are the same for all channels pass through to the convolution: `pass_back.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.passes.editing import constant, discard, groups, hand_over, only_reader, pads, producer, set_weights, weights
+from export.passes.pass_back import pass_back
 
 _OPERATORS = ("Mul", "Div", "Add", "Sub")
 Numbers = NDArray[np.float64]
@@ -31,6 +33,9 @@ def _fold_behind(node: ir.Node) -> bool:
     if found is None:
         return False
     value, scale, offset = found
+    if scale.size == offset.size == 1 and pass_back(value, scale.item(), offset.item()):
+        hand_over(node.outputs[0], value)
+        return True
     maker = producer(value, "Conv", "DepthToSpace")
     if maker is not None and maker.op_type == "DepthToSpace" and scale.size == offset.size == 1:
         maker = producer(maker.inputs[0], "Conv")
