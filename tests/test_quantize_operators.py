@@ -27,7 +27,6 @@ from tests.small_int8 import measured_on
 _DISTINCT = tuple(target for target in TARGETS if target.name not in ("vacc", "npu-pow2"))  # those have npu's table
 _LEAST_DB = 40.0  # of backend against simulation; where a code is rounded otherwise here and there it is 60 and more
 _KEPT_DB = 45.0  # of int8 against fp32, both as a picture: 8 bits cost these graphs 53 to 60
-_WRONG = {"Concat", "Split"}  # on openvino 2026.4, of signed integers at two scales: 28 dB, which quantize refuses when it checks
 
 
 @pytest.mark.parametrize("target", _DISTINCT, ids=lambda target: target.name)
@@ -47,8 +46,6 @@ def test_what_a_table_has_is_right_in_int8_and_what_it_has_not_is_in_float_or_re
     exact = run_as_written(model.SerializeToString(), crop).astype(np.float64)
     assert psnr_db(simulated.clip(0, 1), exact.clip(0, 1)) >= _KEPT_DB
     for backend in set(target.backends) - {"tensorrt"}:
-        if backend == "openvino" and target.activation_symmetric and name in _WRONG:
-            continue
         with open_backend(backend, graph, precision="int8") as opened:
             assert psnr_db(opened.run(crop).astype(np.float64), simulated) >= _LEAST_DB, backend
             if backend == "openvino" and not target.everything_int8:
