@@ -163,7 +163,7 @@ def check_operators(graph: ir.Graph, target: Target) -> None:
             known = dict.fromkeys(row.operator for row in target.operators)
             so = " of this kind" if node.op_type in known else ""
             raise UserError(
-                f"target {target.name} runs everything in int8, and has no {node.op_type}{so} ({node.name}); "
+                f"target {target.name} runs everything in int8, and has no {node.op_type} ({node.name}){so}; "
                 f"it has: {', '.join(known)}",
                 hint="choose another target",
             )

@@ -196,3 +196,40 @@ def test_a_target_of_int8_alone_refuses_an_operator_it_has_not(name: str) -> Non
     with pytest.raises(UserError, match=f"target {name} runs everything in int8, and has no Erf") as caught:
         check_operators(graph, find_target(name))
     assert "Conv" in str(caught.value)
+
+
+# Operators of other people's networks
+
+
+def test_what_is_only_joined_takes_the_range_of_what_it_is_joined_into() -> None:
+    graph = small_graph("a = Conv (input, w, b) c = Conv (a, w, b) j = Concat <axis = 1> (a, c) r = Relu (j) output = Identity (r)")
+
+    quantizers = place_quantizers(graph, find_target("npu")).quantizers
+
+    assert {name: quantizers[name].range_of for name in ("a", "c", "j")} == {"a": "a", "c": "j", "j": "j"}
+
+
+def test_every_output_of_a_split_has_a_quantizer_of_its_input_s_range() -> None:
+    graph = small_graph("a = Conv (input, w, b) l, r = Split <axis = 1, num_outputs = 2> (a) output = Concat <axis = 1> (r, l)")
+
+    quantizers = place_quantizers(graph, CPU).quantizers
+
+    assert {quantizers[name].range_of for name in ("a", "l", "r")} == {"a"}
+
+
+def test_sizes_and_what_is_computed_from_them_have_no_quantizer() -> None:
+    graph = small_graph(
+        "a = Conv (input, w, b) s = Shape (a) f = Cast <to = 1> (s) m = ReduceMax <keepdims = 0> (f)"
+        " d = Add (m, m) e = Div (a, d) g = Reshape (e, s) output = Conv (g, w, b)"
+    )
+
+    assert place_quantizers(graph, CPU).quantizers.keys() == {"input", "a", "e", "g", "output"}
+
+
+def test_a_product_of_activations_has_both_signed_unless_the_first_is_never_negative() -> None:
+    graph = small_graph("a = Conv (input, w, b) p = Softmax (a) c = Conv (input, w, b) output = MatMul (p, c)")
+
+    placement = place_quantizers(graph, CPU)
+
+    assert placement.int8_products == ("output",)
+    assert {name: placement.quantizers[name].signed for name in ("p", "c", "input")} == {"p": False, "c": True, "input": False}
