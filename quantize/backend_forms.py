@@ -6,7 +6,11 @@ that it computes right, that form is written, whether the backend is installed h
 shape_of_convolution
     openvino 2026.4 lets Shape read an earlier tensor of the same shape. Where that is a convolution in int8 whose bias comes after,
     the convolution then has two readers, and bias and ReLU are lost (RFDN's ESA blocks, which resize to another tensor's size).
-    A 1×1 MaxPool, which changes nothing, between the tensor and Shape ends the search.
+    A 1×1 MaxPool, which changes nothing, between the tensor and Shape ends the search for H and W.
+batch_of_shapes
+    The same, of N alone, which a MaxPool passes on: openvino reads it where it first knows it, at a convolution whose bias it is to
+    add (PLKSR's repeat_interleave, a shuffle written as Reshape, Transpose, Reshape to computed sizes). The larger of N and N is a
+    number that it does not know from anywhere.
 turned_convolution
     The same search, where what a convolution in int8 makes is transposed and others ask for sizes (SwinIR): the tensor that is
     found has the same height and width by another road. A 1×1 MaxPool of the integers, behind the convolution, ends it.
@@ -55,6 +59,31 @@ def shape_of_convolution(graph: ir.Graph) -> None:
             graph.append(pool)
             inserted[value] = pool.outputs[0]
         node.replace_input_with(0, inserted[value])
+    graph.sort()
+
+
+def batch_of_shapes(graph: ir.Graph) -> None:
+    """Reads the first number of each Shape as the larger of it and itself, (rank,) as before; of the written int8 graph."""
+    for node in [node for node in graph if node.op_type == "Shape" and "start" not in node.attributes]:
+        shape = node.outputs[0]
+        rank = shape.shape[0] if shape.shape is not None else None
+        if not isinstance(rank, int) or rank < 2:
+            continue
+        readers = list(shape.uses())
+        twice, others = (
+            ir.node(
+                "Gather", [shape, new_constant(graph, f"{node.name}.{what}.at", np.array(at, np.int64))], name=f"{node.name}.{what}"
+            )
+            for what, at in (("twice", [0, 0]), ("others", range(1, rank)))
+        )
+        largest = ir.node("ReduceMax", twice.outputs, {"keepdims": 1}, name=f"{node.name}.batch")
+        whole = ir.node("Concat", [*largest.outputs, *others.outputs], {"axis": 0}, name=f"{node.name}.apart")
+        for made in (twice, others, largest, whole):
+            made.outputs[0].name, made.outputs[0].type = made.name, shape.type
+        whole.outputs[0].shape = shape.shape
+        for use in readers:
+            use.node.replace_input_with(use.idx, whole.outputs[0])
+        graph.extend([twice, others, largest, whole])
     graph.sort()
 
 
@@ -136,6 +165,7 @@ BEFORE_QUANTIZERS: tuple[tuple[str, Form], ...] = (("openvino", padded_average),
 """The backend, and the form that it needs of the fp32 graph."""
 OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (
     ("openvino", shape_of_convolution),
+    ("openvino", batch_of_shapes),
     ("openvino", turned_convolution),
     ("openvino", number_of_each_channel),
     ("openvino", joined_signed),

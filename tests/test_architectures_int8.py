@@ -35,7 +35,6 @@ _NOT_YET = {
     "rfdn": "loses 0.12 dB at effort fast",
     "fsrcnn": "loses 0.18 dB at effort fast",
     "swinir": "openvino computes a per-channel constant behind a Pad of computed size wrongly",
-    "plksr": "openvino computes a convolution plus an expanded input wrongly",
 }
 
 

@@ -147,7 +147,11 @@ def test_a_scale_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert "expected more than 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("build", [_plain, lambda: _plain((32, 40)), lambda: _gathered(4), _one_at_a_time], ids=["free", "fixed", "gathered", "one at a time"])
+@pytest.mark.parametrize(
+    "build",
+    [_plain, lambda: _plain((32, 40)), lambda: _gathered(4), _one_at_a_time],
+    ids=["free", "fixed", "gathered", "one at a time"],
+)
 def test_a_size_that_is_asked_for_is_fixed(tmp_path: Path, build: Build) -> None:
     """Of free files, and of one that was fixed to another size."""
     bundle = _import(build(), tmp_path, "--static=24x16")

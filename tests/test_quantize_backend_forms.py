@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
 from calibration.ranges import Method
-from quantize.backend_forms import padded_average
+from quantize.backend_forms import OF_THE_INT8_GRAPH, Form, batch_of_shapes, number_of_each_channel, padded_average
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend
@@ -53,3 +55,46 @@ def test_a_padded_average_is_the_same_average() -> None:
     assert [node.op_type for node in padded.graph] == ["Conv", "Pad", "AveragePool", "Conv"]
     exact, made = (run_as_written(one.SerializeToString(), PICTURE) for one in (model, ir.to_proto(padded)))
     np.testing.assert_allclose(made, exact, rtol=1e-5, atol=1e-5)
+
+
+def mean_behind_a_computed_pad() -> onnx.ModelProto:
+    """SwinIR's: filled up to multiples of eight, by amounts computed from the picture's size, and a mean for each channel subtracted."""
+    graph = Graph(0, channels=3)
+    eight = graph.constant(np.array(8))
+    sides = graph.add("Slice", graph.add("Shape", "input"), graph.constant(np.array([2])), graph.constant(np.array([4])))
+    missing = graph.add("Mod", graph.add("Sub", eight, graph.add("Mod", sides, eight)), eight)
+    none = graph.constant(np.array([0] * 6))
+    padded = graph.add("Pad", "input", graph.add("Concat", none, missing, axis=0), mode="reflect", channels=3)
+    mean = graph.constant(np.array([0.45, 0.3, 0.6], np.float32).reshape(1, 3, 1, 1))
+    return graph.proto(graph.conv(graph.add("Sub", padded, mean), 3, 3))
+
+
+def shuffle_to_computed_sizes() -> onnx.ModelProto:
+    """A pixel shuffle written as Reshape, Transpose, Reshape, behind two convolutions."""
+    graph = Graph(0, channels=3)
+    wide = graph.conv(graph.conv("input", 8, 3), 12, 3)
+    shape = graph.add("Shape", wide)
+    batch, height, width = (graph.add("Gather", shape, graph.constant(np.array([at]))) for at in (0, 2, 3))
+    two, three = graph.constant(np.array([2])), graph.constant(np.array([3]))
+    apart = graph.add("Reshape", wide, graph.add("Concat", batch, three, two, two, height, width, axis=0))
+    turned = graph.add("Transpose", apart, perm=[0, 1, 4, 2, 5, 3])
+    large = graph.add("Concat", batch, three, graph.add("Mul", height, two), graph.add("Mul", width, two), axis=0)
+    return graph.proto(graph.add("Reshape", turned, large))
+
+
+@pytest.mark.parametrize(
+    ("network", "form"),
+    [(mean_behind_a_computed_pad, number_of_each_channel), (shuffle_to_computed_sizes, batch_of_shapes)],
+)
+def test_openvino_computes_the_written_form_right(
+    network: Callable[[], onnx.ModelProto], form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    assert openvino_db(model) > TOLERANCE_DB
+    monkeypatch.setattr("quantize.int8.OF_THE_INT8_GRAPH", tuple(taken for taken in OF_THE_INT8_GRAPH if taken[1] is not form))
+    assert openvino_db(model) < TOLERANCE_DB, f"openvino computes the plain form right by now: {form.__name__} can go"
+    changed = ir.from_proto(model)
+    form(changed.graph)
+    assert len(changed.graph) > len(model.graph.node)
+    made, exact = (run_as_written(one.SerializeToString(), PICTURE) for one in (ir.to_proto(changed), model))
+    np.testing.assert_array_equal(made, exact)
