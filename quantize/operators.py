@@ -36,6 +36,11 @@ def activations(node: ir.Node) -> list[ir.Value]:
     return [value for value in node.inputs if value is not None and is_activation(value)]
 
 
+def computed_inputs(node: ir.Node) -> list[ir.Value]:
+    """What a node reads that is no constant: activations, and what is computed from the picture's size."""
+    return [value for value in node.inputs if value is not None and value.const_value is None]
+
+
 def is_activation(value: ir.Value) -> bool:
     """Whether `value` depends on what the picture holds, and is of floats or their codes."""
     return value.const_value is None and value.dtype not in _OTHER_TYPES and _depends_on_picture(value)

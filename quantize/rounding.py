@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from quantize.fit_layer import fit_layer
 from quantize.layers import along, bias_gain, output_axis
+from quantize.operators import computed_inputs
 from quantize.placement import Placement
-from quantize.qdq import QuantizationParameters, RoundedWeight, activations, fake_quantize
+from quantize.qdq import QuantizationParameters, RoundedWeight, fake_quantize
 from quantize.walk import Array, run_node
 from runtime.targets import Target
 
@@ -41,7 +42,7 @@ def round_layers(
     rounded: dict[str, RoundedWeight] = {}
     for index, node in enumerate(model.graph):
         on_step(index, len(model.graph))
-        values = activations(node)
+        values = computed_inputs(node)
         names = [str(value.name) for value in values]
         made = run_node(node, [exact[name] for name in names], opsets=opsets, crops=len(crops))
         stored = {} if node.name in float_readers else parameters

@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 
 from quantize.layers import along, bias_gain, output_axis
-from quantize.qdq import QuantizationParameters, RoundedWeight, activations
+from quantize.operators import computed_inputs
+from quantize.qdq import QuantizationParameters, RoundedWeight
 from quantize.reconstruct.operators import OPERATORS
 from quantize.reconstruct.operators.resize import is_linear
 from runtime.errors import UserError
@@ -97,7 +98,7 @@ class SimulatedNetwork(torch.nn.Module):
         return torch.fake_quantize_per_tensor_affine(values, stored.scale, stored.zero_point, int(limits.min), int(limits.max))
 
     def _given(self, node: ir.Node, values: Mapping[str, torch.Tensor]) -> list[torch.Tensor | None]:
-        read = {name: self._read(node, name, values[name]) for name in (str(value.name) for value in activations(node))}
+        read = {name: self._read(node, name, values[name]) for name in (str(value.name) for value in computed_inputs(node))}
         if node.name in self._steps:
             integers = torch.fake_quantize_per_tensor_affine(self.weights[key(node.name)], 1.0, 0, -127, 127)
             bias = [self.biases[key(node.name)]] if bias_gain(node) else []
