@@ -58,7 +58,7 @@ def test_a_padded_average_is_the_same_average() -> None:
 
 
 def mean_behind_a_computed_pad() -> onnx.ModelProto:
-    """SwinIR's: filled up to multiples of eight, by amounts computed from the picture's size, and a mean for each channel subtracted."""
+    """SwinIR's: filled up to multiples of eight, by amounts that it computes, and a mean for each channel subtracted."""
     graph = Graph(0, channels=3)
     eight = graph.constant(np.array(8))
     sides = graph.add("Slice", graph.add("Shape", "input"), graph.constant(np.array([2])), graph.constant(np.array([4])))
@@ -93,6 +93,8 @@ def test_openvino_computes_the_written_form_right(
     assert openvino_db(model) > TOLERANCE_DB
     monkeypatch.setattr("quantize.int8.OF_THE_INT8_GRAPH", tuple(taken for taken in OF_THE_INT8_GRAPH if taken[1] is not form))
     assert openvino_db(model) < TOLERANCE_DB, f"openvino computes the plain form right by now: {form.__name__} can go"
+    if form is not batch_of_shapes:  # the others look at quantizers
+        return
     changed = ir.from_proto(model)
     form(changed.graph)
     assert len(changed.graph) > len(model.graph.node)

@@ -334,7 +334,7 @@ def pictures(tmp_path: Path) -> Path:
     folder.mkdir()
     rows, columns = np.mgrid[0:64, 0:72]
     for index in range(3):
-        waves = [127 + 100 * np.sin(rows / (7 + index) + colour) * np.cos(columns / 9) for colour in range(3)]
+        waves = [127 + 100 * np.sin(rows / (9 + 2 * index) + colour) * np.cos(columns / 9) for colour in range(3)]
         write_picture(folder / f"{index}.png", np.stack(waves, axis=-1).round().astype(np.uint8))
     return folder
 
