@@ -22,7 +22,8 @@ from runtime.backends import open_backend
 
 bundle, precision = sys.argv[1:3]
 array = np.random.default_rng(0).random((1, 3, 48, 64), np.float32)
-with Upscaler.open(bundle, precision=precision, backend="tensorrt") as upscaler:
+# The fp32 graph, which half precision is held against, keeps its weights.
+with Upscaler.open(bundle, precision=precision, backend="tensorrt", verify="never") as upscaler:
     graph = upscaler.bundle.read(upscaler.variant)
     with open_backend("onnxruntime", graph, precision=precision) as reference:
         print(np.array_equal(upscaler.run(array), reference.run(array)))
