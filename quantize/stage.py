@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import calibration
 from calibration.calibrate import OnStep, ignore_step
 from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
+from quantize.backend_forms import in_forms
 from quantize.half import HALVES, Half, HalfGraph
 from quantize.halves import Halves, halves_of, make_halves, seen_ranges
 from quantize.int8 import quantize_int8, some_of, windows_of
@@ -25,6 +26,7 @@ from quantize.low_rank_correction import added_macs
 from quantize.opset import opset_of
 from quantize.options import Effort, Int8Options, find_steps
 from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
+from quantize.placement import check_operators
 from quantize.qdq import RoundedWeight
 from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
@@ -172,13 +174,15 @@ def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:
 
 
 def check_target(bundle: Bundle, target: Target, *, pixel_shuffle: PixelShuffle) -> None:
-    """UserError where `target` does not take this bundle's shape of input, or its fp16 graph is to be refused."""
+    """UserError where `target` takes not this bundle's shape of input, or an operator, or its fp16 graph is to be refused."""
     if target.static_shapes and bundle.manifest.contract.static_shape is None:
         raise UserError(
             f"target {target.name} runs one shape of input, and {bundle.directory} has a free height and width",
             hint="export it with one: python -m export … --static HxW",
         )
-    check_pixel_shuffle(load_fp32(bundle), target, pixel_shuffle)
+    model = load_fp32(bundle)
+    check_operators(in_forms(ir.from_proto(model).graph, target), target)
+    check_pixel_shuffle(model, target, pixel_shuffle)
 
 
 def try_halves(bundle: Bundle, target: Target) -> Halves:

@@ -6,14 +6,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from calibration.datasets import DATASETS
 from calibration.ranges import read_table
+from export.cli import main as export
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from runtime.bundle import MANIFEST, Bundle
+from tests.graphs import Graph
 from tests.tables import table_in
 from tests.typed import Ran
 
@@ -225,3 +228,15 @@ def test_without_any_bundle_the_next_command_is_named(run: Callable[..., Ran]) -
     ran = run("--calib", "div2k")
 
     assert (ran.code, "python -m export" in ran.err) == (2, True)
+
+
+def test_an_operator_that_the_target_has_not_is_refused_before_anything_is_calibrated(
+    run: Callable[..., Ran], tmp_path: Path
+) -> None:
+    graph = Graph(0, channels=3)
+    wide = graph.add("Erf", graph.conv("input", 12, 3))
+    onnx.save_model(graph.proto(graph.shuffle(wide)), tmp_path / "theirs.onnx")
+    export([str(tmp_path / "theirs.onnx"), "--scale=2", "--out=out"])
+    ran = run("out", "--calib", tmp_path / "no such folder", "--target", "npu")  # which calibration would miss
+    assert ran.code == 2
+    assert "target npu runs everything in int8, and has no Erf (erf_1)" in ran.err
