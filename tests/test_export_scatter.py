@@ -88,11 +88,13 @@ def test_an_assignment_to_neighbouring_channels_is_a_concat(
 
 @pytest.mark.parametrize(
     "indices",
-    [np.array([[[0, 0], [0, 2]]]), np.array([[[0, 1], [0, 0]]]), np.array([[[0, 0], [0, 0]]])],
-    ids=["apart", "turned round", "twice"],
+    [np.array([[[0, 0], [0, 2]]]), np.array([[[0, 1], [0, 0]]]), np.array([[[0, 0], [0, 0]]]), np.zeros((1, 0, 2), np.int64)],
+    ids=["apart", "turned round", "twice", "nowhere"],
 )
 def test_other_assignments_stay(indices: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
-    model, _ = _model(lambda graph, data, updates: graph.add("ScatterND", data, graph.constant(indices), updates), 2, 1)
+    model, _ = _model(
+        lambda graph, data, updates: graph.add("ScatterND", data, graph.constant(indices), updates), indices.shape[1], 1
+    )
     changed, _ = replace_scatters(model)
     assert "ScatterND" in {node.op_type for node in changed.graph}
 

@@ -60,7 +60,7 @@ def _run_for_indices(model: ir.Model, nodes: list[ir.Node]) -> list[NDArray[np.g
 def _replace(graph: ir.Graph, node: ir.Node, indices: NDArray[np.generic] | None) -> bool:
     """Whether `node` assigns to neighbouring places along one axis, and to all along those before it, and is a Concat now."""
     data, updates = node.inputs[0], node.inputs[2]
-    if indices is None or data is None or updates is None or data.shape is None:
+    if indices is None or not indices.size or data is None or updates is None or data.shape is None:
         return False
     axis = indices.shape[-1] - 1
     first, count, extent = int(indices[..., -1].min()), indices.shape[-2], data.shape[axis]
