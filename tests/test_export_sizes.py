@@ -71,6 +71,16 @@ def _reflecting(pad: int) -> onnx.ModelProto:
     return graph.proto(graph.add("Slice", graph.shuffle(graph.conv(padded, 12, 3)), *cut))
 
 
+def _pooled_far() -> onnx.ModelProto:
+    """Attention to what far windows hold, of which a picture below 11 pixels has none (RFDN's, Omni-SR's)."""
+    graph = Graph(0, channels=3)
+    value = graph.conv("input", 16, 3)
+    seen = graph.add("Conv", value, graph.constant(graph.random(16, 16, 3, 3) / 16), strides=[2, 2], channels=16)
+    seen = graph.conv(graph.add("MaxPool", seen, kernel_shape=[7, 7], strides=[3, 3]), 16, 3)
+    weight = graph.add("Sigmoid", graph.add("GlobalAveragePool", seen))
+    return graph.proto(graph.shuffle(graph.conv(graph.add("Mul", value, weight), 12, 3)))
+
+
 def _one_at_a_time() -> onnx.ModelProto:
     """As torch's exporter writes an enlargement to a size: the batch, a constant, stands beside it."""
     graph = Graph(0, channels=3)
@@ -96,6 +106,7 @@ TAKEN: tuple[tuple[str, Build, float, Contract], ...] = (
     ("halved five times", lambda: _halving(5), 2, Contract(multiple_of=32, least_side=32)),
     ("10 reflected", lambda: _reflecting(10), 2, Contract(least_side=11)),
     ("48 reflected", lambda: _reflecting(48), 2, Contract(least_side=49)),
+    ("windows of 11", _pooled_far, 2, Contract(least_side=11)),
     ("one at a time", _one_at_a_time, 2, Contract(one_at_a_time=True)),
     ("1.5 floored", lambda: _enlarged_by(1.5), 1.5, Contract(multiple_of=2, least_side=2)),
     ("2.5 floored", lambda: _enlarged_by(2.5), 2.5, Contract(multiple_of=2, least_side=2)),

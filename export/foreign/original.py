@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from runtime.backends import open_backend
+from runtime.backends.onnxruntime import open_for_any_size
 from runtime.errors import BackendError
 
 Array = NDArray[np.float32]
@@ -31,7 +31,7 @@ def open_original(proto: onnx.ModelProto) -> Run:
     element = proto.graph.input[0].type.tensor_type.elem_type
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(element))
     try:
-        backend = open_backend("onnxruntime", proto.SerializeToString(), precision="fp32")
+        backend = open_for_any_size(proto.SerializeToString())
     except BackendError:
         if element in _RUNTIMES_OWN:
             raise
@@ -41,7 +41,7 @@ def open_original(proto: onnx.ModelProto) -> Run:
 
 def open_graph(graph: bytes) -> Run:
     """Opens a float32 graph in ONNX Runtime; BackendError where it cannot be, or does not run."""
-    return open_backend("onnxruntime", graph, precision="fp32").run
+    return open_for_any_size(graph).run
 
 
 def _open_reference(proto: onnx.ModelProto, dtype: np.dtype[np.generic]) -> Run:

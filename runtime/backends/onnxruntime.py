@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -38,6 +39,8 @@ _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
 # It rounds weights that were left in float between two tensors in int8 (https://github.com/microsoft/onnxruntime/pull/22969).
 _UNWANTED = ["WeightBiasQuantization"]
+# Its convolutions end the process where nothing is left of a small picture, dividing by zero; others raise.
+_ENDS_THE_PROCESS = "NchwcTransformer"
 # It fuses joins of float16 tensors into QLinearConcat, which has scales of float32 alone.
 _FUSES_INTEGERS = "QDQSelectorActionTransformer"
 
@@ -49,14 +52,24 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
     return OnnxRuntimeBackend(graph, options)
 
 
+def open_for_any_size(graph: bytes) -> OnnxRuntimeBackend:
+    """Opens `graph` so that a picture of a size which it does not take ends in a BackendError always; it is slower.
+
+    Raises:
+        BackendError: ONNX Runtime cannot open it.
+    """
+    return OnnxRuntimeBackend(graph, BackendOptions(), without=(_ENDS_THE_PROCESS,))
+
+
 class OnnxRuntimeBackend:
     """See `runtime.backends.backend.Backend`."""
 
     name = "onnxruntime"
     limits = None
 
-    def __init__(self, graph: bytes, options: BackendOptions) -> None:
+    def __init__(self, graph: bytes, options: BackendOptions, *, without: Sequence[str] = ()) -> None:
         self._graph = graph
+        self._unwanted = [*_UNWANTED, *without]
         self._threads = options.threads
         self._free_places = BoundedSemaphore(options.parallel)
         self._session = self._open(session_options(options.threads))
@@ -95,9 +108,9 @@ class OnnxRuntimeBackend:
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             try:
-                return _session(self._graph, options, _UNWANTED)
+                return _session(self._graph, options, self._unwanted)
             except ort.capi.onnxruntime_pybind11_state.InvalidGraph:  # of its own making, where the graph itself is none
-                return _session(self._graph, options, [*_UNWANTED, _FUSES_INTEGERS])
+                return _session(self._graph, options, [*self._unwanted, _FUSES_INTEGERS])
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
