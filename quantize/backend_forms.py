@@ -35,13 +35,17 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from quantize.operators import is_activation
 from quantize.qdq import new_constant
 from quantize.subpixel import write_subpixel
 from runtime.targets import Target
 
 
 def shape_of_convolution(graph: ir.Graph) -> None:
-    """Puts a 1×1 MaxPool before each Shape of a tensor that the graph makes, (N, C, H, W); of the written int8 graph."""
+    """Puts a 1×1 MaxPool before each Shape of an activation that the graph makes, (N, C, H, W); of the written int8 graph.
+
+    What is made from sizes alone, a mask or a piece of one, may be empty, which no MaxPool takes.
+    """
     inserted: dict[ir.Value, ir.Value] = {}
     for node in [node for node in graph if node.op_type == "Shape"]:
         value = node.inputs[0]
@@ -49,6 +53,7 @@ def shape_of_convolution(graph: ir.Graph) -> None:
             value is None
             or value.producer() is None
             or value.dtype != ir.DataType.FLOAT
+            or not is_activation(value)
             or value.shape is None
             or len(value.shape) != 4
         ):

@@ -10,7 +10,14 @@ import onnx_ir as ir
 import pytest
 
 from calibration.ranges import Method
-from quantize.backend_forms import OF_THE_INT8_GRAPH, Form, batch_of_shapes, number_of_each_channel, padded_average
+from quantize.backend_forms import (
+    OF_THE_INT8_GRAPH,
+    Form,
+    batch_of_shapes,
+    number_of_each_channel,
+    padded_average,
+    shape_of_convolution,
+)
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend
@@ -67,6 +74,21 @@ def mean_behind_a_computed_pad() -> onnx.ModelProto:
     padded = graph.add("Pad", "input", graph.add("Concat", none, missing, axis=0), mode="reflect", channels=3)
     mean = graph.constant(np.array([0.45, 0.3, 0.6], np.float32).reshape(1, 3, 1, 1))
     return graph.proto(graph.conv(graph.add("Sub", padded, mean), 3, 3))
+
+
+def test_what_is_made_of_sizes_alone_keeps_its_shape_unpooled() -> None:
+    """Torch's dynamo exporter asks for the shape of the pieces of a mask, some of them empty (Swin2SR), which no MaxPool takes."""
+    graph = Graph(0, channels=3)
+    made = graph.conv("input", 3, 3)
+    mask = graph.add("ConstantOfShape", graph.add("Shape", made))
+    bounds = [graph.constant(np.array([number])) for number in (0, 0, 2)]
+    empty = graph.add("Shape", graph.add("Slice", mask, *bounds))
+    none = graph.add("Cast", graph.add("ReduceMin", empty, keepdims=0), to=onnx.TensorProto.FLOAT)
+    model = ir.from_proto(graph.proto(graph.add("Add", "input", none)))
+    shape_of_convolution(model.graph)
+    pooled = [value.name for node in model.graph if node.op_type == "MaxPool" for value in node.inputs if value is not None]
+    assert pooled == [made]
+    np.testing.assert_array_equal(run_as_written(ir.to_proto(model).SerializeToString(), PICTURE), PICTURE)
 
 
 def shuffle_to_computed_sizes() -> onnx.ModelProto:
