@@ -101,7 +101,7 @@ def test_a_real_scale_and_a_picture_size_fix_the_shape_of_what_the_network_is_gi
         (("srcnn", "--scale", "1"), "srcnn has no scale 1; it has: any above 1"),
         (("lesrcnn", "--scale", "2", "--opset", "10"), "opset 10 is not supported; from 11 to 26 are"),
         (("lesrcnn", "--scale", "2", "--opset", "27"), "opset 27 is not supported; from 11 to 26 are"),
-        (("lesrcnn", "--scale", "2", "--without", "abacus"), "unknown pass to leave out 'abacus'; known: depth-to-space"),
+        (("lesrcnn", "--scale", "2", "--without", "abacus"), "unknown pass to leave out 'abacus'; known: scatter-to-concat"),
         (("lesrcnn", "--scale", "2", "--with", "abacus"), "unknown pass to ask for 'abacus'; known: lower-depth-to-space"),
         (("lesrcnn", "--scale", "2", "--static", "128"), "--static 128: expected HEIGHTxWIDTH"),
         (("lesrcnn", "--scale", "2", "--static", "0x128"), "--static 0x128: expected HEIGHTxWIDTH"),
