@@ -34,7 +34,6 @@ _OTHERS = tuple(target for target in TARGETS if target.name != "openvino" and no
 _NOT_YET = {
     "rfdn": "loses 0.12 dB at effort fast",
     "fsrcnn": "loses 0.18 dB at effort fast",
-    "swinir": "openvino computes a per-channel constant behind a Pad of computed size wrongly",
 }
 
 
