@@ -91,8 +91,9 @@ class PairHashes:
 
 def hash_pair(pair: Pair, *, scale: float) -> PairHashes:
     """Hashes of both pictures as they are in their files; of a low one that is missing, as it is made."""
-    high = None if pair.high is None else picture_sha256(read_picture(pair.high))
-    return PairHashes(picture_sha256(load_low(pair, scale=scale)), high)
+    high = None if pair.high is None else read_picture(pair.high)
+    low = shrink(high, scale) if pair.low is None and high is not None else load_low(pair, scale=scale)
+    return PairHashes(picture_sha256(low), None if high is None else picture_sha256(high))
 
 
 def picture_sha256(picture: Picture) -> str:

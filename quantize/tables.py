@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -108,17 +106,17 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
     )
     table = None if request.measure_again else _reusable(bundle, model.graph, source, request)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
+    crops = list(crops_of(images, source, scale=scale, contract=contract))
     if table is None:
-        crops = partial(crops_of, images, source, scale=scale, contract=contract)
         table = _measure(model, crops, source, request, on_step=on_step)
     else:
         origin += ", measured before"
-    return FoundTable(table, origin, list(crops_of(images, source, scale=scale, contract=contract)))
+    return FoundTable(table, origin, crops)
 
 
 def _measure(
     model: ir.Model,
-    crops: Callable[[], Iterator[NDArray[np.float32]]],
+    crops: Sequence[NDArray[np.float32]],
     source: CalibrationSource,
     request: TableRequest,
     *,
@@ -131,15 +129,15 @@ def _measure(
     scales: Scales | None = None
     if request.mix:
         on_step("mixing", 0, 1)
-        mixing = choose_matrices(model, list(islice(crops(), 0, None, _MIXED_ON_EVERY)))
+        mixing = choose_matrices(model, crops[::_MIXED_ON_EVERY])
         mix_channels(model.graph, mixing)
     if request.equalize:
-        few = islice(crops(), 0, None, _EQUALIZED_ON_EVERY)
-        scales = choose_scales(model.graph, measure_channels(model, few, tensors=tensors))
+        few = crops[::_EQUALIZED_ON_EVERY]
+        scales = choose_scales(model.graph, measure_channels(model, iter(few), tensors=tensors))
         equalize(model.graph, scales)
     rewritten = Rewritten(fingerprint, mixing, scales)
     return measure_activations(
-        model, crops(), tensors=tensors, source=source, percentile=request.percentile, rewritten=rewritten, on_step=on_step
+        model, iter(crops), tensors=tensors, source=source, percentile=request.percentile, rewritten=rewritten, on_step=on_step
     )
 
 

@@ -378,3 +378,19 @@ def test_of_large_crops_the_middle_is_rounded_on() -> None:
     )
 
     assert of_large == of_middle
+
+
+def test_layers_are_rounded_behind_computed_sizes_and_on_a_map_of_one_pixel() -> None:
+    """A tensor of integers is computed too (PLKSR, DITN), and channel attention has one window a crop (RCAN)."""
+    graph = Graph(0, channels=COLOURS)
+    first = graph.add("Relu", graph.conv("input", 8, 3))
+    seen = graph.conv(graph.add("GlobalAveragePool", first), 8, 1)
+    shape = graph.add("Shape", graph.add("Mul", first, graph.add("Sigmoid", seen)))
+    rows = graph.add("Reshape", first, shape, channels=8)
+    prepared = _prepare(graph.model(graph.conv(graph.add("Mul", rows, graph.add("Sigmoid", seen)), COLOURS, 3)))
+
+    rounded = _rounded(prepared)
+
+    assert set(rounded) == set(prepared.placement.int8_layers)
+    assert len(rounded) == 3
+    assert _mean_squared_error(prepared, rounded) <= _mean_squared_error(prepared, _to_nearest(prepared))
