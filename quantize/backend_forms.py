@@ -16,8 +16,8 @@ turned_convolution
     found has the same height and width by another road. A 1×1 MaxPool of the integers, behind the convolution, ends it.
 number_of_each_channel
     openvino 2026.4 adds, subtracts or multiplies a constant of the channels before a quantizer by the first channel's for all,
-    where it does not know how many there are (SwinIR, which pads by amounts that it computes). A 1×1 MaxPool before the quantizer
-    keeps them.
+    where it does not know how many there are (SwinIR, which pads by amounts that it computes). A Reshape to (0, C, 0, 0), which
+    changes nothing, says how many; a MaxPool there keeps sums right, not products.
 joined_signed
     openvino 2026.4 takes the quantizer behind a Concat into its branches and computes signed integers wrongly there: 28 dB from the
     graph simulated. A 1×1 MaxPool between the two keeps it behind.
@@ -106,7 +106,10 @@ def turned_convolution(graph: ir.Graph) -> None:
 
 
 def number_of_each_channel(graph: ir.Graph) -> None:
-    """Puts a 1×1 MaxPool before each quantizer of what a constant of several numbers makes of a tensor of unknown channels."""
+    """Puts a Reshape to (0, C, 0, 0) behind what a constant of C numbers makes of a tensor of unknown channels, (N, C, H, W).
+
+    Where a constant has more than one number along an axis, what it makes has as many.
+    """
     for node in [node for node in graph if node.op_type in ("Add", "Sub", "Mul", "Div")]:
         numbers = [value for value in node.inputs if value is not None and value.const_value is not None]
         read = [value for value in node.inputs if value is not None and value.const_value is None]
@@ -114,10 +117,12 @@ def number_of_each_channel(graph: ir.Graph) -> None:
         if len(numbers) != 1 or len(read) != 1 or numbers[0].const_value is None or numbers[0].const_value.size < 2:
             continue
         known = read[0].shape is not None and len(read[0].shape) == 4 and isinstance(read[0].shape[1], int)
-        if known or made.shape is None or len(made.shape) != 4:
+        if known or made.shape is None or len(made.shape) != 4 or made.is_graph_output():
             continue
-        if any(use.node.op_type == "QuantizeLinear" for use in made.uses()):
-            _pool(graph, made, ".kept")
+        sides = numbers[0].const_value.numpy().shape
+        shape = np.array([0] * (4 - len(sides)) + [side if side > 1 else 0 for side in sides], np.int64)
+        kept = ir.node("Reshape", [made, new_constant(graph, f"{made.name}.sides", shape)], name=f"{made.name}.kept")
+        _put_behind(graph, made, kept)
     graph.sort()
 
 
@@ -138,12 +143,15 @@ def joined_signed(graph: ir.Graph) -> None:
 
 def _pool(graph: ir.Graph, value: ir.Value, suffix: str) -> None:
     """Lets all that reads `value`, (N, C, H, W), read it through a 1×1 MaxPool, which changes nothing."""
-    uses = list(value.uses())
-    pool = ir.node("MaxPool", [value], {"kernel_shape": [1, 1]}, name=f"{value.name}{suffix}")
-    pool.outputs[0].name, pool.outputs[0].type, pool.outputs[0].shape = pool.name, value.type, value.shape
-    graph.append(pool)
-    for use in uses:
-        use.node.replace_input_with(use.idx, pool.outputs[0])
+    _put_behind(graph, value, ir.node("MaxPool", [value], {"kernel_shape": [1, 1]}, name=f"{value.name}{suffix}"))
+
+
+def _put_behind(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
+    """Lets all else that reads `value` read what `node`, which changes nothing, makes of it."""
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = node.name, value.type, value.shape
+    for use in [use for use in value.uses() if use.node is not node]:
+        use.node.replace_input_with(use.idx, node.outputs[0])
+    graph.append(node)
 
 
 def padded_average(graph: ir.Graph) -> None:

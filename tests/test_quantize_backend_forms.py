@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
@@ -64,7 +65,7 @@ def test_a_padded_average_is_the_same_average() -> None:
     np.testing.assert_allclose(made, exact, rtol=1e-5, atol=1e-5)
 
 
-def mean_behind_a_computed_pad() -> onnx.ModelProto:
+def channels_behind_a_computed_pad(operator: str) -> onnx.ModelProto:
     """SwinIR's: filled up to multiples of eight, by amounts that it computes, and a mean for each channel subtracted."""
     graph = Graph(0, channels=3)
     eight = graph.constant(np.array(8))
@@ -73,7 +74,7 @@ def mean_behind_a_computed_pad() -> onnx.ModelProto:
     none = graph.constant(np.array([0] * 6))
     padded = graph.add("Pad", "input", graph.add("Concat", none, missing, axis=0), mode="reflect", channels=3)
     mean = graph.constant(np.array([0.45, 0.3, 0.6], np.float32).reshape(1, 3, 1, 1))
-    return graph.proto(graph.conv(graph.add("Sub", padded, mean), 3, 3))
+    return graph.proto(graph.conv(graph.add(operator, padded, mean), 3, 3))
 
 
 def test_what_is_made_of_sizes_alone_keeps_its_shape_unpooled() -> None:
@@ -106,7 +107,12 @@ def shuffle_to_computed_sizes() -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("network", "form"),
-    [(mean_behind_a_computed_pad, number_of_each_channel), (shuffle_to_computed_sizes, batch_of_shapes)],
+    [
+        (partial(channels_behind_a_computed_pad, "Sub"), number_of_each_channel),
+        (partial(channels_behind_a_computed_pad, "Mul"), number_of_each_channel),
+        (shuffle_to_computed_sizes, batch_of_shapes),
+    ],
+    ids=["mean", "product", "shuffle"],
 )
 def test_openvino_computes_the_written_form_right(
     network: Callable[[], onnx.ModelProto], form: Form, monkeypatch: pytest.MonkeyPatch
