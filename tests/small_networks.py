@@ -6,28 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, pixel_shuffle, relu
+from torch.nn.functional import pixel_shuffle, relu
+
+from tests.architectures.rfdn import SpatialAttention
 
 _CHANNELS, _NARROW = 16, 8
-
-
-class SpatialAttention(nn.Module):
-    """RFDN's: a branch at a sixth of the size is resized to that of its input and added. Liu et al. 2020, arXiv 2009.11551."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.narrow = nn.Conv2d(_CHANNELS, _NARROW, 1)
-        self.beside = nn.Conv2d(_NARROW, _NARROW, 1)
-        self.strided = nn.Conv2d(_NARROW, _NARROW, 3, stride=2)
-        self.below = nn.ModuleList(nn.Conv2d(_NARROW, _NARROW, 3, padding=1) for _ in range(3))
-        self.wide = nn.Conv2d(_NARROW, _CHANNELS, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrow: Tensor = self.narrow(x)
-        small = relu(self.below[0](max_pool2d(self.strided(narrow), 7, 3)))
-        small = self.below[2](relu(self.below[1](small)))
-        large = interpolate(small, (x.size(2), x.size(3)), mode="bilinear", align_corners=False)
-        return x * torch.sigmoid(self.wide(large + self.beside(narrow)))
 
 
 class AttentionNetwork(nn.Module):
@@ -36,7 +19,7 @@ class AttentionNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Conv2d(3, _CHANNELS, 3, padding=1)
-        self.attention = SpatialAttention()
+        self.attention = SpatialAttention(_CHANNELS, _NARROW)
         self.tail = nn.Conv2d(_CHANNELS, 12, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ _SLOPE = 0.05
 class SpatialAttention(nn.Module):
     """(N, C, H, W) -> the same, weighed by a mask that is made at a sixth of the size."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = _CHANNELS, narrow: int = _NARROW) -> None:
         super().__init__()
-        self.narrow = nn.Conv2d(_CHANNELS, _NARROW, 1)
-        self.beside = nn.Conv2d(_NARROW, _NARROW, 1)
-        self.strided = nn.Conv2d(_NARROW, _NARROW, 3, stride=2)
-        self.below = nn.ModuleList(nn.Conv2d(_NARROW, _NARROW, 3, padding=1) for _ in range(3))
-        self.wide = nn.Conv2d(_NARROW, _CHANNELS, 1)
+        self.narrow = nn.Conv2d(channels, narrow, 1)
+        self.beside = nn.Conv2d(narrow, narrow, 1)
+        self.strided = nn.Conv2d(narrow, narrow, 3, stride=2)
+        self.below = nn.ModuleList(nn.Conv2d(narrow, narrow, 3, padding=1) for _ in range(3))
+        self.wide = nn.Conv2d(narrow, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         narrow: Tensor = self.narrow(x)
