@@ -38,7 +38,7 @@ calibration-tables: $(STAMP)
 	  $(BIN)/python -m export $${name%_x*} --scale $${name##*_x} --weights shipped --out $$bundle; \
 	  $(BIN)/python -m quantize $$bundle --calib div2k --data $(SHARED_DATA); \
 	  cp $$bundle/calibration-*.json calibration/shipped/$$name.json; \
-	  $(BIN)/python -m quantize.shipped_rounding $$bundle calibration/shipped/$$name.safetensors; \
+	  $(BIN)/python -m quantize.weights.shipped_rounding $$bundle calibration/shipped/$$name.safetensors; \
 	done
 
 # The manifest's published JSON Schema.

@@ -27,15 +27,17 @@ from rich.table import Table
 from benchmarks import onnxruntime_quantizer
 from benchmarks.machine import count_cores, describe_machine
 from benchmarks.worker import end_with_parent
-from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.crops import crops_of, describe_source
 from calibration.datasets import CALIB_HELP, DATA_HELP, SAMPLES, choose_pictures, find_images
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource
+from calibration.measure import measure_activations
+from calibration.ranges import DEFAULT_PERCENTILE
+from calibration.table import CalibrationSource
 from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
-from runtime import console
 from runtime.backends.onnxruntime import session_options
 from runtime.bundle import Bundle, resolve_bundle
-from runtime.figures import measured_text
+from runtime.terminal import console
+from runtime.terminal.figures import measured_text
 
 app = console.application("Measure what calibration costs, beside ONNX Runtime's.")
 Crops = list[NDArray[np.float32]]

@@ -21,13 +21,13 @@ from benchmarks.result import Result
 from benchmarks.worker import Case
 from calibration.datasets import DATA_HELP, SAMPLES, find_images
 from calibration.pairs import hash_pair
-from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import BUILD, REPORTS, Bundle, resolve_bundle
 from runtime.errors import BackendError, BundleError, UserError
-from runtime.files import check_writable, write_whole
-from runtime.pairs import AUTO, find_pairs
+from runtime.files.whole import check_writable, write_whole
 from runtime.targets import PRECISIONS, TARGETS, Precision, find_precision, find_target
+from runtime.terminal import console
+from runtime.verify.pairs import AUTO, find_pairs
 
 app = console.application("Compare fp32, fp16 and int8 in PSNR, SSIM and latency.")
 

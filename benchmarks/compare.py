@@ -26,14 +26,14 @@ from benchmarks.result import Baseline, ImageScore, Result, Row
 from benchmarks.worker import Case, Worker, open_case
 from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
-from calibration.ranges import CalibrationSource, read_table, used_hashes
+from calibration.table import CalibrationSource, read_table, used_hashes
 from quantize.search.result import HeldBack, read_state
-from runtime.bicubic import upscaled_size
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import BackendError, DatasetError
-from runtime.filling import fill_up
 from runtime.images import Picture, from_network, to_network
-from runtime.value_check import ValueCheck
+from runtime.sizes import upscaled_size
+from runtime.tiles.filling import fill_up
+from runtime.verify.value_check import ValueCheck
 
 REFERENCE_BACKEND = "onnxruntime"
 _LATENCY_SIDE = 128

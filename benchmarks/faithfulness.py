@@ -23,22 +23,22 @@ from safetensors.numpy import save_file
 
 from benchmarks.machine import describe_machine
 from calibration.ranges import Method
+from export.graph.serialized import serialize
 from export.models import NETWORKS, Network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.half import HALVES, convert_to_half
+from quantize.half.cast import HALVES, convert_to_half
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.stage import load_fp32
 from quantize.tables import TableRequest, find_table
-from runtime import console
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
-from runtime.files import write_whole
-from runtime.pixel_io import OnnxModel
+from runtime.files.whole import write_whole
 from runtime.targets import TARGETS, Precision, Target, find_target
-from runtime.value_check import measure_values
+from runtime.terminal import console
+from runtime.verify.value_check import measure_values
 
 _STATIC = (48, 64)
 _CROPS, _CROP_SIZE = 4, (48, 48)
@@ -133,21 +133,17 @@ def _graphs_of(networks: Sequence[Network], targets: Sequence[Target], weights: 
             directory = folder / f"{name}{'' if static is None else '-static'}"
             bundle = export_network(network, scale=scale, weights=found, directory=directory, static_shape=static)
             model = load_fp32(bundle)
-            fp32 = _bytes(model)
+            fp32 = serialize(model)
             if static is None:
                 yield Graph(name, bundle, "fp32", None, fp32, fp32)
                 for half in HALVES:
-                    yield Graph(name, bundle, half, None, _bytes(convert_to_half(model, half)), fp32)
+                    yield Graph(name, bundle, half, None, serialize(convert_to_half(model, half)), fp32)
             crop_size = None if static else _CROP_SIZE
             request = TableRequest(calib="samples", root=None, percentile=99.99, crops=_CROPS, crop_size=crop_size)
             table = find_table(bundle, request, on_step=lambda *_: None).table
             for target in fitting:
                 options = Int8Options(target=target, method=Method.PERCENTILE, effort=Effort.FAST)
-                yield Graph(name, bundle, "int8", target.name, _bytes(quantize_int8(model, table, options).model), fp32)
-
-
-def _bytes(model: OnnxModel) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))
+                yield Graph(name, bundle, "int8", target.name, serialize(quantize_int8(model, table, options).model), fp32)
 
 
 def _weights(network: Network, scale: int, weights: Path | None, folder: Path) -> str:

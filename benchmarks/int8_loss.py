@@ -40,18 +40,19 @@ from benchmarks.loss import (
 from benchmarks.machine import count_cores, describe_machine
 from calibration.datasets import CALIB_HELP, DATA_HELP, find_images
 from calibration.pairs import hash_pair
-from calibration.ranges import CalibrationSource, Method
+from calibration.ranges import Method
+from calibration.table import CalibrationSource
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.int8 import some_of
 from quantize.options import Effort, Int8Options
-from runtime import console
 from runtime.backends import choose_backend
 from runtime.bundle import BUILD, Bundle
 from runtime.errors import DatasetError, UnknownNameError, UserError, WeightsError
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 from runtime.targets import Target, find_target
+from runtime.terminal import console
 
 app = console.application("Measure what int8 loses, network by network.")
 

@@ -23,12 +23,12 @@ from quantize.search.trials import Subject, Trials
 from quantize.stage import load_fp32, quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.backends import open_backend
-from runtime.bicubic import upscaled_size
 from runtime.bundle import Bundle
-from runtime.figures import share_text
-from runtime.filling import fill_up
 from runtime.images import Picture, from_network, to_network
+from runtime.sizes import upscaled_size
 from runtime.targets import Target
+from runtime.terminal.figures import share_text
+from runtime.tiles.filling import fill_up
 
 SETS = ("set5", "set14")
 PROTOCOL = find_protocol("paper-y")

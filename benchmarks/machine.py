@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
+from runtime.backends.processor import count_cores, processor_name, read_processors
 from runtime.bundle import Noun
-from runtime.processor import count_cores, processor_name, read_processors
 
 __all__ = ["Machine", "count_cores", "describe_machine"]
 

@@ -21,11 +21,11 @@ from rich.table import Table
 
 from benchmarks.machine import count_cores, describe_machine
 from benchmarks.worker import Case, Worker
-from runtime import console
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import UserError
 from runtime.targets import PRECISIONS, Precision, find_precision
+from runtime.terminal import console
 
 _SAMPLES = 10  # memory is read as often, and at the start
 

@@ -21,15 +21,15 @@ from rich.table import Table
 
 from benchmarks.machine import count_cores, describe_machine
 from calibration.datasets import DATA_HELP, find_files
-from runtime import console
-from runtime.batch import Job, run_jobs
+from runtime.batch.jobs import Job, run_jobs
 from runtime.bundle import Bundle, resolve_bundle
 from runtime.errors import ImageError
-from runtime.figures import measured_text
 from runtime.images import read_image, read_picture, write_picture
-from runtime.memory import parse_bytes
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.targets import Precision
+from runtime.terminal import console
+from runtime.terminal.figures import measured_text
+from runtime.tiles.memory import parse_bytes
 from runtime.upscaler import Upscaler
 
 _WARM_UP_SIDE = 128

@@ -26,10 +26,10 @@ from benchmarks.latency import time_runs
 from runtime.backends import DeviceTimes
 from runtime.bundle import Variant
 from runtime.errors import PipelineError, SredgeError
-from runtime.precision import PrecisionReport
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
-from runtime.value_check import Verify
+from runtime.verify.precision import PrecisionReport
+from runtime.verify.value_check import Verify
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.bicubic import upscaled_size
 from runtime.errors import DatasetError
 from runtime.images import Picture, read_picture
+from runtime.sizes import upscaled_size
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration.ranges import CalibrationTable, read_table
+from calibration.table import CalibrationTable, read_table
 
 SHIPPED_TABLES = Path(__file__).parent / "shipped"
 

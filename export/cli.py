@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import onnx
 import typer
 from rich.table import Table
 
 from export.any_checkpoint import SUFFIXES, find_own, read_checkpoint
 from export.foreign import ORDERS, Foreign, Order, read_foreign
+from export.graph.pixel_io import add_pixel_io
 from export.models import NETWORKS, announced_names, find_network, find_outside
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
 from export.weights import find_weights
-from runtime import console
-from runtime.bundle import BUILD, Bundle, Contract, Io
+from runtime.bundle import BUILD, Bundle, Contract, Io, find_io
 from runtime.errors import UnknownNameError, UserError
-from runtime.faithful import check_backends
-from runtime.pixel_io import add_pixel_io, find_io
+from runtime.terminal import console
+from runtime.verify.faithful import check_backends
 
 _LIST = "list"
 
@@ -135,7 +134,7 @@ def _check_no_ends(colour: str | None, value_range: str | None) -> None:
 
 def _with_ends(bundle: Bundle, io: Io) -> Bundle:
     """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
-    return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"), parse=onnx.load_model_from_string)
+    return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"))
 
 
 def _print_networks() -> None:

@@ -18,7 +18,7 @@ from onnx import defs, version_converter
 from torch import nn
 from torch.export import Dim
 
-from export.opset import opset_of
+from export.graph.opset import opset_of
 from runtime.errors import PipelineError, UserError
 
 INPUT, OUTPUT = "input", "output"

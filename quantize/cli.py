@@ -11,26 +11,26 @@ from typing import Annotated
 import onnx
 import typer
 
-from calibration.calibrate import CROP_SIZE, CROPS, Phase
+from calibration.crops import CROP_SIZE, CROPS
 from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
-from quantize.halves import Halves, halves_of
+from export.graph.pixel_io import add_pixel_io
+from quantize.graph.int8_only import ask_backend, check_int8_only
+from quantize.half.pixel_shuffle import PixelShuffle
+from quantize.half.stage import Halves, halves_of
 from quantize.int8 import check_steps
-from quantize.int8_only import ask_backend, check_int8_only
 from quantize.options import STEPS, Effort, Int8Options, find_steps
-from quantize.pixel_shuffle import PixelShuffle
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_halves
 from quantize.tables import EQUALIZED_FROM, TableRequest, find_table
-from runtime import console
 from runtime.backends import BACKENDS
-from runtime.bundle import Bundle, Io, Variant, check_writable, resolve_bundle
+from runtime.bundle import Bundle, Io, Variant, check_writable, find_io, resolve_bundle
 from runtime.describe import describe_int8_layers
 from runtime.errors import UserError
-from runtime.faithful import BackendCheck
-from runtime.figures import share_text
-from runtime.pixel_io import add_pixel_io, find_io
 from runtime.targets import TARGETS, Precision, Target, find_target
+from runtime.terminal import console
+from runtime.terminal.figures import share_text
+from runtime.verify.faithful import BackendCheck
 
 _EXPLAIN = "explain"
 _NAMED = 3  # operators in a line
@@ -151,7 +151,7 @@ def quantize(
     with console.progress() as bar:
         task = bar.add_task("calibrating", total=None)
 
-        def on_step(phase: Phase, done: int, total: int) -> None:
+        def on_step(phase: str, done: int, total: int) -> None:
             bar.update(task, description=f"calibrating: {phase}", completed=done, total=total)
 
         found = find_table(opened, request, on_step=on_step)
@@ -189,7 +189,7 @@ def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:
     """`bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
     precisions: tuple[Precision, ...] = ("int8", *halves_of(target)) if io == "uint8" else ()
     for precision in [one for one in precisions if bundle.manifest.find_variant(one, target=target.name) is not None]:
-        bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name), parse=onnx.load_model_from_string)
+        bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name))
     return bundle
 
 

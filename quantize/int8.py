@@ -16,29 +16,23 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.calibrate import OnStep, ignore_step
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import CalibrationTable
-from quantize.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
-from quantize.centre import leave_clips_to_quantizers
-from quantize.half import convert_to_half
-from quantize.lift import LiftedGraph, lift
-from quantize.low_rank_correction import CROPS, correct_input, principal_directions, widen_weight
-from quantize.opset import opset_of
+from calibration.steps import OnStep, ignore_step
+from calibration.table import CalibrationTable
+from export.graph.opset import opset_of
+from export.graph.validity import check_graph
+from quantize.exact.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
+from quantize.exact.centre import leave_clips_to_quantizers
+from quantize.graph.keep_in_float import LiftedGraph, lift
+from quantize.graph.placement import check_operators
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, signed, write_qdq
+from quantize.half.cast import convert_to_half
 from quantize.options import Int8Options
-from quantize.placement import check_operators
 from quantize.prepare import channel_means, prepare, with_shuffled
-from quantize.qdq import (
-    QuantizationParameters,
-    RoundedWeight,
-    activation_parameters,
-    round_nearest,
-    signed,
-    write_qdq,
-)
-from quantize.rounding import round_layers
 from quantize.tensor_ranges import choose_ranges
-from quantize.validity import check_graph
+from quantize.weights.low_rank_correction import CROPS, correct_input, principal_directions, widen_weight
+from quantize.weights.nearest import round_nearest
+from quantize.weights.rounding import round_layers
 from runtime.errors import UserError
 from runtime.targets import Target
 

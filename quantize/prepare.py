@@ -10,17 +10,17 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.ranges import CalibrationTable
-from quantize.backend_forms import BEFORE_QUANTIZERS, take_forms
-from quantize.centre import Centred, centre
-from quantize.equalize import equalize
-from quantize.equalize_weights import equalize_weights, scaled_ranges
-from quantize.mix_channels import mix_channels
-from quantize.opset import raise_opset
+from calibration.table import CalibrationTable
+from export.graph.opset import raise_opset
+from quantize.exact.backend_forms import BEFORE_QUANTIZERS, take_forms
+from quantize.exact.centre import Centred, centre
+from quantize.exact.equalize import equalize
+from quantize.exact.equalize_weights import equalize_weights, scaled_ranges
+from quantize.exact.mix_channels import mix_channels
+from quantize.exact.pixel_grid import PixelGrid, align_ends
+from quantize.exact.subpixel import SHUFFLED
+from quantize.graph.qdq import ActivationRange
 from quantize.options import Int8Options
-from quantize.pixel_grid import PixelGrid, align_ends
-from quantize.qdq import ActivationRange
-from quantize.subpixel import SHUFFLED
 from quantize.tensor_ranges import known_ranges, largest_values, mixed_ranges, wide_range
 from runtime.targets import Target
 

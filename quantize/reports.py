@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 
 
 def write_report(file: Path, data: bytes) -> None:

@@ -14,21 +14,22 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-import calibration
-from calibration.calibrate import OnStep, ignore_step
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, write_table
-from quantize.backend_forms import in_forms
-from quantize.half import HALVES, Half, HalfGraph
-from quantize.halves import Halves, halves_of, make_halves, seen_ranges
+from calibration.steps import OnStep, ignore_step
+from calibration.table import CalibrationTable, write_table
+from export.graph.opset import opset_of
+from export.graph.serialized import serialize
+from quantize.exact.backend_forms import in_forms
+from quantize.graph.input_correction import added_macs
+from quantize.graph.int8_only import check_int8_only
+from quantize.graph.placement import check_operators
+from quantize.graph.qdq import RoundedWeight
+from quantize.half.cast import HALVES, Half, HalfGraph
+from quantize.half.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
+from quantize.half.stage import Halves, halves_of, make_halves, seen_ranges
 from quantize.int8 import quantize_int8, some_of, windows_of
-from quantize.int8_only import check_int8_only
-from quantize.low_rank_correction import added_macs
-from quantize.opset import opset_of
-from quantize.options import Effort, Int8Options, find_steps
-from quantize.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
-from quantize.placement import check_operators
-from quantize.qdq import RoundedWeight
-from quantize.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
+from quantize.options import Int8Options
+from quantize.records import current_tools, made_of, recorded_options
+from quantize.weights.shipped_rounding import SHIPPED_TARGET, find_shipped_rounding
 from runtime.backends import open_backend
 from runtime.bundle import (
     Bundle,
@@ -39,14 +40,12 @@ from runtime.bundle import (
     check_writable,
     extend_bundle,
     sha256_bytes,
-    tool_versions,
 )
 from runtime.errors import PipelineError, UserError
-from runtime.faithful import BackendCheck, check_backends
 from runtime.targets import Target
+from runtime.verify.faithful import BackendCheck, check_backends
 
 _log = logging.getLogger(__name__)
-_TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 
 def ignore_checks(checks: Sequence[BackendCheck]) -> None:
@@ -113,13 +112,13 @@ def quantize_bundle(
     int8 = graph.model
     check_int8_only(int8, target, precision="int8")
     on_step("checking", 0, 1)
-    data = int8.SerializeToString(deterministic=True)
+    data = serialize(int8)
     on_checked(check_backends(data, bundle.read(fp32), target, bundle.manifest.contract))
     half_graphs = _finish_halves(bundle, model, table, options, pixel_shuffle, halves or try_halves(bundle, target))
     calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
         int8_file(target): data,
-        **{half_file(half, target): graph.model.SerializeToString(deterministic=True) for half, graph in half_graphs.items()},
+        **{half_file(half, target): serialize(graph.model) for half, graph in half_graphs.items()},
         calibration_part.file: written,
     }
     variants = (
@@ -251,38 +250,6 @@ def quantized_already(
     )
 
 
-def made_of(recorded: Mapping[str, Option], *, calibration_sha256: str) -> str:
-    """What rounded weights depend on, as JSON in a line; `recorded`, the options in the manifest."""
-    return json.dumps({**recorded, "calibration_sha256": calibration_sha256}, sort_keys=True)
-
-
-def recorded_options(options: Int8Options) -> dict[str, Option]:
-    """What the manifest says of how an int8 graph was made."""
-    return {
-        "method": options.method.value,
-        "percentile": options.percentile if options.method is Method.PERCENTILE else None,
-        "effort": options.effort.value,
-        "without": tuple(sorted(options.without)),
-        "lifted": tuple(sorted(options.lifted)),
-    }
-
-
-def options_of(variant: Variant, target: Target) -> Int8Options:
-    """How an int8 graph was made, by what the manifest says of it."""
-    recorded = variant.options
-    percentile, without, lifted = recorded["percentile"], recorded.get("without", ()), recorded.get("lifted", ())
-    assert isinstance(without, tuple)
-    assert isinstance(lifted, tuple)
-    return Int8Options(
-        target=target,
-        method=Method(recorded["method"]),
-        percentile=percentile if isinstance(percentile, float) else DEFAULT_PERCENTILE,
-        effort=Effort(recorded["effort"]),
-        without=find_steps(without),
-        lifted=frozenset(lifted),
-    )
-
-
 def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) -> float | None:
     """10 log10(1 / MSE) of the two graphs' outputs, clipped to [0, 1], the MSE taken over all crops; two decimals."""
     if not crops:
@@ -296,8 +263,3 @@ def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) 
             squares += float(np.square(error, dtype=np.float64).sum())
             count += error.size
     return round(-10 * math.log10(max(squares / count, 1e-12)), 2)
-
-
-def current_tools() -> dict[str, str]:
-    """What a quantization made now would record."""
-    return tool_versions(_TOOLS, sources=[Path(__file__).parent, Path(str(calibration.__file__)).parent])

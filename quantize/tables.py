@@ -10,24 +10,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.calibrate import (
-    CROP_SIZE,
-    CROPS,
-    OnStep,
-    Rewritten,
-    crops_of,
-    describe_source,
-    measure_activations,
-    measure_channels,
-)
+from calibration.crops import CROP_SIZE, CROPS, crops_of, describe_source
 from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import CalibrationSource, CalibrationTable, holds_percentiles, read_table
+from calibration.measure import Rewritten, measure_activations, measure_channels
+from calibration.ranges import holds_percentiles
 from calibration.shipped_tables import find_shipped_table
-from quantize.choose_mixing import choose_matrices
-from quantize.equalize import Scales, choose_scales, equalize
-from quantize.mix_channels import Matrices, mix_channels
-from quantize.stage import current_tools, load_fp32
+from calibration.steps import OnStep
+from calibration.table import CalibrationSource, CalibrationTable, read_table
+from quantize.exact.choose_mixing import choose_matrices
+from quantize.exact.equalize import Scales, choose_scales, equalize
+from quantize.exact.mix_channels import Matrices, mix_channels
+from quantize.records import current_tools
+from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError

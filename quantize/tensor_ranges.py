@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from calibration.ranges import CalibrationTable, Method, activation_range
-from quantize.backend_forms import BEFORE_QUANTIZERS
-from quantize.layers import attribute
-from quantize.mix_channels import mixable_groups
-from quantize.operators import is_weighted
+from calibration.ranges import Method, activation_range
+from calibration.table import CalibrationTable
+from export.graph.attributes import attribute
+from export.graph.constants import constant_input
+from quantize.exact.backend_forms import BEFORE_QUANTIZERS
+from quantize.exact.mix_channels import mixable_groups
+from quantize.exact.subpixel import SHUFFLED
+from quantize.graph.operators import is_weighted
+from quantize.graph.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
+from quantize.graph.qdq import ActivationRange
 from quantize.options import Int8Options
-from quantize.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
-from quantize.qdq import ActivationRange, constant
-from quantize.subpixel import SHUFFLED
 from runtime.targets import TARGETS, Target
 
 _ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
@@ -53,11 +55,11 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
             or not all(value is None or value.const_value is not None for value in node.inputs[1:])
         ):
             continue
-        weight = constant(node, 1)
+        weight = constant_input(node, 1)
         if weight.shape[0] == weight.shape[1] and weight.shape[2:] == (1, 1):
             low, high = known[source.name]
             products = np.stack([weight[:, :, 0, 0] * low, weight[:, :, 0, 0] * high])
-            bias = constant(node, 2) if len(node.inputs) > 2 else np.zeros(weight.shape[0], np.float32)
+            bias = constant_input(node, 2) if len(node.inputs) > 2 else np.zeros(weight.shape[0], np.float32)
             lowest, highest = products.min(axis=0).sum(axis=1) + bias, products.max(axis=0).sum(axis=1) + bias
             known[str(node.outputs[0].name)] = (float(lowest.min()), float(highest.max()))
     return known

@@ -1,3 +1,3 @@
-from runtime.console import start
+from .terminal.console import start
 
-start("runtime")
+start(__package__)

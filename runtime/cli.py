@@ -15,24 +15,23 @@ from typing import Annotated
 
 import typer
 
-from runtime import console
-from runtime.backends import BACKENDS
-from runtime.batch import Job, check_outputs, find_jobs, run_jobs, share_of
-from runtime.bundle import Bundle, pack_bundle, resolve_bundle, sha256_bytes
-from runtime.decode import Decoded, decode
-from runtime.describe import describe
-from runtime.encode import make_writer, open_writer
-from runtime.errors import BundleError, ImageError, UnknownNameError, UserError
-from runtime.files import write_whole
-from runtime.images import read_file, read_image
-from runtime.memory import parse_bytes
-from runtime.pairs import only_for
-from runtime.pixel_io import find_io
-from runtime.progress import TileBars
-from runtime.seams import SeamError
-from runtime.targets import PRECISIONS, TARGETS, find_precision, find_target
-from runtime.upscaler import Upscaler
-from runtime.value_check import VERIFY, find_verify
+from .backends import BACKENDS
+from .batch.jobs import Job, check_outputs, find_jobs, run_jobs, share_of
+from .batch.progress import TileBars
+from .bundle import Bundle, find_io, pack_bundle, resolve_bundle, sha256_bytes
+from .describe import describe
+from .errors import BundleError, ImageError, UnknownNameError, UserError
+from .files.whole import write_whole
+from .images import read_file, read_image
+from .pictures.decode import Decoded, decode
+from .pictures.encode import make_writer, open_writer
+from .targets import PRECISIONS, TARGETS, find_precision, find_target
+from .terminal import console
+from .tiles.memory import parse_bytes
+from .tiles.seams import SeamError
+from .upscaler import Upscaler
+from .verify.pairs import only_for
+from .verify.value_check import VERIFY, find_verify
 
 _COMMANDS = "sredge.commands"
 

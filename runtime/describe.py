@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.bundle import ENGINES, Bundle, Contract, Manifest, Variant
-from runtime.engines import read_engine
-from runtime.errors import BackendError, BundleError
-from runtime.figures import share_text
-from runtime.pairs import find_pairs
+from .backends.engines import read_engine
+from .bundle import ENGINES, Bundle, Contract, Manifest, Variant
+from .errors import BackendError, BundleError
+from .terminal.figures import share_text
+from .verify.pairs import find_pairs
 
 
 def describe(bundle: Bundle) -> Iterator[str]:

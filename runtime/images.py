@@ -7,11 +7,21 @@ from typing import BinaryIO
 
 import numpy as np
 
-from runtime.decode import Decoded, decode
-from runtime.encode import SUFFIXES, open_writer
-from runtime.errors import ImageError
-from runtime.picture_header import LARGEST_PIXELS, Admit
-from runtime.pixels import AnyPicture, Picture, Rounding, as_rgb, check_picture, from_network, has_alpha, to_network, to_planes
+from .errors import ImageError
+from .pictures.decode import Decoded, decode
+from .pictures.encode import SUFFIXES, open_writer
+from .pictures.header import LARGEST_PIXELS, Admit
+from .pictures.pixels import (
+    AnyPicture,
+    Picture,
+    Rounding,
+    as_rgb,
+    check_picture,
+    from_network,
+    has_alpha,
+    to_network,
+    to_planes,
+)
 
 __all__ = [
     "AnyPicture",

@@ -16,21 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.allowance import Allowance
-from runtime.backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
-from runtime.bands import Bands, OnTile, run_bands
-from runtime.bicubic import Samples
-from runtime.bundle import ENGINES, Bundle, Contract, Io, Variant
-from runtime.errors import BackendError, ImageError
-from runtime.memory import default_budget
-from runtime.ordered import in_order
-from runtime.pairs import AUTO, Pair, find_pairs
-from runtime.pixels import AnyPicture, check_picture
-from runtime.plan import Plan, plan_run
-from runtime.precision import PrecisionReport, verify_precision
-from runtime.seams import SeamError
-from runtime.targets import Precision
-from runtime.value_check import ValueCheck, Verify, check_values
+from .backends import Backend, DeviceTimer, DeviceTimes, Values, open_backend
+from .batch.allowance import Allowance
+from .bundle import ENGINES, Bundle, Contract, Io, Variant
+from .errors import BackendError, ImageError
+from .pictures.bicubic import Samples
+from .pictures.pixels import AnyPicture, check_picture
+from .targets import Precision
+from .tiles.bands import Bands, OnTile, run_bands
+from .tiles.memory import default_budget
+from .tiles.ordered import in_order
+from .tiles.plan import Plan, plan_run
+from .tiles.seams import SeamError
+from .verify.pairs import AUTO, Pair, find_pairs
+from .verify.precision import PrecisionReport, verify_precision
+from .verify.value_check import ValueCheck, Verify, check_values
 
 _log = logging.getLogger(__name__)
 

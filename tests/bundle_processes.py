@@ -7,13 +7,11 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import onnx
-
+from export.graph.pixel_io import add_pixel_io
+from runtime.backends.engines import EngineKey, write_engine
 from runtime.bundle import Bundle
 from runtime.describe import describe
-from runtime.engines import EngineKey, write_engine
 from runtime.errors import SredgeError
-from runtime.pixel_io import add_pixel_io
 from runtime.targets import Precision
 
 
@@ -21,7 +19,7 @@ def add_pixels(directory: Path, precision: Precision, delay_s: float) -> None:
     """Opens the bundle, works for a while, and adds the graph of raw pixels of that precision."""
     bundle = Bundle.open(directory)
     time.sleep(delay_s)
-    add_pixel_io(bundle, bundle.variant(precision), parse=onnx.load_model_from_string)
+    add_pixel_io(bundle, bundle.variant(precision))
 
 
 def add_engine(path: Path, plan: bytes, key: EngineKey, delay_s: float) -> None:

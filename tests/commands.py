@@ -64,7 +64,7 @@ def commands() -> dict[str, Command]:
     found = {}
     for module, path in modules():
         text = path.read_text(encoding="utf-8")
-        if "console.application(" not in text or module == "runtime.console":
+        if "console.application(" not in text or module == "runtime.terminal.console":
             continue
         (name,) = set(_NAME.findall(text))
         command: Any = typer.main.get_command(importlib.import_module(module).app)
@@ -130,6 +130,12 @@ def importers(module: str) -> set[str]:
     return found
 
 
+def imported_module(node: ast.ImportFrom, path: Path) -> str:
+    """Return the absolute name of the module that an import in `path` reads from."""
+    own = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([*own[: -node.level], *([node.module] if node.module else [])]) if node.level else str(node.module)
+
+
 @cache
 def _imports() -> dict[str, set[str]]:
     found = {}
@@ -138,7 +144,8 @@ def _imports() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 its |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                its |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.ImportFrom):
+                source = imported_module(node, path)
+                its |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
         found[module] = its
     return found

@@ -13,8 +13,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from calibration.ranges import Method, read_table
+from calibration.ranges import Method
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import read_table
 from export.models import find_network
 from export.models.srcnn import SRCNN
 from export.stage import export_network

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.walk import run_node
+from quantize.graph.walk import run_node
 from tests.graphs import Array
 
 Tensor = NDArray[Any]

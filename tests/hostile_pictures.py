@@ -24,9 +24,9 @@ from benchmarks.picture_formats.other_files import bmp_by_hand
 from benchmarks.picture_formats.picture_file import noise
 from benchmarks.picture_formats.png_files import png_by_hand, png_chunk
 from benchmarks.picture_formats.tiff_files import tiff_by_hand
-from runtime.decode import decode
 from runtime.errors import ImageError
-from runtime.picture_header import PEAK_REST, Header
+from runtime.pictures.decode import decode
+from runtime.pictures.header import PEAK_REST, Header
 
 _SIZE = (24, 30)
 _ENDS = 200  # bytes from either end of a file that are set to huge values: all headers and directories

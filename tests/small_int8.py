@@ -11,8 +11,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from calibration.calibrate import measure_activations
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationSource, CalibrationTable, Method
+from calibration.measure import measure_activations
+from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.table import CalibrationSource, CalibrationTable
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
 from quantize.prepare import prepare

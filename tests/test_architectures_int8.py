@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import onnxruntime_quantizer
-from calibration.calibrate import ignore_step
 from calibration.datasets import SAMPLES
 from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.steps import ignore_step
 from export.foreign import read_foreign
 from export.models import Network
 from export.stage import export_foreign
@@ -19,8 +19,8 @@ from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.bundle import Bundle
-from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target, find_target
+from runtime.verify.faithful import BackendCheck
 from tests.architectures import ARCHITECTURES
 from tests.architectures.exporters import find_exporter, write_onnx
 from tests.architectures.measure import fp32_scores_db, load_scenes, scores_db

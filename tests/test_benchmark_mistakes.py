@@ -16,7 +16,7 @@ from runtime.images import write_picture
 from tests.commands import commands
 
 THROUGHPUT, COST, LOSS = (f"python -m benchmarks.{name}" for name in ("throughput", "calibration_cost", "int8_loss"))
-ROUNDING, COMPARE = "python -m quantize.shipped_rounding", "python -m benchmarks"
+ROUNDING, COMPARE = "python -m quantize.weights.shipped_rounding", "python -m benchmarks"
 _LOSS = ("--data", "sets", "--weights", "weights", "--calib", "bsds500")
 MISTAKES: list[tuple[str, Sequence[str], str]] = [
     (THROUGHPUT, ("bundle", "--data", "no/where"), "there is no such folder"),

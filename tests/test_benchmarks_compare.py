@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-import runtime.pairs
+import runtime.verify.pairs
 from benchmarks import cli
 from benchmarks.latency import summarise
 from benchmarks.report import write_report
@@ -263,7 +263,7 @@ def test_a_precision_that_no_installed_backend_runs_is_an_error_and_no_empty_tab
     quantized: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: tuple[str, ...]
 ) -> None:
     without = [replace(entry, packages=("no_such_package",)) if entry.name == "openvino" else entry for entry in BACKENDS]
-    monkeypatch.setattr(runtime.pairs, "BACKENDS", tuple(without))
+    monkeypatch.setattr(runtime.verify.pairs, "BACKENDS", tuple(without))
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(quantized.directory), f"--data={folder}", "--precision=bf16", *others])
     assert stopped.value.code == 2

@@ -18,7 +18,7 @@ import sys, threading, time
 from pathlib import Path
 import numpy as np
 from benchmarks.worker import Case, Worker
-from runtime import console
+from runtime.terminal import console
 
 def main():
     with Worker(Case(Path(sys.argv[1]), "fp32", "onnxruntime", 1)) as worker:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from calibration.datasets import DATASETS, Dataset, MissingDatasetError, dataset_names, find_images
 from calibration.layouts import Use
 from calibration.pairs import Pair, load_low, load_pair, picture_sha256, shrink
-from runtime.bicubic import upscaled_size
 from runtime.errors import DatasetError, UnknownNameError
 from runtime.images import Picture, read_picture, write_picture
+from runtime.sizes import upscaled_size
 
 EACH_DATASET = pytest.mark.parametrize("dataset", DATASETS, ids=[dataset.name for dataset in DATASETS])
 USES: tuple[Use, ...] = ("calibration", "evaluation")

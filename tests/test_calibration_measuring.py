@@ -13,12 +13,13 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.crops import crops_of, describe_source
 from calibration.datasets import find_images
 from calibration.fingerprint import graph_fingerprint
+from calibration.measure import measure_activations
 from calibration.observers import BINS
 from calibration.pairs import ImageSet, Pair, picture_sha256
-from calibration.ranges import CalibrationTable, write_table
+from calibration.table import CalibrationTable, write_table
 from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle, Contract
 from runtime.errors import ImageError, PipelineError

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from calibration.calibrate import watch_tensors
 from calibration.pieces import stream_tensors
+from calibration.watch import watch_tensors
 from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from tests.graphs import Array

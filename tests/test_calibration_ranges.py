@@ -13,20 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.observers import HistogramObserver
-from calibration.ranges import (
-    DEFAULT_PERCENTILE,
-    CalibrationImage,
-    CalibrationSource,
-    CalibrationTable,
-    Method,
-    TensorStatistics,
-    activation_range,
-    check_percentile,
-    read_table,
-    summarise,
-    write_table,
-)
+from calibration.ranges import DEFAULT_PERCENTILE, Method, activation_range, check_percentile, summarise
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import CalibrationImage, CalibrationSource, CalibrationTable, TensorStatistics, read_table, write_table
 from runtime.errors import UserError
 
 STATISTICS = TensorStatistics(minimum=-2.0, maximum=3.0, percentiles={"99.9": (-1.0, 1.5), "99.9999": (-1.75, 2.5)})

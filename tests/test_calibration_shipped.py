@@ -9,18 +9,20 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.crops import crops_of, describe_source
 from calibration.datasets import find_images
 from calibration.fingerprint import graph_fingerprint
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, activation_range, read_table, write_table
+from calibration.measure import measure_activations
+from calibration.ranges import DEFAULT_PERCENTILE, Method, activation_range
 from calibration.shipped_tables import SHIPPED_TABLES, find_shipped_table
+from calibration.table import CalibrationTable, read_table, write_table
 from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.options import Int8Options
-from quantize.shipped_rounding import find_shipped_rounding
-from quantize.stage import made_of, recorded_options
+from quantize.records import made_of, recorded_options
 from quantize.tensor_ranges import observed_tensors
+from quantize.weights.shipped_rounding import find_shipped_rounding
 from runtime.bundle import Bundle, Contract, sha256_bytes
 from runtime.targets import find_target
 

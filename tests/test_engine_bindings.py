@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engines import HardwareCompatibility
+from runtime.backends.engines import HardwareCompatibility
 from tests.stand_ins.libraries import BINDINGS, bindings, joined
 
 ROOT = Path(__file__).resolve().parents[1]

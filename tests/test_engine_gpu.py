@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from export.engine.cli import main
+from export.graph.pixel_io import add_pixel_io
 from runtime.backends import BACKENDS, load_backend
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
 from runtime.images import Picture, to_network
-from runtime.pixel_io import add_pixel_io
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
 from tests.bundles import reweigh
@@ -72,7 +71,7 @@ def test_int8_runs_in_int8_and_gives_the_picture(for_tensorrt: Bundle, tmp_path:
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_raw_pixels_are_those_of_floats(quantized: Bundle, tmp_path: Path, picture: Picture, precision: Precision) -> None:
     bundle = Bundle.open(Path(shutil.copytree(quantized.directory, tmp_path / "bundle")))
-    bundle = add_pixel_io(bundle, bundle.variant(precision), parse=onnx.load_model_from_string)
+    bundle = add_pixel_io(bundle, bundle.variant(precision))
     main([str(bundle.directory), "--precision", precision, "--max", "64x80", "--io", "uint8"])
     with (
         Upscaler.open(bundle, precision="fp32", backend="onnxruntime") as reference,

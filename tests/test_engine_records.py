@@ -9,12 +9,20 @@ import pytest
 from pydantic import ValidationError
 
 from export.engine.profile import choose_profile
+from runtime.backends.engines import (
+    EngineKey,
+    HardwareCompatibility,
+    ShapeProfile,
+    find_engine,
+    read_engine,
+    read_plan,
+    write_engine,
+)
 from runtime.bundle import Bundle, sha256_bytes
 from runtime.describe import describe
-from runtime.engines import EngineKey, HardwareCompatibility, ShapeProfile, find_engine, read_engine, read_plan, write_engine
 from runtime.errors import BackendError, ImageError, UserError
-from runtime.plan import plan_run
-from runtime.tiling import SizeLimits
+from runtime.sizes import SizeLimits
+from runtime.tiles.plan import plan_run
 
 GRAPH, PLAN = "a" * 64, b"a plan"
 PROFILE = ShapeProfile(min=(16, 16), opt=(128, 128), max=(256, 512))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.engine.qdq_rules import RULES, broken_rules, check_graph
+from export.graph.pixel_io import with_pixel_io
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
 from runtime.images import Picture, to_network
-from runtime.pixel_io import with_pixel_io
 from runtime.targets import Precision, find_target
 from tests.small_int8 import small_int8
 from tests.stand_ins.libraries import ROOT, modelopt

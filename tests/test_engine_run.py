@@ -8,12 +8,11 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
+from export.graph.pixel_io import add_pixel_io
 from runtime.bundle import Bundle
 from runtime.images import write_picture
-from runtime.pixel_io import add_pixel_io
 from runtime.targets import Precision
 from tests.stand_ins.commands import NEWEST, built, read_record, run_python
 from tests.stand_ins.libraries import BINDINGS
@@ -188,7 +187,7 @@ def test_int8_is_built_from_the_graph_for_tensorrt_and_verified_layer_by_layer(f
 def test_an_engine_of_raw_pixels_gives_the_pixels(for_tensorrt: Bundle, tmp_path: Path, version: str, precision: Precision) -> None:
     copy = Bundle.open(Path(shutil.copytree(for_tensorrt.directory, tmp_path / "bundle")))
     floats = copy.variant(precision, target="tensorrt")
-    raw = add_pixel_io(copy, floats, parse=onnx.load_model_from_string)
+    raw = add_pixel_io(copy, floats)
     shapes = ("--min", "16x24", "--max", "64x80")
     printed = built(raw.directory, "--precision", precision, "--io", "uint8", *shapes, version=version)
     assert f"{precision} engine of raw pixels for Stand-In GPU" in printed
@@ -209,7 +208,7 @@ def test_an_engine_of_raw_pixels_gives_the_pixels(for_tensorrt: Bundle, tmp_path
 
 
 def test_engines_of_floats_and_of_raw_pixels_lie_side_by_side(bundle: Path) -> None:
-    add_pixel_io(Bundle.open(bundle), Bundle.open(bundle).variant("fp32"), parse=onnx.load_model_from_string)
+    add_pixel_io(Bundle.open(bundle), Bundle.open(bundle).variant("fp32"))
     missing = _upscale_raw(bundle)
     assert "holds no fp32 engine of this graph" in missing
     assert f"python -m export.engine {bundle} --precision fp32 --io uint8" in missing

@@ -17,11 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.calibrate import crops_of, describe_source, measure_activations, watch_tensors
+from calibration.crops import crops_of, describe_source
 from calibration.datasets import find_images
+from calibration.measure import measure_activations
 from calibration.pieces import stream_tensors
-from calibration.ranges import CalibrationSource, Method
-from export.arithmetic import count_macs
+from calibration.ranges import Method
+from calibration.table import CalibrationSource
+from calibration.watch import watch_tensors
+from export.graph.arithmetic import count_macs
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
 from export.parity import TOLERANCE, make_reference, run_torch

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.reach import ReceptiveField, measured_field, receptive_field
 from runtime.bundle import Contract
-from runtime.tiling import round_up
+from runtime.sizes import round_up
 from tests import reach_graphs as steps
 from tests.graphs import Graph
 

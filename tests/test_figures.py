@@ -19,11 +19,11 @@ from benchmarks.latency import ENOUGH_RUNS, RUNS, summarise
 from benchmarks.metrics import Score
 from quantize.search.cli import _conditions
 from quantize.search.result import HeldBack, SearchState, Timing
+from runtime.backends.processor import count_cores, processor_name
 from runtime.bundle import Bundle, Layer
 from runtime.cli import main as runtime
 from runtime.describe import describe_int8_layers
-from runtime.figures import measured_text, share_text
-from runtime.processor import count_cores, processor_name
+from runtime.terminal.figures import measured_text, share_text
 
 
 @given(st.floats(0, 1), st.integers(0, 3))

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from runtime.bundle import Bundle, manifest_schema
+from tests.commands import imported_module
 
 ROOT = Path(__file__).resolve().parents[1]
 # ARCHITECTURE: runtime <- calibration <- quantize; runtime <- export; benchmarks may import all of them.
+# export.graph is the torch-free home of what every package shares that edits ONNX graphs.
 ALLOWED = {
     "runtime": set[str](),
-    "calibration": {"runtime"},
-    "quantize": {"runtime", "calibration"},
+    "calibration": {"runtime", "export.graph"},
+    "quantize": {"runtime", "calibration", "export.graph"},
     "export": {"runtime"},
     "benchmarks": {"runtime", "calibration", "quantize", "export"},
 }
@@ -33,12 +35,18 @@ OWNERS = {
 
 
 def _imports(path: Path) -> Iterator[str]:
+    """Yield the absolute name of each module that `path` imports; runtime/ alone imports its own modules relatively."""
+    own = path.relative_to(ROOT).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: imports are absolute here"
-            yield node.module.partition(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.level > 0) <= (own[0] == "runtime"), f"{path}: imports are absolute outside runtime/"
+            yield imported_module(node, path)
+
+
+def _is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
 def _modules(package: str) -> list[Path]:
@@ -51,7 +59,7 @@ def test_a_package_imports_only_those_the_architecture_allows(package: str) -> N
         f"{path.relative_to(ROOT)} imports {name}"
         for path in _modules(package)
         for name in _imports(path)
-        if name in ALLOWED and name != package and name not in ALLOWED[package]
+        if name.partition(".")[0] in ALLOWED and not any(_is_within(name, one) for one in (package, *ALLOWED[package]))
     }
     assert not wrong
 
@@ -62,9 +70,35 @@ def test_a_heavy_library_is_imported_only_by_its_owners(library: str) -> None:
         str(path.relative_to(ROOT))
         for package in ALLOWED
         for path in _modules(package)
-        if library in _imports(path) and not any(path.is_relative_to(ROOT / owner) for owner in OWNERS[library])
+        if any(_is_within(name, library) for name in _imports(path))
+        and not any(path.is_relative_to(ROOT / owner) for owner in OWNERS[library])
     }
     assert not wrong
+
+
+def test_the_shared_graph_room_imports_neither_torch_nor_the_rest_of_export() -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in _modules("export/graph")
+        for name in _imports(path)
+        if _is_within(name, "torch") or (_is_within(name, "export") and not _is_within(name, "export.graph"))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_two_rooms_of_a_package_import_each_other(package: str) -> None:
+    """A folder and a room inside it may import each other (its errors, its options); two rooms beside each other may not."""
+    folders = {path.parent for path in _modules(package)}
+    edges = {
+        (path.parent, room)
+        for path in _modules(package)
+        for name in _imports(path)
+        for room in ((ROOT / name.replace(".", "/")), (ROOT / name.replace(".", "/")).parent)
+        if room in folders and room != path.parent
+    }
+    mutual = {frozenset((one, other)) for one, other in edges if (other, one) in edges}
+    assert not [pair for pair in mutual if not any(one in other.parents for one in pair for other in pair)]
 
 
 def test_no_python_file_is_an_empty_shell() -> None:

@@ -11,10 +11,11 @@ import pytest
 from onnxruntime.quantization import CalibrationMethod
 
 from benchmarks.onnxruntime_quantizer import quantize
-from calibration.calibrate import crops_of, describe_source, ignore_step
+from calibration.crops import crops_of, describe_source
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
 from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.steps import ignore_step
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights

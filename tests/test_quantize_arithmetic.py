@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from quantize.qdq import ActivationRange, QuantizationParameters, activation_parameters, quantize_weight
+from quantize.graph.qdq import ActivationRange, QuantizationParameters, activation_parameters
+from quantize.weights.nearest import quantize_weight
 from runtime.targets import TARGETS, find_target
 
 CPU = find_target("cpu")

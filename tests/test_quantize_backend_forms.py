@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from calibration.ranges import Method
-from quantize.backend_forms import (
+from quantize.exact.backend_forms import (
     OF_THE_INT8_GRAPH,
     Form,
     batch_of_shapes,
@@ -23,9 +23,9 @@ from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend
 from runtime.backends.onnxruntime import run_as_written
-from runtime.pixels import to_floats
+from runtime.pictures.pixels import to_floats
 from runtime.targets import find_target
-from runtime.value_check import TOLERANCE_DB, check_picture, psnr_db
+from runtime.verify.value_check import TOLERANCE_DB, check_picture, psnr_db
 from tests.graphs import Graph
 from tests.small_int8 import measured_on
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.ranges import Method
-from quantize.centre import centre
+from quantize.exact.centre import centre
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options, Step
 from quantize.prepare import prepare

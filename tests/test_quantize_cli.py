@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from calibration.datasets import DATASETS
-from calibration.ranges import read_table
+from calibration.table import read_table
 from export.cli import main as export
 from export.models import find_network
 from export.stage import export_network

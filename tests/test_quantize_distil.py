@@ -19,20 +19,14 @@ from calibration.ranges import Method
 from export.cli import main as export
 from quantize import stage
 from quantize.cli import main as quantize
+from quantize.graph.placement import place_quantizers
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, fake_quantize, write_qdq
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
-from quantize.placement import place_quantizers
-from quantize.qdq import (
-    QuantizationParameters,
-    RoundedWeight,
-    activation_parameters,
-    fake_quantize,
-    round_nearest,
-    write_qdq,
-)
 from quantize.reconstruct.distil import distil
 from quantize.reconstruct.simulate import SimulatedNetwork
 from quantize.stage import load_fp32, quantize_bundle
+from quantize.weights.nearest import round_nearest
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target

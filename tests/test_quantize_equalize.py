@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quantize.equalize import Scales, choose_scales, equalize
+from quantize.exact.equalize import Scales, choose_scales, equalize
 from tests.graphs import CHANNELS, Array, Graph
 
 SIDES = (5, 6)

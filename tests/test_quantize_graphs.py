@@ -14,8 +14,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from calibration.ranges import Method, read_table
+from calibration.ranges import Method
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import read_table
 from quantize.int8 import quantize_int8
 from quantize.options import STEPS, Int8Options
 from quantize.stage import load_fp32

@@ -14,14 +14,14 @@ import pytest
 from export.foreign import read_foreign
 from export.stage import export_foreign
 from quantize.cli import main as quantize
-from quantize.half import Half, HalfGraph, make_half
-from quantize.half_range import measure_magnitudes
-from quantize.rescale import rescale
+from quantize.half.cast import Half, HalfGraph, make_half
+from quantize.half.float16_range import measure_magnitudes
+from quantize.half.rescale import rescale
 from runtime.backends.onnxruntime import run_as_written
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError
-from runtime.pixels import to_floats
-from runtime.value_check import check_picture, psnr_db
+from runtime.pictures.pixels import to_floats
+from runtime.verify.value_check import check_picture, psnr_db
 from tests.graphs import Array, Graph
 from tests.half_hardware import run_as_half_hardware
 

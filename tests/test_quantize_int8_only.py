@@ -10,16 +10,17 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.ranges import CalibrationTable, Method, read_table
+from calibration.ranges import Method
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import CalibrationTable, read_table
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.cli import main
-from quantize.halves import halves_of
-from quantize.int8_only import ask_backend, check_int8_only
+from quantize.graph.int8_only import ask_backend, check_int8_only
+from quantize.half.pixel_shuffle import PixelShuffle, write_out
+from quantize.half.stage import halves_of
 from quantize.options import Int8Options
-from quantize.pixel_shuffle import PixelShuffle, write_out
 from quantize.stage import quantize_bundle, quantized_already
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle, Contract

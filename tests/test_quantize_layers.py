@@ -10,14 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from calibration.ranges import Method
-from quantize.correct import mean_error
-from quantize.fit_layer import fit_layer
+from export.graph.constants import constant_input
+from quantize.graph.layers import along, bias_gain, output_axis
+from quantize.graph.qdq import RoundedWeight
+from quantize.graph.walk import Array, run_node
 from quantize.int8 import quantize_int8
-from quantize.layer_parts import layer_parts, outputs_at, positions_of, windows_at
-from quantize.layers import along, bias_gain, output_axis
 from quantize.options import Effort, Int8Options
-from quantize.qdq import RoundedWeight, constant, round_nearest
-from quantize.walk import Array, run_node
+from quantize.weights.correct import mean_error
+from quantize.weights.fit_layer import fit_layer
+from quantize.weights.layer_parts import layer_parts, outputs_at, positions_of, windows_at
+from quantize.weights.nearest import round_nearest
 from runtime.targets import find_target
 from tests.graphs import Graph
 from tests.layer_kinds import CHANNELS, LAYER_KINDS, NOT_FITTED, OUTPUTS, SIDES
@@ -53,7 +55,7 @@ def _layer(build: Builder, crops: list[Array]) -> tuple[ir.Node, list[Array], li
 @EACH_KIND
 def test_a_part_is_the_product_that_makes_its_outputs(build: Builder) -> None:
     node, (given,), (made,) = _layer(build, [_smooth(0)])
-    weight, bias = constant(node, 1), constant(node, 2) if bias_gain(node) else np.zeros(OUTPUTS, np.float32)
+    weight, bias = constant_input(node, 1), constant_input(node, 2) if bias_gain(node) else np.zeros(OUTPUTS, np.float32)
     places, covered = 0, set()
 
     for part in layer_parts(node) or []:
@@ -89,7 +91,7 @@ def test_a_layers_own_error_is_no_larger_than_of_rounding_to_nearest_with_correc
         nearest.scale.shape,
         nearest.bias.shape,
     )
-    if constant(node, 1).size > 100:
+    if constant_input(node, 1).size > 100:
         assert _error(node, fitted, given, made) < 0.9 * _error(node, corrected, given, made)
 
 
@@ -101,7 +103,7 @@ def test_the_corrected_bias_takes_the_mean_error_off(build: Builder) -> None:
     nearest = round_nearest(node, CPU, input_scale=STEP)
     restored = nearest.weight * along(nearest.scale, nearest.weight.ndim, output_axis(node))
 
-    moved = mean_error(node, (restored - constant(node, 1)).astype(np.float64), np.full(CHANNELS, 0.7))
+    moved = mean_error(node, (restored - constant_input(node, 1)).astype(np.float64), np.full(CHANNELS, 0.7))
 
     (rough,) = (one for one in _run(node, nearest, given) if one is not None)
     axis = 1 if made[0].ndim == 4 else -1

@@ -9,16 +9,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.ranges import CalibrationTable, Method
+from calibration.ranges import Method
+from calibration.table import CalibrationTable
 from export.engine.qdq_rules import broken_rules
+from quantize.explain.sensitivity import measure_layers
+from quantize.graph.input_correction import RANK, corrected_layers, extra_channels
+from quantize.graph.keep_in_float import find_liftable
+from quantize.graph.read_qdq import rounded_layers, stored_tensors
+from quantize.graph.switches import SwitchedGraph
 from quantize.int8 import quantize_int8
-from quantize.lift import find_liftable
-from quantize.low_rank_correction import RANK, corrected_layers, extra_channels
 from quantize.options import Int8Options
 from quantize.prepare import prepare
-from quantize.read_qdq import rounded_layers, stored_tensors
-from quantize.sensitivity import measure_layers
-from quantize.switches import SwitchedGraph
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
 from tests.graphs import Array, Graph

@@ -8,12 +8,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from calibration.ranges import CalibrationSource, CalibrationTable, Method, TensorStatistics
-from quantize.choose_mixing import choose_matrices, minimise
-from quantize.mix_channels import mix_channels, mixable_groups
-from quantize.noise_cost import measure_noise_cost
+from calibration.ranges import Method
+from calibration.table import CalibrationSource, CalibrationTable, TensorStatistics
+from export.graph.constants import constant_input
+from quantize.exact.choose_mixing import choose_matrices, minimise
+from quantize.exact.mix_channels import mix_channels, mixable_groups
+from quantize.exact.noise_cost import measure_noise_cost
 from quantize.options import Int8Options
-from quantize.qdq import constant
 from quantize.tensor_ranges import mixed_ranges
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
@@ -47,7 +48,7 @@ def test_a_mixed_network_computes_what_it_did(mode: str) -> None:
     model, rng = stream_network(mode), np.random.default_rng(0)
     picture = rng.random((1, 3, 9, 7), np.float32)
     before, groups = run(model, picture), mixable_groups(model.graph)
-    weights = {str(node.name): constant(node, 1) for node in model.graph if node.op_type == "Conv"}
+    weights = {str(node.name): constant_input(node, 1) for node in model.graph if node.op_type == "Conv"}
     matrices = {
         name: tuple(tuple(row) for row in (np.eye(group.channels) + 0.2 * rng.standard_normal([group.channels] * 2)).tolist())
         for name, group in groups.items()
@@ -55,7 +56,9 @@ def test_a_mixed_network_computes_what_it_did(mode: str) -> None:
 
     mix_channels(model.graph, matrices)
 
-    changed = [name for node in model.graph if (name := str(node.name)) in weights and np.any(constant(node, 1) != weights[name])]
+    changed = [
+        name for node in model.graph if (name := str(node.name)) in weights and np.any(constant_input(node, 1) != weights[name])
+    ]
     assert [group.channels for group in groups.values()] == [9, 8]
     assert changed == list(weights)  # all nine write or read one of the two
     np.testing.assert_allclose(run(model, picture), before, atol=1e-4 * np.abs(before).max())
@@ -84,7 +87,7 @@ def test_noise_costs_what_the_weight_behind_it_makes_of_it() -> None:
     graph = Graph(1, channels=3)
     first = graph.conv("input", 5, 3)
     model = graph.model(graph.conv(first, 12, 3))
-    weight = constant(list(model.graph)[1], 1).astype(np.float64)
+    weight = constant_input(list(model.graph)[1], 1).astype(np.float64)
     crops = [np.random.default_rng(seed).random((1, 3, 64, 64), np.float32) for seed in range(4)]
 
     gram = measure_noise_cost(model, [first], crops)[first].gram()

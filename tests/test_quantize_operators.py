@@ -10,16 +10,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.ranges import CalibrationTable, Method
+from calibration.ranges import Method
+from calibration.table import CalibrationTable
+from quantize.graph.operators import part_of
 from quantize.int8 import Int8Graph, quantize_int8
-from quantize.operators import part_of
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend
 from runtime.backends.onnxruntime import run_as_written
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 from runtime.targets.operators import Part, Row
-from runtime.value_check import psnr_db
+from runtime.verify.value_check import psnr_db
 from tests.graphs import Array
 from tests.row_graphs import COLOURS, GRAPHS, SIDE, operator_graph
 from tests.small_int8 import measured_on

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quantize.pixel_grid import PixelGrid, align_ends
-from quantize.qdq import activation_parameters, constant
+from export.graph.constants import constant_input
+from quantize.exact.pixel_grid import PixelGrid, align_ends
+from quantize.graph.qdq import activation_parameters
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
 
@@ -352,11 +353,11 @@ def test_weights_of_the_first_layer_are_those_of_the_algebra() -> None:
     mean = _mean_taken_off(graph)
     model = graph.model(graph.conv(graph.conv(mean, 8, 3), 3, 3))
     nodes = list(model.graph)
-    matrix, offset, weight = constant(nodes[0], 1)[:, :, 0, 0], constant(nodes[0], 2), constant(nodes[1], 1)
+    matrix, offset, weight = constant_input(nodes[0], 1)[:, :, 0, 0], constant_input(nodes[0], 2), constant_input(nodes[1], 1)
 
     align_ends(model, CPU)
 
-    found = constant(next(node for node in model.graph if node.op_type == "Conv"), 1)
+    found = constant_input(next(node for node in model.graph if node.op_type == "Conv"), 1)
     for row, column in np.ndindex(3, 3):
         window = weight[:, :, row, column].astype(np.float64)
         # Sums of three float32 products, rounded to float32.

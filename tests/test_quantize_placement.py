@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from quantize.placement import Placement, Role, check_operators, place_quantizers
+from quantize.graph.placement import Placement, Role, check_operators, place_quantizers
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target

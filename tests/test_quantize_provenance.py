@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from benchmarks.cli import _cases
 from benchmarks.cli import main as benchmarks
-from calibration.ranges import Method, read_table, used_hashes
+from calibration.ranges import Method
+from calibration.table import read_table, used_hashes
 from export.models.srcnn import NETWORK as SRCNN
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.options import STEPS, Effort, Int8Options
-from quantize.stage import options_of, recorded_options
+from quantize.records import options_of, recorded_options
 from runtime.bundle import Bundle, Manifest, Variant, sha256_bytes
 from runtime.bundle.older import upgraded
 from runtime.errors import BundleError

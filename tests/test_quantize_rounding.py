@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from calibration.ranges import Method
-from quantize.fit_layer import fit_layer, round_weight
+from export.graph.constants import constant_input
+from quantize.graph.placement import Placement, place_quantizers
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, write_qdq
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
-from quantize.placement import Placement, place_quantizers
-from quantize.qdq import QuantizationParameters, RoundedWeight, activation_parameters, constant, round_nearest, write_qdq
-from quantize.rounding import round_layers
+from quantize.weights.fit_layer import fit_layer, round_weight
+from quantize.weights.nearest import round_nearest
+from quantize.weights.rounding import round_layers
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
 from tests.small_int8 import small_network
@@ -293,7 +295,7 @@ def test_every_layer_gets_int8_weights_of_its_own_shape() -> None:
     assert tuple(rounded) == prepared.placement.int8_layers
     for node in prepared.model.graph:
         if node.name in rounded:
-            layer, weight = rounded[node.name], constant(node, 1)
+            layer, weight = rounded[node.name], constant_input(node, 1)
             assert (layer.weight.dtype.name, layer.weight.shape) == ("int8", weight.shape)
             assert (layer.scale.dtype.name, layer.scale.shape, layer.bias.shape) == ("float32", weight.shape[:1], weight.shape[:1])
             assert layer.weight.min() >= -127

@@ -12,20 +12,22 @@ import pytest
 
 from benchmarks.metrics import score
 from benchmarks.protocols import find_protocol
-from calibration.calibrate import describe_source
+from calibration.crops import describe_source
 from calibration.pairs import ImageSet, Pair, load_pair
-from calibration.ranges import CalibrationSource
-from quantize.placement import liftable_additions, place_quantizers
-from quantize.qdq import activation_parameters, activations, round_nearest, write_qdq
+from calibration.table import CalibrationSource
+from quantize.graph.operators import activations
+from quantize.graph.placement import liftable_additions, place_quantizers
+from quantize.graph.qdq import activation_parameters, write_qdq
 from quantize.search.choose import Budget, LiftingCost, choose_lifted, lifting_order
 from quantize.search.held_back import hold_back, psnr_db
 from quantize.search.result import SearchState, Trial, pareto_front
+from quantize.weights.nearest import round_nearest
 from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle, Contract
 from runtime.errors import DatasetError, UserError
 from runtime.images import from_network, write_picture
-from runtime.precision import verify_precision
 from runtime.targets import TARGETS, Target, find_target
+from runtime.verify.precision import verify_precision
 from tests.graphs import Graph
 from tests.tables import table_in
 from tests.test_quantize_placement import small_graph

@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio
 
-from quantize.sensitivity import LayerNoise, layer_sensitivity, measure_layers
-from quantize.switches import SwitchedGraph
+from quantize.explain.sensitivity import LayerNoise, layer_sensitivity, measure_layers
+from quantize.graph.switches import SwitchedGraph
 from runtime.errors import PipelineError
 from runtime.targets.operators import computed, fused
 from tests.graphs import Array

@@ -16,11 +16,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from calibration.calibrate import crops_of, describe_source, measure_activations
+from calibration.crops import crops_of, describe_source
 from calibration.fingerprint import graph_fingerprint
+from calibration.measure import measure_activations
 from calibration.pairs import ImageSet, Pair
-from calibration.ranges import DEFAULT_PERCENTILE, CalibrationTable, Method, TensorStatistics, read_table
+from calibration.ranges import DEFAULT_PERCENTILE, Method
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import CalibrationTable, TensorStatistics, read_table
 from export.onnx_export import OPSET_RANGE, convert_opset
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options, Step

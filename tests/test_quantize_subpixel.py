@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.ranges import Method
+from quantize.exact.subpixel import write_subpixel
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
-from quantize.subpixel import write_subpixel
 from runtime.backends import open_backend
 from runtime.targets import TARGETS, Target
 from tests.graphs import Graph

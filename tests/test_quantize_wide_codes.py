@@ -11,13 +11,13 @@ import pytest
 from calibration.datasets import find_images
 from calibration.pairs import load_pair
 from calibration.ranges import DEFAULT_PERCENTILE, Method
+from export.graph.constants import constant_input
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
 from quantize.cli import main as quantize
-from quantize.equalize_weights import equalize_weights, scaled_ranges
+from quantize.exact.equalize_weights import equalize_weights, scaled_ranges
 from quantize.options import Effort, Int8Options
-from quantize.qdq import constant
 from quantize.stage import quantize_bundle
 from quantize.tables import TableRequest, find_table
 from runtime.targets import TARGETS, Target
@@ -69,7 +69,7 @@ def test_columns_of_weights_are_equalized_exactly() -> None:
     before, after = (values_as_written(one, crops, inner)[0] for one in (model, made))
     np.testing.assert_allclose(after[""], before[""], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after[inner], before[inner] * factors[inner].reshape(1, -1, 1, 1), rtol=1e-4, atol=1e-5)
-    largest = np.abs(constant(list(equalized.graph)[2], 1)).max(axis=(0, 2, 3))
+    largest = np.abs(constant_input(list(equalized.graph)[2], 1)).max(axis=(0, 2, 3))
     assert largest.max() / largest.min() < 2  # of weights that were spread over a factor of twenty
     assert scaled_ranges(table, factors)[inner][1] == pytest.approx(float(after[inner].max()), rel=1e-4)
 

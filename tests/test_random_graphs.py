@@ -23,9 +23,9 @@ from quantize.stage import load_fp32, quantize_bundle
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import UserError
-from runtime.faithful import BackendCheck
 from runtime.targets import TARGETS, Target
 from runtime.upscaler import Upscaler
+from runtime.verify.faithful import BackendCheck
 from tests.random_graphs import FIXED, Plan, build, draw_plan
 from tests.random_graphs.body import SCALE
 from tests.small_int8 import measured_on

@@ -16,13 +16,13 @@ from benchmarks.picture_formats.picture_file import noise
 from benchmarks.picture_formats.png_files import png_files
 from benchmarks.picture_formats.tiff_files import libtiff_blocks, turned
 from runtime import cli
-from runtime.allowance import Allowance
+from runtime.batch.allowance import Allowance
 from runtime.bundle import Bundle
-from runtime.decode import decode
 from runtime.errors import ImageError
 from runtime.images import write_picture
-from runtime.memory import parse_bytes
-from runtime.picture_header import Header
+from runtime.pictures.decode import decode
+from runtime.pictures.header import Header
+from runtime.tiles.memory import parse_bytes
 from tests.stand_ins.libraries import ROOT
 
 _PROGRAM = """

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.bicubic import upscale_bicubic, upscaled_size
+from runtime.pictures.bicubic import upscale_bicubic
+from runtime.sizes import upscaled_size
 
 SCALES = (1.1, 1.5, 2, 2.25, 3, 4, 7.3)
 

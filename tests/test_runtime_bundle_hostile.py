@@ -20,8 +20,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from quantize.search.result import read_state
+from runtime.backends.engines import find_engine, read_engine
 from runtime.bundle import MANIFEST, REPORTS, Bundle, pack_bundle, sha256_bytes
-from runtime.engines import find_engine, read_engine
 from runtime.errors import BackendError, BundleError, ImageError
 from runtime.upscaler import Upscaler
 from tests.bundle_processes import open_it

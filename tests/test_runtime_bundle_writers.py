@@ -21,10 +21,10 @@ import pytest
 
 from calibration.shipped_tables import SHIPPED_TABLES
 from quantize.search.result import HeldBack, SearchState, Timing, Trial, read_state, write_state
+from runtime.backends.engines import EngineKey, ShapeProfile, read_engine, read_plan
 from runtime.bundle import MANIFEST, Bundle, extend_bundle, sha256_bytes, write_bundle
-from runtime.engines import EngineKey, ShapeProfile, read_engine, read_plan
 from runtime.errors import BundleError
-from runtime.lock import LOCK, locked
+from runtime.files.lock import LOCK, locked
 from runtime.targets import Precision
 from tests.bundle_processes import add_engine, add_pixels
 

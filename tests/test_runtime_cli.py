@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from runtime import cli
-from runtime.bicubic import upscale_bicubic
 from runtime.bundle import Bundle, Manifest
-from runtime.decode import decode
 from runtime.images import Picture, read_image, read_picture, write_picture
+from runtime.pictures.bicubic import upscale_bicubic
+from runtime.pictures.decode import decode
 from runtime.upscaler import Upscaler
 
 

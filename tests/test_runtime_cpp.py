@@ -7,13 +7,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
+from export.graph.pixel_io import add_pixel_io
 from runtime.backends import BACKENDS
 from runtime.bundle import IOS, Bundle, Io
-from runtime.pixel_io import add_pixel_io
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
 
@@ -56,7 +55,7 @@ def test_the_cpp_program_gives_the_pixels_that_python_gives(
     program: Path, quantized: Bundle, bundle_copy: Bundle, picture: Picture, precision: Precision, io: Io, tmp_path: Path
 ) -> None:
     _write_ppm(tmp_path / "in.ppm", picture)
-    bundle = add_pixel_io(bundle_copy, bundle_copy.variant(precision), parse=onnx.load_model_from_string)
+    bundle = add_pixel_io(bundle_copy, bundle_copy.variant(precision))
     graph = bundle.path(bundle.variant(precision, io=io))
     done = subprocess.run([program, graph, tmp_path / "in.ppm", tmp_path / "out.ppm"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from runtime.decode import LARGEST_PIXELS, decode
-from runtime.encode import SUFFIXES, can_stream, encode, open_writer
 from runtime.errors import ImageError
 from runtime.images import read_picture
-from runtime.pixels import Picture
+from runtime.pictures.decode import LARGEST_PIXELS, decode
+from runtime.pictures.encode import SUFFIXES, can_stream, encode, open_writer
+from runtime.pictures.pixels import Picture
 
 KINDS = {"grey": (), "grey and alpha": (2,), "RGB": (3,), "RGB and alpha": (4,)}
 LOSSLESS = [".png", ".tif", ".tiff"]

@@ -18,8 +18,8 @@ from benchmarks.picture_formats.picture_file import Pixels, noise
 from benchmarks.picture_formats.png_files import png_files
 from benchmarks.picture_formats.tiff_files import few_bits, libtiff_blocks, refused, tiff_product, turned
 from benchmarks.picture_formats.verdict import judge
-from runtime.encode import SUFFIXES, can_stream, encode
 from runtime.errors import ImageError
+from runtime.pictures.encode import SUFFIXES, can_stream, encode
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 _SHAPES = [(1, 1), (7, 9), (8, 10), (1, 33), (33, 1), (5, 4)]

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.picture_formats.picture_file import noise
 from benchmarks.picture_formats.png_files import png_by_hand, png_chunk
-from runtime.decode import decode
 from runtime.errors import ImageError
+from runtime.pictures.decode import decode
 from tests.stand_ins.libraries import ROOT
 
 _SECONDS = 10  # of the slowest file, on a busy machine

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from runtime.bicubic import upscale_bicubic, upscaled_size
 from runtime.bundle import Colour, Contract
 from runtime.errors import ImageError, PipelineError
 from runtime.images import Picture, Rounding, from_network, is_image_file, read_picture, to_network, write_picture
+from runtime.pictures.bicubic import upscale_bicubic
+from runtime.sizes import upscaled_size
 
 RGB, LUMA = Contract(), Contract(colour="Y")
 ORIENTATION = 0x0112  # the EXIF tag

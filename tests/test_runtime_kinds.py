@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from export.models import find_network
 from export.stage import export_network
 from export.weights import find_weights
-from runtime.bicubic import upscale_bicubic, upscaled_size
 from runtime.bundle import Bundle
 from runtime.errors import ImageError
-from runtime.pixels import Picture
+from runtime.pictures.bicubic import upscale_bicubic
+from runtime.pictures.pixels import Picture
+from runtime.sizes import upscaled_size
 from runtime.upscaler import Upscaler
 
 KINDS = {"grey": (), "grey, one channel": (1,), "grey and alpha": (2,), "RGB": (3,), "RGB and alpha": (4,)}

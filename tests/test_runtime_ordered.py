@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.ordered import in_order
+from runtime.tiles.ordered import in_order
 
 
 class _SourceError(Exception):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from runtime import cli
-from runtime.batch import Job, run_jobs
+from runtime.batch.jobs import Job, run_jobs
 from runtime.bundle import Bundle
 from runtime.errors import ImageError
-from runtime.files import folds_case
+from runtime.files.whole import folds_case
 from runtime.images import Picture, read_picture, write_picture
 from runtime.upscaler import Upscaler
 

@@ -20,7 +20,7 @@ from runtime import cli
 from runtime.bundle import MANIFEST, SCHEMA_VERSION, Bundle, pack_bundle, sha256_bytes, write_bundle
 from runtime.describe import describe
 from runtime.errors import BundleError, SredgeError
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.upscaler import Upscaler
 
 Files = dict[str, bytes]

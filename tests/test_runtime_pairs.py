@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import runtime.pairs
-from calibration.ranges import Method, read_table
+import runtime.verify.pairs
+from calibration.ranges import Method
 from calibration.shipped_tables import SHIPPED_TABLES
+from calibration.table import read_table
 from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from runtime import Upscaler, upscaler
@@ -23,8 +24,8 @@ from runtime.bundle import Bundle
 from runtime.cli import main
 from runtime.errors import BackendError, SredgeError, UnknownNameError
 from runtime.images import Picture
-from runtime.pairs import AUTO, find_pairs
 from runtime.targets import TARGETS, Target, find_target
+from runtime.verify.pairs import AUTO, find_pairs
 
 DYNAMIC = [target for target in TARGETS if not target.static_shapes]
 
@@ -51,7 +52,7 @@ def test_every_backend_that_auto_finds_gives_what_the_graph_says(
     for_all: Bundle, target: Target, installed: tuple[str, ...], picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = [entry if entry.name in installed else replace(entry, packages=("no_such_package",)) for entry in BACKENDS]
-    monkeypatch.setattr(runtime.pairs, "BACKENDS", tuple(entries))
+    monkeypatch.setattr(runtime.verify.pairs, "BACKENDS", tuple(entries))
     only = _only(for_all, [target.name])
     with Upscaler.open(only, precision="fp32", backend=installed[0]) as exact:
         wanted = exact(picture)

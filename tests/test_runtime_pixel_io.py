@@ -12,14 +12,14 @@ import onnxruntime as ort
 import pytest
 
 from export import cli as export_cli
+from export.graph.pixel_io import add_pixel_io
 from quantize import cli as quantize_cli
 from runtime import cli
 from runtime.backends import BACKENDS
 from runtime.bundle import IOS, Bundle, write_bundle
 from runtime.errors import BundleError, ImageError
 from runtime.images import read_picture, write_picture
-from runtime.pixel_io import add_pixel_io
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
 
@@ -30,7 +30,7 @@ RAW_FILES = {"fp32": "model.fp32.uint8-io.onnx", "int8": "model.int8-cpu.uint8-i
 def _with_raw(bundle: Bundle, folder: Path, *precisions: Precision) -> Bundle:
     copy = Bundle.open(Path(shutil.copytree(bundle.directory, folder / "bundle")))
     for precision in precisions:
-        copy = add_pixel_io(copy, copy.variant(precision), parse=onnx.load_model_from_string)
+        copy = add_pixel_io(copy, copy.variant(precision))
     return copy
 
 

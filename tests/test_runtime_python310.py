@@ -13,7 +13,7 @@ import pytest
 
 from runtime.bundle import Bundle
 from runtime.images import read_picture, write_picture
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.upscaler import Upscaler
 from tests.stand_ins.commands import read_record, run_python
 from tests.stand_ins.libraries import ROOT

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from export.cli import main as export
 from export.engine.profile import choose_profile
-from runtime.bicubic import upscaled_size
 from runtime.bundle import Bundle
 from runtime.cli import main as runtime
 from runtime.errors import ImageError, UserError
-from runtime.pixels import AnyPicture
+from runtime.pictures.pixels import AnyPicture
+from runtime.sizes import upscaled_size
 from runtime.upscaler import Upscaler
 from tests import reach_graphs as steps
 from tests.graphs import Graph

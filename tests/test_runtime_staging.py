@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.encode import open_writer
-from runtime.files import check_writable, no_empty_folders, staged, write_whole
+from runtime.files.whole import check_writable, no_empty_folders, staged, write_whole
 from runtime.images import read_picture, write_picture
+from runtime.pictures.encode import open_writer
 
 _PIXELS = np.zeros((4, 4, 3), np.uint8)
 _WRITERS: dict[str, Callable[[Path], None]] = {
@@ -32,7 +32,7 @@ _WRITES_FOR_EVER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from runtime.encode import open_writer
+from runtime.pictures.encode import open_writer
 with open_writer(Path(sys.argv[1]), (4, 4, 3), np.dtype(np.uint8)) as writer:
     print("writing", flush=True)
     time.sleep(100)
@@ -102,7 +102,7 @@ def test_many_writers_of_few_files_in_one_folder_lose_nothing(processes: int, tm
     hammer = (
         "import sys, threading\n"
         "from pathlib import Path\n"
-        "from runtime.files import write_whole\n"
+        "from runtime.files.whole import write_whole\n"
         "def write(number):\n"
         "    for turn in range(40):\n"
         "        write_whole(Path(sys.argv[1]) / f'{turn % 3}', (sys.argv[2] * 5000 + str(number)).encode() * 3)\n"

@@ -27,12 +27,12 @@ from runtime.backends import BACKENDS
 from runtime.bundle import Bundle
 from runtime.errors import ImageError, UserError
 from runtime.images import Picture, to_network
-from runtime.memory import bytes_per_pixel, default_budget, parse_bytes
-from runtime.ordered import in_order
-from runtime.plan import Plan, plan_run
-from runtime.seams import SeamError, SeamMeter
 from runtime.targets import Precision
-from runtime.tiling import GRID, Cut, cut_axis, cut_axis_fixed
+from runtime.tiles.memory import bytes_per_pixel, default_budget, parse_bytes
+from runtime.tiles.ordered import in_order
+from runtime.tiles.plan import Plan, plan_run
+from runtime.tiles.seams import SeamError, SeamMeter
+from runtime.tiles.tiling import GRID, Cut, cut_axis, cut_axis_fixed
 from runtime.upscaler import Upscaler
 
 lengths = st.integers(1, 300)
@@ -238,7 +238,7 @@ def test_tiles_asked_for_of_one_are_run_and_their_seams_measured(make: Make) -> 
 def test_the_seam_error_belongs_to_its_picture_whoever_else_uses_the_upscaler(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.plan.SEAM_CONTEXT", 2)  # less than the network's halo: tiles of it have seams
+    monkeypatch.setattr("runtime.tiles.plan.SEAM_CONTEXT", 2)  # less than the network's halo: tiles of it have seams
     seamed = replace(exported, manifest=exported.manifest.model_copy(update={"halo": "global"}))
     pictures = [_picture(height, width) for height, width in ((16, 16), (40, 40), (40, 60), (60, 60))]
     with Upscaler.open(seamed, precision="fp32", backend="onnxruntime", tile=20, parallel=2) as upscaler:

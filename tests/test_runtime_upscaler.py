@@ -25,9 +25,9 @@ from runtime.backends import BACKENDS, BackendEntry, LayerPrecision, RanIn, choo
 from runtime.bundle import Bundle, Contract
 from runtime.errors import BackendError, BundleError, ImageError, UnknownNameError
 from runtime.images import Picture, to_network
-from runtime.precision import verify_precision
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
+from runtime.verify.precision import verify_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = (24, 32)

@@ -14,7 +14,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from calibration.ranges import Method, read_table
+from calibration.ranges import Method
+from calibration.table import read_table
 from export.foreign import read_foreign
 from export.stage import export_foreign
 from quantize.cli import main as quantize
@@ -22,15 +23,16 @@ from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from quantize.tables import TableRequest, find_table
-from runtime import Upscaler, value_check
+from runtime import Upscaler
 from runtime.backends import BACKENDS, open_backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend, run_as_written
 from runtime.bundle import Bundle, pack_bundle
 from runtime.errors import BackendError, PipelineError
-from runtime.faithful import check_backends
-from runtime.pixels import to_floats
+from runtime.pictures.pixels import to_floats
 from runtime.targets import Precision, find_target
-from runtime.value_check import TOLERANCE_DB, measure_values, psnr_db
+from runtime.verify import value_check
+from runtime.verify.faithful import check_backends
+from runtime.verify.value_check import TOLERANCE_DB, measure_values, psnr_db
 from tests.small_networks import write_attention_network
 
 GRAPHS = [entry.name for entry in BACKENDS if entry.opens_graphs]

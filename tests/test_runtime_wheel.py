@@ -12,7 +12,7 @@ import pytest
 
 from runtime.bundle import Bundle
 from runtime.images import read_picture, write_picture
-from runtime.pixels import Picture
+from runtime.pictures.pixels import Picture
 from runtime.upscaler import Upscaler
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runtime.console import fail
 from runtime.errors import UserError
+from runtime.terminal.console import fail
 
 try:
     from benchmarks.picture_formats.cli import main

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.picture_formats import picture_files
 from benchmarks.picture_formats.verdict import Verdict, judge
-from runtime import console
+from runtime.terminal import console
 
 app = console.application("Which picture files are read right.")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.picture_formats.picture_file import PictureFile
-from runtime.decode import decode
 from runtime.errors import ImageError
+from runtime.pictures.decode import decode
 
 _NAME = "it"
 
@@ -24,7 +24,7 @@ class Verdict:
 
 def judge(file: PictureFile) -> Verdict:
     """Decodes the file and compares the pixels; refusing a file is right where it has no right pixels and is told what it has."""
-    logging.getLogger("runtime.decode").setLevel(logging.ERROR)  # files of several pictures are here on purpose
+    logging.getLogger("runtime.pictures.decode").setLevel(logging.ERROR)  # files of several pictures are here on purpose
     try:
         pixels = decode(file.data, name=_NAME).pixels
     except ImageError as error:

@@ -12,8 +12,8 @@ from benchmarks.report.pictures import draw_latency, draw_panels
 from benchmarks.report.table import COLUMNS, bicubic_lines, cells, notes, published_cells
 from benchmarks.result import Result
 from runtime.errors import UserError
-from runtime.files import write_whole
-from runtime.lock import locked
+from runtime.files.lock import locked
+from runtime.files.whole import write_whole
 
 __all__ = ["RESULT_FILE", "write_report"]
 

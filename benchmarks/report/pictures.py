@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import Panel
 from benchmarks.result import Result
-from runtime.figures import measured_text
 from runtime.images import Picture
+from runtime.terminal.figures import measured_text
 
 _SIDE = 192  # pixels of the output shown: enough to see texture, small enough to compare at a glance
 _ERROR_LIMIT = 8  # 8-bit steps at which the error picture is brightest

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.latency import ENOUGH_RUNS
 from benchmarks.protocols import find_protocol
 from benchmarks.result import Result, Row
-from runtime.figures import measured_text, share_text
+from runtime.terminal.figures import measured_text, share_text
 
 COLUMNS = (
     "bundle",

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import tensorrt as trt
 
+from runtime.backends.engines import EngineKey, HardwareCompatibility
 from runtime.backends.tensorrt import create, shared_logger
-from runtime.engines import EngineKey, HardwareCompatibility
 from runtime.errors import BackendError, PipelineError
 
 OnStep = Callable[[str, int, int], None]

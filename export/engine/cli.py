@@ -10,13 +10,12 @@ from typing import Annotated, get_args
 import typer
 
 from export.engine.profile import choose_profile
-from runtime import console
 from runtime.backends import choose_backend, load_backend
-from runtime.bundle import Bundle, Io, resolve_bundle
-from runtime.engines import HardwareCompatibility
+from runtime.backends.engines import HardwareCompatibility
+from runtime.bundle import Bundle, Io, find_io, resolve_bundle
 from runtime.errors import BackendError, UnknownNameError
-from runtime.pixel_io import find_io
 from runtime.targets import Precision, find_precision
+from runtime.terminal import console
 
 _BACKEND = "tensorrt"
 _LEVELS: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 
+from runtime.backends.engines import ShapeProfile
 from runtime.bundle import Manifest
-from runtime.engines import ShapeProfile
 from runtime.errors import UserError
-from runtime.memory import bytes_per_pixel
-from runtime.tiling import GRID, round_up
+from runtime.sizes import round_up
+from runtime.tiles.memory import bytes_per_pixel
+from runtime.tiles.tiling import GRID
 
 Size = tuple[int, int]
 _DEFAULT_LARGEST = 512  # pixels a side
-_DEFAULT_BYTES = 1 << 30  # what a window may take of the GPU, by the estimate of runtime/memory.py
+_DEFAULT_BYTES = 1 << 30  # what a window may take of the GPU, by the estimate of runtime/tiles/memory.py
 
 
 def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None, most: Size | None, batch: int) -> ShapeProfile:

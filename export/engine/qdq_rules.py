@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from export.opset import opset_of
+from export.graph.opset import opset_of
 from runtime.errors import PipelineError
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"

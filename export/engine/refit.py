@@ -13,8 +13,8 @@ import onnx
 import tensorrt as trt
 
 from export.engine.structure import weight_names
+from runtime.backends.engines import EngineKey
 from runtime.backends.tensorrt import create, deserialize, shared_logger
-from runtime.engines import EngineKey
 from runtime.errors import BackendError
 
 

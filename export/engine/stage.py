@@ -14,9 +14,7 @@ from export.engine.qdq_rules import check_graph
 from export.engine.refit import Refit, refit_plan
 from export.engine.structure import structure_digest
 from runtime.backends.cuda import Gpu
-from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import ENGINES, Bundle, Io, Variant, check_writable
-from runtime.engines import (
+from runtime.backends.engines import (
     EngineKey,
     EngineRecord,
     HardwareCompatibility,
@@ -25,10 +23,12 @@ from runtime.engines import (
     read_plan,
     write_engine,
 )
+from runtime.backends.tensorrt import TensorRtBackend
+from runtime.bundle import ENGINES, Bundle, Io, Variant, check_writable
 from runtime.errors import BackendError, PipelineError, UserError
-from runtime.files import write_whole
-from runtime.precision import verify_precision
+from runtime.files.whole import write_whole
 from runtime.targets import Precision
+from runtime.verify.precision import verify_precision
 
 TARGET = "tensorrt"
 

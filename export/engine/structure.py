@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from export.graph.serialized import serialize
 from runtime.bundle import sha256_bytes
 
 # Inputs by their index.
@@ -42,7 +43,7 @@ def structure_digest(model: onnx.ModelProto) -> str:
             for field, _ in tensor.ListFields():
                 if field.name not in _KEPT_FIELDS:
                     tensor.ClearField(field.name)
-    return sha256_bytes(bare.SerializeToString(deterministic=True))
+    return sha256_bytes(serialize(bare))
 
 
 def _read(graph: onnx.GraphProto) -> Iterator[tuple[str, bool]]:

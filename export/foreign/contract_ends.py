@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.foreign.original import Array
+from export.graph.constants import new_constant
 from export.onnx_export import INPUT, OUTPUT
-from export.passes.editing import new_constant
 
 Order = Literal["RGB", "BGR", "Y"]
 ORDERS: tuple[Order, ...] = ("RGB", "BGR", "Y")

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from export.foreign.guarded_process import receive, send
 from export.foreign.original import Array, Run, open_graph
-from export.passes.editing import constant
+from export.graph.constants import constant
 from runtime.errors import BackendError
 
 _PROGRAM = Path(__file__).with_name("guarded_process.py")

@@ -24,8 +24,8 @@ from export.foreign.old_resize import raise_opset
 from export.foreign.space_to_depth import restore_space_to_depth
 from export.foreign.transposes import join_transposes
 from export.foreign.unheld import refuse_other_domains, refuse_unheld
+from export.graph.opset import opset_of
 from export.onnx_export import NATIVE_OPSET
-from export.opset import opset_of
 from export.passes.depth_to_space import restore_depth_to_space
 from export.passes.simplify import simplify
 from runtime.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
-from export.opset import opset_of
+from export.graph.opset import opset_of
 from runtime.errors import PipelineError
 
 _OLD = ("Upsample", "Resize")

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from export.foreign.shapes import describe
-from export.passes.editing import constant
+from export.graph.constants import constant
 
 _POOLS = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 _SCALES = ("Mul", "Div", "Add", "Sub")

@@ -24,9 +24,9 @@ from export.foreign.original import Array, Run, open_graph, open_original
 from export.foreign.rounding import KINDS, rounding_tolerance
 from export.foreign.sized import Sized, find_sizes, fix_size
 from export.parity import TOLERANCE
-from runtime.bicubic import upscaled_size
 from runtime.bundle import Contract
 from runtime.errors import UserError
+from runtime.sizes import upscaled_size
 
 _SCALES = (1, 64)  # a manifest's
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.foreign.shapes import describe, kernel_of
-from export.passes.editing import constant
+from export.graph.constants import constant
 
 _SAYS_SIZE = ("Resize", "Reshape", "Expand", "Tile", "Slice", "Split")
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization", "LayerNormalization")

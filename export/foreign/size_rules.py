@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.foreign.shapes import Shapes, describe, ints_of, kernel_of
-from export.passes.editing import constant
+from export.graph.constants import constant
 
 _TO_THE_END = 1 << 30  # of a Slice: exporters write the largest integer
 _WIDE_WINDOW, _FEW_PLACES = 8, 8  # an average that leaves a handful of places is one over shares of the picture, adaptive pooling

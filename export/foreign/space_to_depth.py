@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.passes.editing import constant, insert_node, new_constant
+from export.graph.constants import constant, new_constant
+from export.graph.editing import insert_node
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze")
 # By the permutation of the six axes: whether the channels come before the places in the block.

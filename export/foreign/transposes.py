@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import constant, discard, hand_over, insert_node, new_constant, only_reader
+from export.graph.constants import constant, new_constant
+from export.graph.editing import discard, hand_over, insert_node, only_reader
 
 _ALONE = (
     *("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Softplus", "Erf", "Abs", "Neg", "Exp"),

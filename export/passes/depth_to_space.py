@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from export.passes.editing import discard, hand_over, insert_node, producer
-
-# By the permutation of the six axes: the mode, and where the axes of the channels and of the two factors stand before it.
-LAYOUTS: dict[tuple[int, ...], tuple[str, int, int, int]] = {
-    (0, 1, 4, 2, 5, 3): ("CRD", 1, 2, 3),
-    (0, 3, 4, 1, 5, 2): ("DCR", 3, 1, 2),
-}
+from export.graph.depth_to_space import LAYOUTS
+from export.graph.editing import discard, hand_over, insert_node, producer
 
 
 def restore_depth_to_space(model: ir.Model) -> tuple[ir.Model, str]:

@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.passes.editing import constant, discard, groups, hand_over, only_reader, pads, producer, set_weights, weights
+from export.graph.attributes import groups, pads
+from export.graph.constants import constant
+from export.graph.editing import discard, hand_over, only_reader, producer, set_weights, weights
 from export.passes.pass_back import pass_back
 
 _OPERATORS = ("Mul", "Div", "Add", "Sub")

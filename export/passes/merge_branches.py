@@ -14,16 +14,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import (
-    constant,
-    hand_over,
-    insert_node,
-    note_shapes,
-    noted_shape,
-    producer,
-    set_weights,
-    weights,
-)
+from export.graph.constants import constant
+from export.graph.editing import hand_over, insert_node, note_shapes, noted_shape, producer, set_weights, weights
 
 _MOVING = ("DepthToSpace", "SpaceToDepth", "Transpose", "Reshape", "Identity")
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Array, discard, groups, hand_over, pads, producer, set_weights, weights
+from export.graph.attributes import groups, pads
+from export.graph.editing import Array, discard, hand_over, producer, set_weights, weights
 
 
 def merge_convolutions(model: ir.Model) -> tuple[ir.Model, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import constant, discard, hand_over, insert_node, new_constant, only_reader, producer
+from export.graph.constants import constant, new_constant
+from export.graph.editing import discard, hand_over, insert_node, only_reader, producer
 
 _ELEMENTWISE = ("Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Elu")
 

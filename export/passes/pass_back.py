@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import constant, new_constant, producer, set_weights, weights
+from export.graph.constants import constant, new_constant
+from export.graph.editing import producer, set_weights, weights
 
 _MOVES = ("DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze")
 _HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")

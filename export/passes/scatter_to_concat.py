@@ -14,7 +14,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.passes.editing import constant, discard, hand_over, insert_node, new_constant, only_reader
+from export.graph.constants import constant, new_constant
+from export.graph.editing import discard, hand_over, insert_node, only_reader
 from runtime.backends.onnxruntime import session_options
 
 _TRIED = (2, 48, 96)  # N, H, W where they are free: of any multiple that a network may ask for

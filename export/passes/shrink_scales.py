@@ -10,7 +10,8 @@ import math
 
 import onnx_ir as ir
 
-from export.passes.editing import constant, discard, hand_over, insert_node, note_shapes, noted_shape, producer
+from export.graph.constants import constant
+from export.graph.editing import discard, hand_over, insert_node, note_shapes, noted_shape, producer
 
 
 def shrink_scales(model: ir.Model) -> tuple[ir.Model, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import constant, hand_over, insert_node, new_constant, producer
+from export.graph.constants import constant, new_constant
+from export.graph.editing import hand_over, insert_node, producer
 
 
 def replace_tanh(model: ir.Model) -> tuple[ir.Model, str]:

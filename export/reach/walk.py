@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from export.graph.serialized import serialize
 from export.reach.call import Call, NotFollowedError
 from export.reach.dependence import NOTHING, Dependence, Known, picture
 from export.reach.operators import OPERATORS
@@ -106,7 +107,7 @@ def _evaluate(node: ir.Node, inputs: list[Dependence | Known | None], opset: int
     del proto.input[:]
     proto.input.extend(names)
     given = {name: value for name, value in zip(names, inputs, strict=True) if name}
-    results = _evaluator(proto.SerializeToString(deterministic=True), opset).run(None, given)
+    results = _evaluator(serialize(proto), opset).run(None, given)
     return [np.asarray(result) for result in results]
 
 

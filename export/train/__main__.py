@@ -1,3 +1,3 @@
-from runtime.console import start
+from runtime.terminal.console import start
 
 start("export.train")

@@ -20,10 +20,10 @@ from export.models import NETWORKS, Network, find_network
 from export.train.log import draw_log, read_log, write_log
 from export.train.patches import Photograph, find_photographs, load_photographs
 from export.train.recipe import Progress, Recipe, Training, fitting, measure_psnr_db, run
-from runtime import console
 from runtime.bundle import BUILD, sha256_file
 from runtime.errors import UserError, WeightsError
-from runtime.files import check_writable, write_whole
+from runtime.files.whole import check_writable, write_whole
+from runtime.terminal import console
 
 _HALF_COSTS_AT_MOST_DB = 0.001  # what storing the weights as float16 may cost
 _LARGE = 4096  # values; smaller tensors are a hundredth of the file, and the last layer, one of them, is most of the cost

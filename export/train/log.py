@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from export.train.recipe import Progress
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 
 _COLUMNS = tuple(field.name for field in fields(Progress))
 

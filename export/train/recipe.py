@@ -26,7 +26,7 @@ from export.checkpoints import load_checkpoint
 from export.models import Network
 from export.train.patches import Photograph, draw_batch
 from runtime.errors import UserError
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 
 _BETAS = (0.9, 0.99)
 _GRADIENT_NORM = 1.0

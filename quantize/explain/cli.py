@@ -14,12 +14,12 @@ from quantize.explain.plot import draw
 from quantize.explain.result import ExplainedLayer, Explanation, Shift, is_exact
 from quantize.explain.stage import ExplainRequest, explain
 from quantize.reports import write_report
-from runtime import console
 from runtime.backends import BACKENDS
 from runtime.bundle import REPORTS, Bundle, resolve_bundle
-from runtime.figures import share_text
-from runtime.pairs import find_pairs
 from runtime.targets import TARGETS, find_target
+from runtime.terminal import console
+from runtime.terminal.figures import share_text
+from runtime.verify.pairs import find_pairs
 
 _WORST = 5  # pictures in the table; --json has all
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.pairs import Pair, load_low, load_pair
 from quantize.explain.result import ExplainedPicture
-from quantize.sensitivity import decibels
+from quantize.explain.sensitivity import decibels
 from runtime.images import Picture
 from runtime.upscaler import Upscaler
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantize.sensitivity import LayerNoise
+from quantize.explain.sensitivity import LayerNoise
 from runtime.bundle import Noun
 
 _EXACT_DB = 100.0  # beyond it nothing is left but float32's own rounding

@@ -11,22 +11,23 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.calibrate import CROP_SIZE, crops_of, describe_source
+from calibration.crops import CROP_SIZE, crops_of, describe_source
 from calibration.pairs import ImageSet
-from calibration.ranges import CalibrationSource, CalibrationTable, read_table, used_hashes
+from calibration.table import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
 from quantize.explain.result import ExplainedLayer, Explanation, mean_shift
-from quantize.low_rank_correction import corrected_layers
+from quantize.explain.sensitivity import PICTURE, layer_sensitivity, measure_layers
+from quantize.graph.input_correction import corrected_layers
+from quantize.graph.switches import SwitchedGraph
 from quantize.prepare import prepare
-from quantize.sensitivity import PICTURE, layer_sensitivity, measure_layers
-from quantize.stage import load_fp32, options_of
-from quantize.switches import SwitchedGraph
+from quantize.records import options_of
+from quantize.stage import load_fp32
 from runtime.bundle import Bundle, Variant
 from runtime.errors import BundleError
-from runtime.pairs import find_pairs
-from runtime.precision import PrecisionReport
 from runtime.targets import find_target
 from runtime.upscaler import Upscaler
+from runtime.verify.pairs import find_pairs
+from runtime.verify.precision import PrecisionReport
 
 OnStep = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and of how many."""

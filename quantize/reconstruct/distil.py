@@ -21,10 +21,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from quantize.qdq import QuantizationParameters, RoundedWeight
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight
+from quantize.graph.walk import Array
 from quantize.reconstruct.simulate import SimulatedNetwork, key
-from quantize.walk import Array
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 
 STEPS = 200
 _WEIGHT_RATE = 0.03  # steps of a weight

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from quantize.layers import along, bias_gain, output_axis
-from quantize.operators import computed_inputs
-from quantize.qdq import QuantizationParameters, RoundedWeight
+from quantize.graph.layers import along, bias_gain, output_axis
+from quantize.graph.operators import computed_inputs
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight
 from quantize.reconstruct.operators import OPERATORS
 from quantize.reconstruct.operators.resize import is_linear
 from runtime.errors import UserError

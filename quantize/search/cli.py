@@ -15,11 +15,11 @@ from quantize.search.choose import Budget
 from quantize.search.result import SearchState, Trial, pareto_front
 from quantize.search.stage import Found, SearchRequest, search_bundle, state_file
 from quantize.tables import FoundTable, TableRequest
-from runtime import console
+from runtime.backends.processor import count_cores, processor_name
 from runtime.bundle import Bundle
 from runtime.errors import UserError
-from runtime.figures import share_text
-from runtime.processor import count_cores, processor_name
+from runtime.terminal import console
+from runtime.terminal.figures import share_text
 
 
 def make_budget(

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet, Pair, hash_pair, load_pair
-from calibration.ranges import CalibrationImage, CalibrationSource, used_hashes
+from calibration.table import CalibrationImage, CalibrationSource, used_hashes
 from quantize.search.result import HeldBack
-from runtime.bicubic import upscaled_size
 from runtime.bundle import Contract
 from runtime.errors import DatasetError
 from runtime.images import Picture, to_network
+from runtime.sizes import upscaled_size
 
 _CROPS = 16
 # Large, and from anywhere: int8 loses most where fp32 is near the truth, which is not where there is most detail.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from calibration.ranges import CalibrationImage
+from calibration.table import CalibrationImage
 from quantize.reports import unwritable, write_report
 from runtime.bundle import Noun, Sha256
-from runtime.lock import locked
-from runtime.regular_files import read_regular
+from runtime.files.lock import locked
+from runtime.files.regular import read_regular
 
 _MOST_BYTES = 64 << 20  # of a search that tried thousands of graphs
 

@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet
-from calibration.ranges import CalibrationTable, write_table
+from calibration.table import CalibrationTable, write_table
+from quantize.graph.qdq import RoundedWeight
 from quantize.options import Int8Options
-from quantize.qdq import RoundedWeight
+from quantize.records import current_tools, recorded_options
 from quantize.search.choose import Budget, Lifted, choose_lifted
 from quantize.search.held_back import hold_back
 from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state, write_state
 from quantize.search.trials import WARM_UP, N, Subject, Trials
-from quantize.stage import current_tools, load_fp32, recorded_options
+from quantize.stage import load_fp32
 from runtime.bundle import REPORTS, Bundle, check_writable, sha256_bytes
 from runtime.errors import UserError
-from runtime.pairs import backend_for
+from runtime.verify.pairs import backend_for
 
 _TIMED_SIDE = 128  # pixels of the low-resolution picture that is timed, as `python -m benchmarks` times it
 OnStep = Callable[[str, int, int], None]

@@ -15,19 +15,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from calibration.calibrate import OnStep
-from calibration.ranges import CalibrationTable
+from calibration.steps import OnStep
+from calibration.table import CalibrationTable
+from export.graph.serialized import serialize
+from quantize.graph.input_correction import added_macs
+from quantize.graph.keep_in_float import Liftable, find_liftable
+from quantize.graph.placement import lifted_operators
+from quantize.graph.qdq import RoundedWeight
+from quantize.graph.switches import SwitchedGraph
 from quantize.int8 import Int8Graph, quantize_int8
-from quantize.lift import Liftable, find_liftable
-from quantize.low_rank_correction import added_macs
 from quantize.options import LEARNING_STEPS, Int8Options
-from quantize.placement import lifted_operators
 from quantize.prepare import Prepared, prepare
-from quantize.qdq import RoundedWeight
 from quantize.search.choose import NOTHING, Lifted, LiftingCost
 from quantize.search.held_back import ScoredCrop, psnr_db
 from quantize.search.result import Timing, Trial
-from quantize.switches import SwitchedGraph
 from runtime.backends import Backend, open_backend
 from runtime.bundle import AddedMacs, Manifest, sha256_bytes
 from runtime.targets import Precision
@@ -118,7 +119,7 @@ class Trials:
     def measure(self, lifted: Lifted, *, fitted: bool = False) -> Trial:
         """What the graph with those lifted loses, and how long it takes."""
         graph = self.fitted(lifted) if fitted else self.graph(lifted)
-        data = graph.model.SerializeToString(deterministic=True)
+        data = serialize(graph.model)
         with open_backend(self._subject.backend, data, precision="int8") as tried:
             drop_db = float(np.mean(np.subtract(self._exact_psnr_db, self._psnr_db(tried))))
             fp32_ms, int8_ms, tried_ms = median_ms((self._fp32, self._int8, tried), self._subject.timing)
@@ -184,7 +185,7 @@ class Trials:
         return self._open(self.plain.model, "int8")
 
     def _open(self, model: onnx.ModelProto, precision: Precision) -> Backend:
-        data = model.SerializeToString(deterministic=True)
+        data = serialize(model)
         return self._opened.enter_context(open_backend(self._subject.backend, data, precision=precision))
 
     @cached_property

@@ -1,6 +1,6 @@
 """Inference backends: one file each, and this list, the fastest first.
 
-The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/pairs.py.
+The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/verify/pairs.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from runtime.backends.backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
-from runtime.bundle import Io
-from runtime.errors import BackendError, UnknownNameError
-from runtime.targets import PRECISIONS, Precision
+from ..bundle import Io
+from ..errors import BackendError, UnknownNameError
+from ..targets import PRECISIONS, Precision
+from .backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
 
 __all__ = [
     "BACKENDS",
@@ -73,14 +73,10 @@ _TENSORRT = (
 )
 
 BACKENDS: tuple[BackendEntry, ...] = (
-    BackendEntry("openvino", "runtime.backends.openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
-    BackendEntry(
-        "onnxruntime", "runtime.backends.onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")
-    ),
+    BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
+    BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
-    BackendEntry(
-        "tensorrt", "runtime.backends.tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True
-    ),
+    BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
 )
 
 
@@ -141,6 +137,6 @@ def open_backend(
 def load_backend(entry: BackendEntry) -> ModuleType:
     """The backend's module; BackendError where a library that its packages need is missing."""
     try:
-        return importlib.import_module(entry.module)
+        return importlib.import_module(entry.module, __name__)
     except (ImportError, OSError) as error:
         raise BackendError(f"backend {entry.name!r} is installed but cannot be loaded: {error}", hint=entry.install) from error

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.bundle import Io
-from runtime.tiling import SizeLimits
+from ..bundle import Io
+from ..sizes import SizeLimits
 
 Values = TypeVar("Values", np.float32, np.uint8)
 RanIn = Literal["fp32", "fp16", "bf16", "int8", "other"]

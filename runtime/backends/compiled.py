@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.files import replace_file
-from runtime.regular_files import read_regular
+from ..files.regular import read_regular
+from ..files.whole import replace_file
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".compiled"

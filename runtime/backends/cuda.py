@@ -22,7 +22,7 @@ import pycuda.driver as cuda
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.errors import BackendError
+from ..errors import BackendError
 
 _NO_GPU = (
     "nvidia-smi shows what the driver sees; on a Jetson the user must be in the groups video and render; in a container, run it "

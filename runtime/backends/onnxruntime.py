@@ -20,9 +20,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
-from runtime.errors import BackendError
-from runtime.targets import Precision
+from ..errors import BackendError
+from ..targets import Precision
+from .backend import BackendOptions, LayerPrecision, RanIn, Values
 
 _NAMES: dict[str, RanIn] = {
     "float": "fp32",

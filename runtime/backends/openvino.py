@@ -20,12 +20,12 @@ import openvino as ov
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.backends.backend import BackendOptions, LayerPrecision, RanIn, Values
-from runtime.backends.compiled import CompiledGraphs
-from runtime.bundle import sha256_bytes
-from runtime.errors import BackendError
-from runtime.processor import describe_processor
-from runtime.targets import Precision
+from ..bundle import sha256_bytes
+from ..errors import BackendError
+from ..targets import Precision
+from .backend import BackendOptions, LayerPrecision, RanIn, Values
+from .compiled import CompiledGraphs
+from .processor import describe_processor
 
 _log = logging.getLogger(__name__)
 _NAMES: dict[str, RanIn] = {

@@ -21,13 +21,13 @@ import tensorrt as trt
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from runtime.backends.backend import BackendOptions, DeviceTimes, LayerPrecision, Values
-from runtime.backends.cuda import Buffers, CapturedWork, Gpu
-from runtime.backends.tensorrt_layers import parse_layers
-from runtime.bundle import Io, sha256_bytes
-from runtime.engines import EngineKey, build_command, find_engine, read_plan
-from runtime.errors import BackendError
-from runtime.targets import Precision
+from ..bundle import Io, sha256_bytes
+from ..errors import BackendError
+from ..targets import Precision
+from .backend import BackendOptions, DeviceTimes, LayerPrecision, Values
+from .cuda import Buffers, CapturedWork, Gpu
+from .engines import EngineKey, build_command, find_engine, read_plan
+from .tensorrt_layers import parse_layers
 
 _log = logging.getLogger(__name__)
 _SHAPES_KEPT = 4  # buffers of as many shapes stay allocated; an app that streams has one, tiles of one picture have one

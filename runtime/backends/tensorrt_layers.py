@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.backends.backend import LayerPrecision, RanIn
-from runtime.errors import PipelineError
+from ..errors import PipelineError
+from .backend import LayerPrecision, RanIn
 
 _TYPES: dict[str, RanIn] = {
     "fp32": "fp32",

@@ -3,10 +3,10 @@
 Everyone else takes what concerns it from here.
 """
 
-from runtime.bundle.bundle import Bundle, pack_bundle, resolve_bundle
-from runtime.bundle.digests import sha256_bytes, sha256_file, source_digest, tool_versions
-from runtime.bundle.graph_bytes import check_graph_bytes
-from runtime.bundle.manifest import (
+from .bundle import Bundle, pack_bundle, resolve_bundle
+from .digests import sha256_bytes, sha256_file, source_digest, tool_versions
+from .graph_bytes import check_graph_bytes
+from .manifest import (
     BUILD,
     ENGINES,
     IOS,
@@ -28,9 +28,10 @@ from runtime.bundle.manifest import (
     Sha256,
     Side,
     Variant,
+    find_io,
 )
-from runtime.bundle.manifest_file import manifest_schema
-from runtime.bundle.write import check_writable, extend_bundle, update_bundle, write_bundle
+from .manifest_file import manifest_schema
+from .write import check_writable, extend_bundle, update_bundle, write_bundle
 
 __all__ = [
     "BUILD",
@@ -58,6 +59,7 @@ __all__ = [
     "check_graph_bytes",
     "check_writable",
     "extend_bundle",
+    "find_io",
     "manifest_schema",
     "pack_bundle",
     "resolve_bundle",

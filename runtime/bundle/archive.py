@@ -14,8 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from runtime.errors import BundleError
-from runtime.regular_files import open_regular
+from ..errors import BundleError
+from ..files.regular import open_regular
 
 _MOST_FILES = 256
 _MOST_BYTES = 2 << 30

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.bundle.archive import pack_files, unpack_files
-from runtime.bundle.digests import sha256_bytes
-from runtime.bundle.graph_bytes import check_graph_bytes
-from runtime.bundle.manifest import BUILD, MANIFEST, Io, Manifest, Part, Variant
-from runtime.bundle.manifest_file import manifest_bytes, parse_manifest, read_manifest
-from runtime.bundle.staging import ChangedPartError, find_part, read_part
-from runtime.errors import BundleError
-from runtime.targets import Precision
+from ..errors import BundleError
+from ..targets import Precision
+from .archive import pack_files, unpack_files
+from .digests import sha256_bytes
+from .graph_bytes import check_graph_bytes
+from .manifest import BUILD, MANIFEST, Io, Manifest, Part, Variant
+from .manifest_file import manifest_bytes, parse_manifest, read_manifest
+from .staging import ChangedPartError, find_part, read_part
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from runtime.bundle.graph_messages import (
+from .graph_messages import (
     ATTRIBUTE,
     BITS,
     GRAPH,
@@ -29,7 +29,7 @@ from runtime.bundle.graph_messages import (
     VALUE,
     VALUES,
 )
-from runtime.bundle.wire import SIGN, Span, WireReader
+from .wire import SIGN, Span, WireReader
 
 _MOST_NODES = 1 << 16  # ten times the largest super-resolution transformer
 _MOST_SIDE = 1 << 31

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from runtime.bicubic import upscaled_size
-from runtime.targets import TARGETS, Precision
-from runtime.tiling import as_fraction, is_simple, round_up
+from ..errors import UnknownNameError
+from ..sizes import as_fraction, is_simple, round_up, upscaled_size
+from ..targets import TARGETS, Precision
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -26,6 +26,16 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-
 Colour = Literal["RGB", "Y"]
 Io = Literal["float32", "uint8"]
 IOS: tuple[Io, ...] = get_args(Io)
+
+
+def find_io(name: str) -> Io:
+    """Return `name` as a kind of graph input and output; UnknownNameError lists the valid ones."""
+    for io in IOS:
+        if io == name:
+            return io
+    raise UnknownNameError("--io", name, valid=IOS)
+
+
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Pixels along one side of a picture."""
 Count = Annotated[int, Field(ge=0, le=1 << 60)]
@@ -66,7 +76,7 @@ class Contract(Noun):
     colour: Colour = "RGB"
     """Y: full-range BT.601 luma, as JFIF; whoever runs the graph carries chroma over bicubically."""
     pre_upscale: bool = False
-    """The graph takes the picture enlarged by `scale`, as runtime/bicubic.py does it, and gives one of that same size."""
+    """The graph takes the picture enlarged by `scale`, as runtime/pictures/bicubic.py does it, and gives one of that same size."""
     static_shape: tuple[Side, Side] | None = None
     """(H, W) of the input where the graph is fixed to one shape; None where height and width are free."""
     multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1

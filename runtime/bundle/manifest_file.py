@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runtime.bundle.digests import sha256_bytes
-from runtime.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
-from runtime.bundle.older import upgraded
-from runtime.errors import BundleError
-from runtime.regular_files import read_regular
+from ..errors import BundleError
+from ..files.regular import read_regular
+from .digests import sha256_bytes
+from .manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from .older import upgraded
 
 _DIGEST = "digest"
 MOST_MANIFEST_BYTES = 4 << 20

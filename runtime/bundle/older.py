@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.bundle.manifest import SCHEMA_VERSION
+from .manifest import SCHEMA_VERSION
 
 _JOINED = ("without", "with", "lifted")
 _TABLE = "calibration_sha256"

@@ -13,10 +13,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.bundle.digests import sha256_bytes
-from runtime.bundle.manifest import MANIFEST, Part
-from runtime.errors import BundleError
-from runtime.regular_files import read_regular
+from ..errors import BundleError
+from ..files.regular import read_regular
+from .digests import sha256_bytes
+from .manifest import MANIFEST, Part
 
 STAGED = ".next"
 MOST_PART_BYTES = 512 << 20

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from runtime.bundle.graph_messages import BYTES, VARINT, Message
-from runtime.errors import BundleError
+from ..errors import BundleError
+from .graph_messages import BYTES, VARINT, Message
 
 SIGN = 1 << 63
 """Negative numbers are written as 2^64 less themselves."""

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import MANIFEST, Manifest
-from runtime.bundle.manifest_file import manifest_bytes, read_manifest
-from runtime.bundle.staging import STAGED, settle, staged_path, sweep, write_synced
-from runtime.errors import BundleError
-from runtime.lock import locked
+from ..errors import BundleError
+from ..files.lock import locked
+from .bundle import Bundle
+from .manifest import MANIFEST, Manifest
+from .manifest_file import manifest_bytes, read_manifest
+from .staging import STAGED, settle, staged_path, sweep, write_synced
 
 
 def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, bytes]) -> Bundle:

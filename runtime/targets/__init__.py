@@ -2,9 +2,9 @@
 
 from typing import get_args
 
-from runtime.errors import UnknownNameError
-from runtime.targets import cpu, npu, npu16, openvino, tensorrt, vacc
-from runtime.targets.target import Precision, Target
+from ..errors import UnknownNameError
+from . import cpu, npu, npu16, openvino, tensorrt, vacc
+from .target import Precision, Target
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
 

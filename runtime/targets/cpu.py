@@ -1,7 +1,7 @@
 """CPUs with 8-bit dot products (x86 VNNI, Arm dotprod), through openvino or onnxruntime."""
 
-from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, computed, fused
-from runtime.targets.target import Target
+from .operators import LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, computed, fused
+from .target import Target
 
 TARGET = Target(
     name="cpu",

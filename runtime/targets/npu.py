@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from runtime.targets.operators import LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, Part, Row, computed, fused
-from runtime.targets.target import Target
+from .operators import LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, Part, Row, computed, fused
+from .target import Target
 
 # What LiteRT's 8-bit scheme has (https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec).
 OPERATORS = (

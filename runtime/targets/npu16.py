@@ -6,7 +6,7 @@ HTP's uint16 has a free zero point; codes of int16 with zero point 0 are its cod
 
 from dataclasses import replace
 
-from runtime.targets import npu
+from . import npu
 
 TARGET = replace(
     npu.TARGET,

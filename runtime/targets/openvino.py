@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from runtime.targets import cpu
-from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, fused
+from . import cpu
+from .operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, SIGNED_PRODUCT, fused
 
 _ACTIVATIONS = fused("Relu", "PRelu", "Sigmoid", "LeakyRelu", "Clip")  # as its runtime graph shows them
 

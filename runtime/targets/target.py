@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.targets.operators import Part, Row
+from .operators import Part, Row
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 

@@ -3,8 +3,8 @@
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-with-quantized-types.html
 """
 
-from runtime.targets.operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, fused
-from runtime.targets.target import Target
+from .operators import ADDITION_INSIDE, LAYERS, MATMUL_BIAS, MOVES, PRODUCT, TRANSPOSED, fused
+from .target import Target
 
 TARGET = Target(
     name="tensorrt",

@@ -3,9 +3,9 @@
 https://github.com/Vastai/VastModelZOO; of its int8 scheme nothing more is known here, and symmetric codes suit every scheme.
 """
 
-from runtime.targets import npu
-from runtime.targets.operators import on_int8_only
-from runtime.targets.target import Target
+from . import npu
+from .operators import on_int8_only
+from .target import Target
 
 TARGET = Target(
     name="vacc",

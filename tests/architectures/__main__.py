@@ -12,10 +12,10 @@ import typer
 
 from calibration.datasets import SAMPLES
 from quantize.options import Effort
-from runtime import console
-from runtime.figures import share_text
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
 from runtime.targets import TARGETS, find_target
+from runtime.terminal import console
+from runtime.terminal.figures import share_text
 from tests.architectures import ARCHITECTURES, find_architecture
 from tests.architectures.exporters import EXPORTERS, find_exporter
 from tests.architectures.table import Row, Settings, rows

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import onnxruntime_quantizer
-from calibration.calibrate import ignore_step
 from calibration.datasets import SAMPLES
 from calibration.ranges import DEFAULT_PERCENTILE, Method
+from calibration.steps import ignore_step
 from export.foreign import read_foreign
 from export.models import Network, find_network
 from export.stage import export_foreign, export_network
@@ -25,11 +25,11 @@ from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import SredgeError
-from runtime.pairs import find_pairs
-from runtime.precision import verify_precision
 from runtime.targets import Target
 from runtime.upscaler import Upscaler
-from runtime.value_check import measure_values
+from runtime.verify.pairs import find_pairs
+from runtime.verify.precision import verify_precision
+from runtime.verify.value_check import measure_values
 from tests.architectures.exporters import SIDES, Exporter, write_onnx
 from tests.architectures.measure import Scene, by_set, fp32_scores_db, load_scenes, scores_db
 from tests.architectures.weights import scale_of

@@ -17,8 +17,8 @@ import typer
 from export.models import Network
 from export.train.patches import Photograph, find_photographs, load_photographs
 from export.train.recipe import Progress, Recipe, Training, measure_psnr_db, run
-from runtime import console
-from runtime.files import write_whole
+from runtime.files.whole import write_whole
+from runtime.terminal import console
 from tests.architectures import ARCHITECTURES, find_architecture
 from tests.architectures.weights import pack_weights, scale_of, weights_file
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runtime.engines import EngineRecord
+from runtime.backends.engines import EngineRecord
 from tests.stand_ins.libraries import ROOT, bindings, joined, pycuda
 
 NEWEST = "11.4.0.106"

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F  # noqa: N812 # the field's name for it
 
-from quantize.layers import attribute
+from export.graph.attributes import attribute
 from quantize.reconstruct.operators.operator import Given, Operator, Tensor, needed, present
 
 _EPSILON = 1e-5

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 import torch
 
-from quantize.layers import attribute
+from export.graph.attributes import attribute
 from quantize.reconstruct.operators.operator import Given, Operator, Tensor, integers, needed, present
 from quantize.reconstruct.operators.products import pad_spatial, window_pads
 

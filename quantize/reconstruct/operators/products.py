@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F  # noqa: N812 # the field's name for it
 
-from quantize.layers import attribute
+from export.graph.attributes import attribute
 from quantize.reconstruct.operators.operator import Given, Operator, Tensor, needed, present
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

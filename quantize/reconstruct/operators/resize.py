@@ -16,7 +16,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 
-from quantize.layers import attribute
+from export.graph.attributes import attribute
+from export.graph.serialized import serialize
 from quantize.reconstruct.operators.operator import Given, Operator, Tensor, needed, present
 from runtime.backends.onnxruntime import session_options
 
@@ -30,7 +31,7 @@ def _resize(node: ir.Node, given: Given) -> Tensor:
     by_size = sizes is not None and sizes.numel() > 0
     asked = sizes if by_size else scales
     assert asked is not None
-    described = _described(node).SerializeToString(deterministic=True)
+    described = serialize(_described(node))
     for axis, factor in zip(axes, asked.reshape(-1).tolist(), strict=True):
         if factor != (value.shape[axis] if by_size else 1):
             matrix = _matrix(described, value.shape[axis], factor)

@@ -1,0 +1,1 @@
+"""What every package that edits ONNX graphs shares: constants, attributes, opset, validity, sizes. Needs onnx, not torch."""

@@ -1,0 +1,116 @@
+"""What the rewrites share: constants of a graph read and replaced, a value handed on from one node to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.graph.arithmetic import infer_sizes
+from export.graph.constants import constant, new_constant
+
+Array = NDArray[np.float32]
+_NOTED = "shape for an odd input"
+_ODD = (3, 61, 97)  # primes: no two dimensions come out equal by chance
+
+
+def weights(node: ir.Node) -> tuple[Array, Array] | None:
+    """(weight, bias) of a Conv whose parameters are constant, zeros for a bias that is not there; else None."""
+    if node.op_type != "Conv":
+        return None
+    weight = constant(node.inputs[1])
+    if weight is None:
+        return None
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = np.zeros(weight.shape[0], np.float32) if given is None else constant(given)
+    return None if bias is None else (weight.astype(np.float32, copy=False), bias.astype(np.float32, copy=False))
+
+
+def set_weights(node: ir.Node, weight: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
+    """Gives a Conv these parameters in place, under the names they had; no bias where it is all zero and there was none."""
+    weight_name = str(node.inputs[1].name) if node.inputs[1] is not None else "weight"
+    _set_constant(node, 1, weight, name=weight_name)
+    if bias.any() or len(node.inputs) > 2:
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        _set_constant(node, 2, bias, name=weight_name.removesuffix("weight") + "bias")
+
+
+def note_shapes(model: ir.Model) -> None:
+    """Notes on every tensor the shape it has for one odd input: tells tensors of one shape from those that broadcast, and sizes.
+
+    Where sizes burnt into the graph forbid that input, nothing is noted.
+    """
+    declared = model.graph.inputs[0].shape
+    assert declared is not None
+    fixed = [size if isinstance(size, int) else odd for size, odd in zip((declared[0], *declared[2:]), _ODD, strict=True)]
+    try:
+        sized = infer_sizes(ir.to_proto(model), (fixed[0], fixed[1], fixed[2]))
+    except onnx.shape_inference.InferenceError:
+        return
+    shapes = {value.name: value.shape for value in (*sized.inputs, *(output for node in sized for output in node.outputs))}
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        shape = shapes.get(value.name)
+        if shape is not None and all(isinstance(size, int) for size in shape):
+            value.meta[_NOTED] = shape.numpy()
+
+
+def noted_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """What `note_shapes` noted of it."""
+    shape: tuple[int, ...] | None = value.meta.get(_NOTED)
+    return shape
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads `value`, if it is one, reads it once, and the value is no output of the graph."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
+    """The node that makes `value`, if it is of one of these operators and nothing else reads what it makes."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type not in operators or only_reader(node.outputs[0]) is None:
+        return None
+    return node
+
+
+def hand_over(old: ir.Value, new: ir.Value) -> None:
+    """Whatever read `old` reads `new`; as an output of the graph, `new` takes its place and its name."""
+    was_output, name = old.is_graph_output(), old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if was_output:
+        old.name = None
+        new.name = name
+    new.shape, new.type = old.shape, old.type
+
+
+def discard(node: ir.Node) -> None:
+    """Takes out a node whose output nothing reads any more; what it read has one reader less."""
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def insert_node(
+    before: ir.Node, operator: str, inputs: Sequence[ir.Value | None], attributes: Sequence[ir.Attr] = (), *, like: ir.Value
+) -> ir.Value:
+    """A new node ahead of `before`; its output, with the type and shape of `like`."""
+    made = ir.Node("", operator, inputs, attributes)
+    made.outputs[0].shape, made.outputs[0].type = like.shape, like.type
+    made.outputs[0].meta.update(like.meta)
+    assert before.graph is not None
+    before.graph.insert_before(before, made)
+    return made.outputs[0]
+
+
+def _set_constant(node: ir.Node, index: int, array: NDArray[np.floating], *, name: str) -> None:
+    before = node.inputs[index]
+    assert node.graph is not None
+    if before is not None and len(list(before.uses())) == 1:
+        name = str(before.name)
+        del node.graph.initializers[name]
+    value = new_constant(node.graph, array.astype(np.float32), name=name)
+    node.replace_input_with(index, value)

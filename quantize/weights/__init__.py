@@ -1,0 +1,1 @@
+"""Rounding the weights of layers, and correcting what rounding changed."""

@@ -1,0 +1,217 @@
+"""TensorRT engines of a bundle: what a plan was built from and for, and where it may run.
+
+`engines/NAME.json` describes the plan beside it. A plan is named after its own hash, and a build takes effect at the one rename of
+that file: killed before, the engine there was before is whole. Neither is part of the manifest, which holds nothing of a machine.
+
+A plan is machine code, and TensorRT runs it as it is: it holds for one TensorRT version and one GPU, unless it was built otherwise.
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html
+"""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from ..bundle import Io, Noun, Part, Sha256, Side, sha256_bytes
+from ..errors import BackendError
+from ..files.lock import locked
+from ..files.regular import read_regular
+from ..files.whole import write_whole
+from ..sizes import SizeLimits
+from ..targets import Precision
+
+HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
+ComputeCapability = tuple[int, int]
+_AMPERE: ComputeCapability = (8, 0)
+_LARGEST_RECORD = 1 << 20  # bytes; ours have one or two thousand
+_LARGEST_PLAN = 2 << 30
+
+
+class ShapeProfile(Noun):
+    """The inputs that an engine takes: 1 to `batch` pictures of (H, W) pixels of the network's input; it is fastest at `opt`."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    min: tuple[Side, Side]
+    opt: tuple[Side, Side]
+    max: tuple[Side, Side]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ShapeProfile:
+        for least, best, most in zip(self.min, self.opt, self.max, strict=True):
+            if not least <= best <= most:
+                raise ValueError(f"expected min <= opt <= max on both sides, got {self}")
+        return self
+
+    @property
+    def fixed(self) -> bool:
+        return self.batch == 1 and self.min == self.max
+
+    @property
+    def limits(self) -> SizeLimits:
+        return SizeLimits(self.min, self.max)
+
+    def holds(self, batch: int, size: tuple[int, int]) -> bool:
+        return 1 <= batch <= self.batch and self.limits.window(size) == size
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{name} {size[0]}×{size[1]}" for name, size in (("min", self.min), ("opt", self.opt), ("max", self.max)))
+        return f"batch 1 to {self.batch}, height×width {sizes}"
+
+
+class EngineKey(Noun):
+    """All that a plan follows from: the same key gives an engine that does the same."""
+
+    graph_sha256: Sha256
+    precision: Precision
+    io: Io = "float32"
+    tensorrt: Annotated[str, Field(pattern=r"^\d+\.\d+[0-9A-Za-z.+-]*$", max_length=64)]
+    gpu: Annotated[str, Field(min_length=1, max_length=256)]
+    compute_capability: ComputeCapability
+    driver: Annotated[str, Field(max_length=256)]
+    profile: ShapeProfile
+    workspace_mib: Annotated[int, Field(ge=1)] | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatibility = "none"
+    refit: bool = False
+    structure_sha256: Sha256 | None = None
+    """Of the graph without its weights, where those can be exchanged."""
+
+    @property
+    def channel_axis(self) -> int:
+        """Of the input: floats are (N, C, H, W), raw pixels (N, H, W, C)."""
+        return 3 if self.io == "uint8" else 1
+
+    def input_shape(self, batch: int, size: tuple[int, int], *, channels: int) -> tuple[int, ...]:
+        return (batch, *size, channels) if self.io == "uint8" else (batch, channels, *size)
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Whether the profile holds an input of that shape."""
+        batch, height, width = (side for axis, side in enumerate(shape) if axis != self.channel_axis)
+        return self.profile.holds(batch, (height, width))
+
+    def differences(self, other: EngineKey) -> tuple[str, ...]:
+        """Each part in which `other` is not this one, as "part: this one's, not the other's"."""
+        mine, theirs = dict(self), dict(other)
+        return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+    def refits(self, other: EngineKey) -> bool:
+        """Whether `other` is this one with other weights, which an engine of this one's was built to take."""
+        return self.refit and self.model_copy(update={"graph_sha256": other.graph_sha256}) == other
+
+    def why_unfit(self, *, tensorrt: str, gpu: str, compute_capability: ComputeCapability) -> str | None:
+        """What keeps the plan from running there; None where nothing does."""
+        if not self._runs_with(tensorrt):
+            return f"it was built by TensorRT {self.tensorrt}, and this is {tensorrt}"
+        there = f"{gpu} (compute capability {'.'.join(map(str, compute_capability))})"
+        own = f"{self.gpu} (compute capability {'.'.join(map(str, self.compute_capability))})"
+        fits = {
+            "none": (gpu, compute_capability) == (self.gpu, self.compute_capability),
+            "same-compute-capability": compute_capability == self.compute_capability,
+            "ampere-plus": compute_capability >= _AMPERE,
+        }
+        return None if fits[self.hardware_compatible] else f"it was built for {own}, and this is {there}"
+
+    def _runs_with(self, tensorrt: str) -> bool:
+        if not self.version_compatible:
+            return tensorrt == self.tensorrt
+        (major, minor), (own_major, own_minor) = (_major_minor(version) for version in (tensorrt, self.tensorrt))
+        return major == own_major and minor >= own_minor
+
+
+class EngineRecord(Noun):
+    """What lies beside a plan."""
+
+    schema_version: Literal[1] = 1
+    plan: Part
+    key: EngineKey
+    other_precision: tuple[str, ...] = ()
+    """Layers that did not run as asked, as "name: precision"; there are some only where whoever built it accepted them."""
+
+
+def read_engine(path: Path) -> EngineRecord | None:
+    """The record in that file; None where there is none.
+
+    Raises:
+        BackendError: it cannot be read, or is no record.
+    """
+    try:
+        return EngineRecord.model_validate_json(read_regular(path, most_bytes=_LARGEST_RECORD))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BackendError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        again = f"rm {shlex.quote(str(path))}, then {build_command(path.parent.parent)}"
+        raise BackendError(f"{path} is not the record of an engine: {where}: {first['msg']}", hint=again) from error
+
+
+def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io = "float32") -> EngineRecord:
+    """The record in `folder` of the engine that was built from that graph.
+
+    Raises:
+        BackendError: there is none; says how to build it.
+    """
+    if folder.is_symlink():
+        raise BackendError(f"{folder} is a link; a bundle's engines are in the bundle", hint="copy the engines there")
+    records = [record for path in sorted(folder.glob("*.json")) if (record := read_engine(path)) is not None]
+    for record in records:
+        if (record.key.graph_sha256, record.key.precision) == (graph_sha256, precision):
+            return record
+    older = any((record.key.precision, record.key.io) == (precision, io) for record in records)
+    reason = "; the one there is was built from another graph" if older else ""
+    again = build_command(folder.parent, precision=precision, io=io)
+    raise BackendError(f"{folder} holds no {precision} engine of this graph{reason}", hint=again)
+
+
+def read_plan(folder: Path, record: EngineRecord) -> bytes:
+    """The plan's bytes, verified.
+
+    Raises:
+        BackendError: it is not there, or another file than the record describes.
+    """
+    path = folder / record.plan.file
+    again = build_command(folder.parent, precision=record.key.precision, io=record.key.io)
+    try:
+        plan = read_regular(path, most_bytes=_LARGEST_PLAN)
+    except OSError as error:
+        raise BackendError(f"{path} cannot be read: {error.strerror or error}", hint=again) from error
+    if sha256_bytes(plan) != record.plan.sha256:
+        raise BackendError(f"{path} is not the plan that its record describes (sha256 differs)", hint=again)
+    return plan
+
+
+def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tuple[str, ...] = ()) -> EngineRecord:
+    """Writes the record to `path` (NAME.json) and the plan beside it; plans of that name that were there before go.
+
+    Raises:
+        OSError: the folder cannot be written; the engine there was before is whole.
+    """
+    digest = sha256_bytes(plan)
+    file = f"{path.stem}-{digest[:16]}.plan"
+    record = EngineRecord(plan=Part(file=file, sha256=digest), key=key, other_precision=other_precision)
+    with locked(path.parent):  # a build beside this one may not take the plan for an old one
+        write_whole(path.parent / file, plan)
+        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+        for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
+            if old.name != file:
+                with suppress(OSError):  # a process that has it open keeps it, where the system does so
+                    old.unlink()
+    return record
+
+
+def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
+    """What to type for an engine."""
+    ends = "" if io == "float32" else f" --io {io}"
+    return f"python -m export.engine {shlex.quote(str(bundle))}" + (f" --precision {precision}" if precision else "") + ends
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    major, minor, *_ = version.split(".")
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)

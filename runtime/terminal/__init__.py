@@ -1,0 +1,1 @@
+"""What a command line shows: errors as two lines, tables on stdout, progress on stderr."""
