@@ -13,7 +13,7 @@ from rich.table import Table
 from export.any_checkpoint import SUFFIXES, find_own, read_checkpoint
 from export.foreign import ORDERS, Foreign, Order, read_foreign
 from export.graph.pixel_io import add_pixel_io
-from export.models import NETWORKS, announced_names, find_network, find_outside
+from export.models import NETWORKS, find_network
 from export.onnx_export import NATIVE_OPSET, OPSET_RANGE, check_opset
 from export.passes import EXTRA_PASSES, select_passes
 from export.stage import export_foreign, export_network, exported_already, file_stem
@@ -21,20 +21,21 @@ from export.weights import find_weights
 from runtime.bundle import BUILD, Bundle, Contract, Io, find_io
 from runtime.errors import UnknownNameError, UserError
 from runtime.terminal import console
+from runtime.terminal.commands import Command, beside
 from runtime.verify.faithful import check_backends
 
-_LIST = "list"
+_LIST = Command("list", "export.listing", "list the networks, their scales, and the weights there are")
 
 app = console.application("Export a super-resolution network to ONNX, as a bundle.")
 
 
-@app.command()
+@app.command(cls=beside(_LIST))
 def export(
     model: Annotated[
         str,
         typer.Argument(
             help=f"the network: {', '.join(network.name for network in NETWORKS)}; your own, my_package.my_net:NETWORK; "
-            "an .onnx, .pth or .safetensors file; or list"
+            "an .onnx, .pth or .safetensors file"
         ),
     ],
     scale: Annotated[float | None, typer.Option(help="how many times larger the picture becomes")] = None,
@@ -71,9 +72,6 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="again even if nothing changed")] = False,
 ) -> None:
     """Export a network to ONNX: dynamic shape, simplified, compared with torch."""
-    if model == _LIST:
-        _print_networks()
-        return
     ends = find_io(io)
     check_opset(opset)
     passes = select_passes(without or [], extra=extra or [])
@@ -135,22 +133,6 @@ def _check_no_ends(colour: str | None, value_range: str | None) -> None:
 def _with_ends(bundle: Bundle, io: Io) -> Bundle:
     """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
     return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"))
-
-
-def _print_networks() -> None:
-    table = Table("network", "scale", "input", "weights", "paper", box=None, header_style="bold", pad_edge=False)
-    for network in NETWORKS:
-        for scale in network.scales:
-            kinds = {"shipped": scale in network.shipped, "published": scale in network.published}
-            weights = ", ".join(kind for kind, there in kinds.items() if there) or "must be given: --weights FILE"
-            table.add_row(network.name, f"x{scale}", network.colour, weights, network.paper)
-        if network.pre_upscale:
-            table.add_row(network.name, network.describe_scales(), network.colour, "as above", network.paper)
-    for name in announced_names():
-        announced = find_outside(name)
-        assert announced is not None
-        table.add_row(name, announced.describe_scales(), announced.colour, "must be given: --weights FILE", announced.paper)
-    console.out.print(table)
 
 
 def _find_order(name: str | None) -> Order | None:

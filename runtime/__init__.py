@@ -1,33 +1,61 @@
-"""What ships on the device: open a bundle, run it, say what really ran.
+"""Run a bundle's network on a device: a picture in, the picture upscaled out, and a report of what really ran.
 
-from sredge import Upscaler  # in a checkout: from runtime import Upscaler
-with Upscaler.open("build/lesrcnn_x2", precision="int8") as upscaler:
-    picture = upscaler(image)  # (H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB
+    from sredge import Upscaler  # in a checkout of the project: from runtime import Upscaler
 
-A name is imported when it is first used: `import sredge` alone costs an app's start nothing.
+    with Upscaler.open("lesrcnn_x2", precision="int8") as upscaler:
+        picture = upscaler(image)  # (H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB
+
+A name is imported when it is first used: `import sredge` alone costs an app's start nothing. What happens is logged by the
+standard library's `logging`, below the logger `sredge`; nothing is printed.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, Manifest, Variant
-    from .errors import SredgeError, UserError
-    from .upscaler import Upscaler
+    from .bundle import Bundle, Contract, Manifest, Variant
+    from .errors import BackendError, BundleError, ImageError, PipelineError, SredgeError, UnknownNameError, UserError
+    from .images import read_picture, write_picture
+    from .upscaler import Upscaled, Upscaler
 
-__all__ = ["Bundle", "Manifest", "SredgeError", "Upscaler", "UserError", "Variant"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "Contract",
+    "ImageError",
+    "Manifest",
+    "PipelineError",
+    "SredgeError",
+    "UnknownNameError",
+    "Upscaled",
+    "Upscaler",
+    "UserError",
+    "Variant",
+    "__version__",
+    "read_picture",
+    "write_picture",
+]
 
 _HOMES = {
-    "Bundle": ".bundle",
-    "Manifest": ".bundle",
-    "SredgeError": ".errors",
-    "Upscaler": ".upscaler",
-    "UserError": ".errors",
-    "Variant": ".bundle",
+    ".bundle": ("Bundle", "Contract", "Manifest", "Variant"),
+    ".errors": ("BackendError", "BundleError", "ImageError", "PipelineError", "SredgeError", "UnknownNameError", "UserError"),
+    ".images": ("read_picture", "write_picture"),
+    ".upscaler": ("Upscaled", "Upscaler"),
 }
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app that sets up no logging hears nothing
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home, __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

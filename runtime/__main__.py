@@ -1,3 +1,3 @@
-from .terminal.console import start
+from .terminal.start import start
 
 start(__package__)

@@ -1,4 +1,4 @@
-"""python -m runtime upscale|info|pack, and the `sredge` command."""
+"""python -m sredge upscale|info|pack on a device, python -m runtime in a checkout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
@@ -20,22 +19,28 @@ from .batch.jobs import Job, check_outputs, find_jobs, run_jobs, share_of
 from .batch.progress import TileBars
 from .bundle import Bundle, find_io, pack_bundle, resolve_bundle, sha256_bytes
 from .describe import describe
-from .errors import BundleError, ImageError, UnknownNameError, UserError
+from .errors import PROGRAM, BundleError, ImageError, UserError
 from .files.whole import write_whole
 from .images import read_file, read_image
 from .pictures.decode import Decoded, decode
 from .pictures.encode import make_writer, open_writer
 from .targets import PRECISIONS, TARGETS, find_precision, find_target
 from .terminal import console
+from .terminal.commands import Command, group
 from .tiles.memory import parse_bytes
 from .tiles.seams import SeamError
 from .upscaler import Upscaler
 from .verify.pairs import only_for
 from .verify.value_check import VERIFY, find_verify
 
-_COMMANDS = "sredge.commands"
+_HELP = "Run a bundle's network: upscale pictures, say what a bundle holds, pack it."
+COMMANDS = (
+    Command("upscale", __name__, "upscale pictures", within="upscale"),
+    Command("info", __name__, "say what a bundle holds, and which of its graphs run here", within="info"),
+    Command("pack", __name__, "pack a bundle into one file", within="pack"),
+)
 
-app = console.application("Run a bundle's network.")
+app = console.application(_HELP)
 
 BundleArgument = Annotated[Path | None, typer.Option("--bundle", help="the bundle [default: the only one under build/]")]
 
@@ -161,7 +166,7 @@ def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) ->
 
 def _check_pipe(pictures: Sequence[Path], *, compare: bool, out: Path, overwrite: bool) -> None:
     if len(pictures) > 1:
-        raise UserError("a pipe takes one picture", hint="python -m runtime upscale - -o - < IN.png > OUT.png")
+        raise UserError("a pipe takes one picture", hint=f"{PROGRAM} upscale - -o - < IN.png > OUT.png")
     if compare:
         raise UserError("--compare writes a second file, which a pipe has not", hint="name files instead of -")
     if out == _PIPE and sys.stdout.isatty():
@@ -241,24 +246,10 @@ def pack(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    console.run(app, arguments, name="python -m runtime")
+    console.run(app, arguments, name=f"python -m {__package__}")
 
 
 def sredge() -> None:
-    """`sredge COMMAND …` is `python -m COMMAND …`; upscale, info and pack are the runtime's own."""
-    others = {entry.name: entry for entry in entry_points(group=_COMMANDS)}
-    own = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    known = sorted({*others, *own})
-    name, *rest = sys.argv[1:] or ["--help"]
-    if name in others:
-        try:
-            command = others[name].load()
-        except ModuleNotFoundError as error:
-            console.fail(UserError(f"`sredge {name}` needs {error.name}", hint=f"pip install 'sredge[{name}]'"))
-        command(rest)
-    elif name in own:
-        main([name, *rest])
-    elif name in ("-h", "--help"):
-        console.show(f"sredge COMMAND …: {', '.join(known)}\nsredge COMMAND --help tells each one's options")
-    else:
-        console.fail(UnknownNameError("command", name, valid=known, hint="sredge export --help"))
+    """Run the `sredge` command of the wheel; in a checkout .checkout/sredge/cli.py has the workstation's commands, too."""
+    hint = "export, quantize, benchmarks and the like are the workstation's: a checkout of the project has them"
+    console.run(group(COMMANDS, help_text=_HELP, unknown_hint=hint), None, name="sredge")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+PROGRAM = f"python -m {__package__}"
+"""What a hint calls this package's command line: `python -m sredge` on a device, `python -m runtime` in a checkout."""
+
 
 class SredgeError(Exception):
     """Base of every error a user can reach.

@@ -16,13 +16,21 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("runtime", "calibration", "quantize", "export", "benchmarks")
 _NAME = re.compile(r'name="(python -m [^"]+)"')
-_WORDS = "engine|train|export|quantize|benchmarks|upscale|info|pack"
+_WORDS = "engine|train|list|explain|throughput|int8-loss|export|quantize|benchmarks|upscale|info|pack"
 _START = rf"python -m [a-zX]|\bsredge (?:{_WORDS})\b"
 _TYPED = re.compile(rf"(?:{_START})(?:(?!{_START}|&&)[^\n`;\")→|])*")
 _END = re.compile(
     r"[,:]? (?:or|and|which|makes|needs|finds|with|as|is|has|gives|measures|on|that|says|shows|tells)\b|\. |, |\s{2,}#| #"
 )
-_SREDGE = {"engine": "python -m export.engine", "train": "python -m export.train"}
+_NAMES = {"export.listing": "python -m export list"}  # which has no line of its own that starts it
+_SREDGE = {
+    "engine": "python -m export.engine",
+    "train": "python -m export.train",
+    "list": "python -m export list",
+    "explain": "python -m quantize explain",
+    "throughput": "python -m benchmarks.throughput",
+    "int8-loss": "python -m benchmarks.int8_loss",
+}
 PLACEHOLDER = "X"
 
 
@@ -48,7 +56,7 @@ class Command:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(name for option in self.options for name in option.names) | {"--help"}
+        return frozenset(name for option in self.options for name in option.names) | {"--help", "--verbose", "--version"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -64,9 +72,9 @@ def commands() -> dict[str, Command]:
     found = {}
     for module, path in modules():
         text = path.read_text(encoding="utf-8")
-        if "console.application(" not in text or module == "runtime.terminal.console":
+        if "console.application(" not in text:
             continue
-        (name,) = set(_NAME.findall(text))
+        name = _NAMES.get(module) or next(iter(_NAME.findall(text)), f"python -m {module.removesuffix('.cli')}")
         command: Any = typer.main.get_command(importlib.import_module(module).app)
         inner = getattr(command, "commands", None)
         for typed, one in [(name, command)] if inner is None else [(f"{name} {word}", one) for word, one in inner.items()]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sredge.cli import COMMANDS
 
 from runtime import cli
 from runtime.bundle import Bundle, Manifest
@@ -27,9 +30,9 @@ def picture_file(picture: Picture, tmp_path: Path) -> Path:
     return path
 
 
-def _sredge(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    script = Path(sys.executable).with_name("sredge")
-    return subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False, cwd=folder)
+def _sredge(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    script, variables = Path(sys.executable).with_name("sredge"), {**os.environ, **(environment or {})}
+    return subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False, cwd=folder, env=variables)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -108,24 +111,50 @@ def test_an_output_without_a_known_suffix_is_refused(
 
 
 def test_sredge_has_the_packages_commands(quantized: Bundle, tmp_path: Path) -> None:
-    for command in ("export", "quantize", "benchmarks", "upscale"):
-        done = _sredge(command, "--help", folder=tmp_path)
+    for command in COMMANDS:
+        done = _sredge(command.name, "--help", folder=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "Usage" in done.stdout
+        assert f"Usage: sredge {command.name} " in done.stdout
     assert "lesrcnn x2" in _sredge("info", str(quantized.directory), folder=tmp_path).stdout
 
 
 def test_sredge_lists_its_commands_when_it_knows_no_such_one(tmp_path: Path) -> None:
     done = _sredge("exprot", folder=tmp_path)
     assert done.returncode == 2
-    assert "known: benchmarks, engine, export, info, pack, quantize, train, upscale" in done.stderr
+    assert f"known: {', '.join(command.name for command in COMMANDS)}\n" in done.stderr
 
 
 def test_sredge_alone_says_what_there_is(tmp_path: Path) -> None:
     for arguments in ([], ["--help"]):
         done = _sredge(*arguments, folder=tmp_path)
         assert done.returncode == 0
-        assert all(name in done.stdout for name in ("export", "quantize", "benchmarks", "upscale", "info"))
+        assert all(f"\n  {command.name} " in done.stdout for command in COMMANDS)
+
+
+def test_sredge_takes_a_command_beside_another_as_python_does(tmp_path: Path) -> None:
+    assert _sredge("export", "list", folder=tmp_path).stdout == _sredge("list", folder=tmp_path).stdout != ""
+
+
+def test_a_command_of_the_checkout_logs_what_happens_where_it_is_asked_to(
+    quantized: Bundle, picture_file: Path, tmp_path: Path
+) -> None:
+    command = ["upscale", str(picture_file), "--bundle", str(quantized.directory), "--backend", "onnxruntime"]
+    quiet = _sredge(*command, "-o", "quiet.png", folder=tmp_path)
+    told = _sredge(*command, "-o", "told.png", "--verbose", folder=tmp_path)
+    assert quiet.stderr == ""
+    assert "opened int8 " in told.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_the_commands(shell: str, tmp_path: Path) -> None:
+    asked = {"_SREDGE_COMPLETE": f"complete_{shell}", "COMP_WORDS": "sredge th", "COMP_CWORD": "1"}
+    asked |= {
+        "_TYPER_COMPLETE_ARGS": "sredge th",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    done = _sredge(folder=tmp_path, environment=asked)
+    assert "throughput" in done.stdout, done.stderr
 
 
 # Many files, folders and pipes

@@ -1,3 +1,3 @@
-from runtime.terminal.console import start
+from runtime.terminal.start import start
 
 start("export.engine")

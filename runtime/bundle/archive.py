@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import BundleError
+from ..errors import PROGRAM, BundleError
 from ..files.regular import open_regular
 
 _MOST_FILES = 256
@@ -54,9 +54,7 @@ def unpack_files(path: Path) -> dict[str, bytes]:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
     # What zipfile raises for damaged archives.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError) as error:
-        raise BundleError(
-            f"{path} is not a packed bundle: {error}", hint="python -m runtime pack BUNDLE -o FILE makes one"
-        ) from error
+        raise BundleError(f"{path} is not a packed bundle: {error}", hint=f"{PROGRAM} pack BUNDLE -o FILE makes one") from error
 
 
 def _check_end(file: BinaryIO, path: Path) -> None:

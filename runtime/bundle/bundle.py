@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import BundleError
+from ..errors import PROGRAM, BundleError
 from ..targets import Precision
 from .archive import pack_files, unpack_files
 from .digests import sha256_bytes
@@ -131,7 +131,7 @@ def resolve_bundle(directory: Path | None) -> Path:
 def _open_packed(path: Path) -> Bundle:
     files = unpack_files(path)
     if MANIFEST not in files:
-        raise BundleError(f"{path} is not a packed bundle: it has no {MANIFEST}", hint="python -m runtime pack BUNDLE -o FILE")
+        raise BundleError(f"{path} is not a packed bundle: it has no {MANIFEST}", hint=f"{PROGRAM} pack BUNDLE -o FILE")
     manifest = parse_manifest(files[MANIFEST], path, again="pack it anew")
     for part in manifest.parts:
         if part.file not in files or sha256_bytes(files[part.file]) != part.sha256:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import codecs
 import errno
-import importlib
 import io
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,12 @@ from types import FrameType
 from typing import NoReturn
 
 import typer
+import typer.main
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import SredgeError, UserError
+from .commands import with_shared_options
 
 _SIGNALLED = 128  # what shells add to a signal's number for a program that it ended
 _STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has no HUP
@@ -35,31 +37,20 @@ err = Console(stderr=True, highlight=False)
 
 
 def application(help_text: str) -> typer.Typer:
-    """A typer application that leaves errors to `run`."""
+    """Return a typer application that leaves errors to `run`."""
     return typer.Typer(help=help_text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def start(package: str) -> None:
-    """`python -m package`: its command line, or what to install where that cannot be imported."""
-    _write_any_character()
-    try:
-        module = importlib.import_module(f"{package}.cli")
-    except ModuleNotFoundError as error:
-        fail(UserError(f"`python -m {package}` needs {error.name}", hint=f"pip install 'sredge[{package.partition('.')[0]}]'"))
-    except KeyboardInterrupt:
-        sys.exit(_SIGNALLED + signal.SIGINT)
-    module.main()
-
-
 def run(app: typer.Typer, arguments: Sequence[str] | None, *, name: str) -> None:
-    """Runs `app`; an error of ours is printed with its hint and becomes its exit code, any other is a bug and shows itself.
+    """Run `app`; print an error of ours with its hint and exit with its code; let any other error show its traceback, as a bug.
 
-    Ctrl-C, SIGTERM and SIGHUP end it alike: what is under way is left as an exception leaves it, files and processes included.
+    Ctrl-C, SIGTERM and SIGHUP all stop the command as an exception does: its files and processes are cleaned up.
     """
     _write_any_character()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)  # to stderr; a no-op where an app has its own handlers
     with stopped_by() as received:
         try:
-            app(args=None if arguments is None else list(arguments), prog_name=name)
+            with_shared_options(typer.main.get_command(app))(args=None if arguments is None else list(arguments), prog_name=name)
         except SystemExit as ended:  # how typer ends every command, the successful ones too
             if ended.code and not received:
                 raise

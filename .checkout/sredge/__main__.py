@@ -1,0 +1,3 @@
+from sredge.cli import sredge
+
+sredge()
