@@ -1,5 +1,6 @@
 # make demo   the whole of it, on a fresh machine: environment, export, quantize, compare, report
 # make test   lint, types and tests
+# make site   the documentation, as a site in build/site
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := export quantize runtime calibration benchmarks tests
 SHARED_DATA ?= $(firstword $(SREDGE_DATA) ../shared/data)
 
-.PHONY: demo test lint types tests format calibration-tables schema clean
+.PHONY: demo test lint types tests site format calibration-tables schema clean
 
 demo: $(STAMP)
 	$(BIN)/python -m export lesrcnn --scale 2
@@ -26,6 +27,10 @@ types: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/pytest
+
+# The documentation as a site; a warning fails it.
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .mkdocs.yml
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -129,7 +129,7 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
     assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
 
 
-@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "all"])
+@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "docs", "all"])
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]

@@ -20,7 +20,7 @@ from runtime.errors import WeightsError
 from runtime.images import write_picture
 from tests.commands import ROOT, Command, commands, find_command, importers, modules, strings, typed_commands
 
-DOCUMENTS = (*sorted(ROOT.glob("*.md")), ROOT / "Makefile", *sorted((ROOT / "deploy_docs").glob("*.md")))
+DOCUMENTS = (*sorted(ROOT.glob("*.md")), ROOT / "Makefile", *sorted((ROOT / "deploy_docs").rglob("*.md")))
 _OPTION = re.compile(r"(?<![\w/-])--[a-z][a-z0-9-]*")
 # Options of somebody else's programs, in what is said of how to install things.
 _NOT_OURS = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from calibration.ranges import Method
 from export.cli import main as export
-from quantize import stage
+from quantize import records
 from quantize.cli import main as quantize
 from quantize.graph.placement import place_quantizers
 from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, fake_quantize, write_qdq
@@ -140,7 +140,7 @@ def test_what_was_learned_with_other_tools_is_not_gone_on_from(
                 raise KeyboardInterrupt
 
     for versions in (("onnx",), tools):
-        monkeypatch.setattr(stage, "_TOOLS", versions)
+        monkeypatch.setattr(records, "_TOOLS", versions)
         with pytest.raises(KeyboardInterrupt):
             quantize_bundle(bundle, table, options, crops=CROPS, on_step=stop)
 
