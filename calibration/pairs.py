@@ -1,15 +1,19 @@
-"""Pairs of pictures: low and high resolution of one scene, read, made where one is missing, and told apart by their pixels."""
+"""Read pairs of pictures, low and high resolution of one scene: files in, (h, w, 3) uint8 RGB out, and a hash of the pixels.
+
+A low-resolution picture that is missing is made from the high one. The hash tells one picture in two data sets.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from calibration.known_pictures import known_hashes, note_hashes
 from runtime.errors import DatasetError
 from runtime.images import Picture, read_picture
 from runtime.sizes import upscaled_size
@@ -32,16 +36,50 @@ class ImageSet:
     pairs: tuple[Pair, ...]
 
 
-def load_low(pair: Pair, *, scale: float) -> Picture:
-    """The low-resolution picture, (h, w, 3) uint8 RGB: read where there is one, else made from the high one."""
+@dataclass(frozen=True)
+class PairHashes:
+    """sha256 over the pixels of the low and, where there is one, the high picture: tells a picture in another data set."""
+
+    low: str
+    high: str | None
+
+    @property
+    def known(self) -> frozenset[str]:
+        return frozenset(digest for digest in (self.low, self.high) if digest is not None)
+
+
+@dataclass(frozen=True)
+class ReadPair:
+    """A pair's pixels, each file decoded once; a low-resolution picture that is missing is made from the high one.
+
+    Attributes:
+        low: (h, w, 3) uint8 RGB.
+        high: (H, W, 3) uint8 RGB, as it is in its file; None where there is none.
+    """
+
+    low: Picture
+    high: Picture | None
+
+    def hashes(self) -> PairHashes:
+        return PairHashes(picture_sha256(self.low), None if self.high is None else picture_sha256(self.high))
+
+
+def read_pair(pair: Pair, *, scale: float) -> ReadPair:
+    """Decode the pictures of `pair`, each file once."""
+    high = None if pair.high is None else read_picture(pair.high)
     if pair.low is not None:
-        return read_picture(pair.low)
-    assert pair.high is not None
-    return shrink(read_picture(pair.high), scale)
+        return ReadPair(read_picture(pair.low), high)
+    assert high is not None
+    return ReadPair(shrink(high, scale), high)
+
+
+def load_low(pair: Pair, *, scale: float) -> Picture:
+    """Return the low-resolution picture, (h, w, 3) uint8 RGB: read where there is one, else made from the high one."""
+    return read_pair(pair if pair.low is None else replace(pair, high=None), scale=scale).low
 
 
 def load_pair(pair: Pair, *, scale: float) -> tuple[Picture, Picture]:
-    """(low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB, to the nearest pixel.
+    """Return (low, high), (h, w, 3) and (h·scale, w·scale, 3) uint8 RGB, to the nearest pixel.
 
     The high one may have some more rows and columns, fewer than fill a low-resolution pixel; they are cropped.
 
@@ -50,11 +88,16 @@ def load_pair(pair: Pair, *, scale: float) -> tuple[Picture, Picture]:
     """
     if pair.high is None:
         raise DatasetError(f"{pair.name} has no high-resolution picture to compare with")
-    high = read_picture(pair.high)
-    low = read_picture(pair.low) if pair.low is not None else shrink(high, scale)
+    return match_pair(read_pair(pair, scale=scale), name=pair.name, scale=scale)
+
+
+def match_pair(read: ReadPair, *, name: str, scale: float) -> tuple[Picture, Picture]:
+    """Return (low, high) of a pair that was read, as `load_pair` does."""
+    low, high = read.low, read.high
+    assert high is not None
     if low.shape[:2] != _shrunk_size(high, scale):
         sizes = f"{high.shape[1]}×{high.shape[0]} is not {scale:g} times {low.shape[1]}×{low.shape[0]}"
-        raise DatasetError(f"{pair.name}: {sizes}", hint="are these pairs for another scale?")
+        raise DatasetError(f"{name}: {sizes}", hint="are these pairs for another scale?")
     return low, _crop_to_multiple(high, scale)
 
 
@@ -77,23 +120,17 @@ def _crop_to_multiple(high: Picture, scale: float) -> Picture:
     return high[:height, :width]
 
 
-@dataclass(frozen=True)
-class PairHashes:
-    """sha256 over the pixels of the low and, where there is one, the high picture: what tells a picture in another data set."""
-
-    low: str
-    high: str | None
-
-    @property
-    def known(self) -> frozenset[str]:
-        return frozenset(digest for digest in (self.low, self.high) if digest is not None)
-
-
 def hash_pair(pair: Pair, *, scale: float) -> PairHashes:
-    """Hashes of both pictures as they are in their files; of a low one that is missing, as it is made."""
-    high = None if pair.high is None else read_picture(pair.high)
-    low = shrink(high, scale) if pair.low is None and high is not None else load_low(pair, scale=scale)
-    return PairHashes(picture_sha256(low), None if high is None else picture_sha256(high))
+    """Return the hashes of both pictures as they are in their files; of a low one that is missing, as it is made.
+
+    No picture is decoded whose file was hashed before and has not changed since (`known_pictures.py`).
+    """
+    known = known_hashes(pair, scale=scale)
+    if known is not None:
+        return PairHashes(*known)
+    hashes = read_pair(pair, scale=scale).hashes()
+    note_hashes(pair, hashes.low, hashes.high, scale=scale)
+    return hashes
 
 
 def picture_sha256(picture: Picture) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.arithmetic import SIDE, count_macs
 from export.foreign import Foreign
-from export.graph.arithmetic import SIDE, count_macs
 from export.models import NETWORKS, Network
 from export.onnx_export import NATIVE_OPSET, check_opset, convert_opset, export_graph
 from export.parity import Reference, make_reference, run_torch

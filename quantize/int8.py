@@ -25,7 +25,7 @@ from quantize.exact.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
 from quantize.exact.centre import leave_clips_to_quantizers
 from quantize.graph.keep_in_float import LiftedGraph, lift
 from quantize.graph.placement import check_operators
-from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, signed, write_qdq
+from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, write_qdq
 from quantize.half.cast import convert_to_half
 from quantize.options import Int8Options
 from quantize.prepare import channel_means, prepare, with_shuffled
@@ -105,7 +105,7 @@ def quantize_int8(
         raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
     ranges = choose_ranges(placement, table, options, known=known)
     parameters = {
-        name: activation_parameters(ranges[quantizer.range_of], signed(target) if quantizer.signed else target)
+        name: activation_parameters(ranges[quantizer.range_of], target, signed=quantizer.signed)
         for name, quantizer in placement.quantizers.items()
     }
     learns = not rounded and len(crops) > 0

@@ -77,22 +77,23 @@ def quantize_bundle(
     rounded: Mapping[str, RoundedWeight] | None = None,
     on_checked: Callable[[Sequence[BackendCheck]], None] = ignore_checks,
     halves: Halves | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> Bundle:
     """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
     figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
     on these crops already. `on_checked` is told what the target's backends made of the int8 graph. `halves` were made already, as
-    `try_halves` does; where one is missing, the bundle goes without.
+    `try_halves` does; where one is missing, the bundle goes without. `model` is the fp32 graph where the caller has parsed it.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.
         PipelineError: an invalid graph, one that the target does not run, or one that no backend here computes right.
     """
     check_writable(bundle.directory)
-    check_target(bundle, options.target, pixel_shuffle=pixel_shuffle)
+    model = load_fp32(bundle) if model is None else model
+    check_target(bundle, model, options.target, pixel_shuffle=pixel_shuffle)
     fp32 = bundle.variant("fp32")
-    model = load_fp32(bundle)
     fp32_graph = ir.from_proto(model).graph
     target = options.target
     recorded = recorded_options(options)
@@ -114,7 +115,7 @@ def quantize_bundle(
     on_step("checking", 0, 1)
     data = serialize(int8)
     on_checked(check_backends(data, bundle.read(fp32), target, bundle.manifest.contract))
-    half_graphs = _finish_halves(bundle, model, table, options, pixel_shuffle, halves or try_halves(bundle, target))
+    half_graphs = _finish_halves(bundle, model, table, options, pixel_shuffle, halves or try_halves(bundle, model, target))
     calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
         int8_file(target): data,
@@ -172,24 +173,23 @@ def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:
     return bundle.directory / f".distilled-{target.name}-{key[:16]}"
 
 
-def check_target(bundle: Bundle, target: Target, *, pixel_shuffle: PixelShuffle) -> None:
+def check_target(bundle: Bundle, model: onnx.ModelProto, target: Target, *, pixel_shuffle: PixelShuffle) -> None:
     """UserError where `target` takes not this bundle's shape of input, or an operator, or its fp16 graph is to be refused."""
     if target.static_shapes and bundle.manifest.contract.static_shape is None:
         raise UserError(
             f"target {target.name} runs one shape of input, and {bundle.directory} has a free height and width",
             hint="export it with one: python -m export … --static HxW",
         )
-    model = load_fp32(bundle)
     check_operators(in_forms(ir.from_proto(model).graph, target), target)
     check_pixel_shuffle(model, target, pixel_shuffle)
 
 
-def try_halves(bundle: Bundle, target: Target) -> Halves:
+def try_halves(bundle: Bundle, model: onnx.ModelProto, target: Target) -> Halves:
     """The half-precision graphs of `target`, tried before anything is calibrated: what cannot be made is known at the start.
 
     Of a target that runs some operators on int8 alone the graphs are a trial: they get their islands when ranges are known.
     """
-    return make_halves(load_fp32(bundle), target, bundle.manifest.contract)
+    return make_halves(model, target, bundle.manifest.contract)
 
 
 def _finish_halves(
@@ -224,6 +224,7 @@ def quantized_already(
     compared: bool,
     pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
     halves: Halves | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> bool:
     """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on.
 
@@ -235,7 +236,7 @@ def quantized_already(
     held = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
     wanted = {half: _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
     if halves is None and any(half_file(half, target) not in held for half in wanted):
-        halves = try_halves(bundle, target)
+        halves = try_halves(bundle, load_fp32(bundle) if model is None else model, target)
     missing = {} if halves is None else halves.missing
     files = {half_file(half, target): None if half in missing else made for half, made in wanted.items()}
     return (

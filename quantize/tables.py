@@ -1,4 +1,4 @@
-"""Where a run's calibration table comes from: pictures that are here, a table file, or the table shipped with the weights."""
+"""Find a run's calibration table: an fp32 graph and a request in, a table out, read, reused, shipped or measured on pictures."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.crops import CROP_SIZE, CROPS, crops_of, describe_source
+from calibration.crops import CROP_SIZE, CROPS, read_crops
 from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.measure import Rewritten, measure_activations, measure_channels
 from calibration.ranges import holds_percentiles
 from calibration.shipped_tables import find_shipped_table
-from calibration.steps import OnStep
+from calibration.steps import OnStep, ignore_step
 from calibration.table import CalibrationSource, CalibrationTable, read_table
 from quantize.exact.choose_mixing import choose_matrices
 from quantize.exact.equalize import Scales, choose_scales, equalize
@@ -26,6 +27,7 @@ from quantize.stage import load_fp32
 from quantize.tensor_ranges import observed_tensors
 from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
+from runtime.targets import TARGETS, Target
 
 EQUALIZED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
@@ -36,8 +38,8 @@ _MIXED_ON_EVERY = 4
 class TableRequest:
     """What calibration was asked for; the fields are the command line's options, None where one was not given.
 
-    With `equalize` or `mix` None a table that was measured before is taken as it is, and one that is measured now is measured
-    equalized, or mixed, if there are enough pictures for it: what few do not show of a channel is clipped.
+    With `equalize` or `mix` None a table that was measured before is taken as it is, and a new one is measured equalized, or mixed,
+    if there are enough pictures for it: what few pictures do not show of a channel is clipped.
     """
 
     calib: str
@@ -60,12 +62,41 @@ class FoundTable:
     crops: Sequence[NDArray[np.float32]]
 
 
-def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> FoundTable:
-    """The table `request` stands for: read, reused from `bundle`, measured now, or shipped.
+@dataclass(frozen=True)
+class ToMeasure:
+    """A table that does not exist yet: what it is to be measured on, and how."""
+
+    source: CalibrationSource
+    crops: Sequence[NDArray[np.float32]]
+    origin: str
+    request: TableRequest
+
+
+def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep, model: onnx.ModelProto | None = None) -> FoundTable:
+    """Return the table `request` stands for: read, reused from `bundle`, shipped, or measured now.
+
+    Args:
+        model: the bundle's fp32 graph, where the caller has parsed it.
 
     Raises:
         DatasetError: there are no such pictures; for a known set says the three ways to provide some.
         UserError: an option that a table measured before, or a fixed shape, cannot follow.
+    """
+    graph = ir.from_proto(load_fp32(bundle) if model is None else model)
+    found = look_for_table(bundle, request, graph.graph, on_step=on_step)
+    return measure_table(graph, found, on_step=on_step) if isinstance(found, ToMeasure) else found
+
+
+def look_for_table(
+    bundle: Bundle, request: TableRequest, graph: ir.Graph, *, target: Target | None = None, on_step: OnStep = ignore_step
+) -> FoundTable | ToMeasure:
+    """Return the table `request` stands for where it exists, else what it is to be measured on; `graph` is the fp32 one.
+
+    Pictures that were hashed before are not decoded. With a `target` a table counts that holds what this target needs; else only one
+    that holds what every target needs.
+
+    Raises:
+        DatasetError, UserError: as `find_table` does.
     """
     if request.calib.endswith(".json"):
         _refuse_sampling(request, "a calibration table")
@@ -74,20 +105,20 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         _check_mixed(given, request, request.calib)
         return FoundTable(given, f"read from {request.calib}", ())
     scale = bundle.manifest.scale
-    model = ir.from_proto(load_fp32(bundle))
     try:
         images = find_images(request.calib, scale=scale, use="calibration", root=request.root)
     except MissingDatasetError as missing:
         if request.root is not None:
             raise  # whoever names a folder means the pictures in it
-        return _shipped(request, graph_fingerprint(model.graph), scale, missing)
+        return _shipped(request, graph_fingerprint(graph), scale, missing)
     contract = bundle.manifest.contract
     fixed = contract.static_picture_size(scale=scale)
     if fixed is not None and request.crop_size not in (None, fixed):
         raise UserError(f"this graph takes {fixed[0]}x{fixed[1]} pictures only, so crops have that size", hint="drop --crop-size")
-    source = describe_source(
+    source, crops = read_crops(
         images,
         scale=scale,
+        contract=contract,
         crops=request.crops or CROPS,
         crop_size=fixed or request.crop_size or CROP_SIZE,
         seed=request.seed or 0,
@@ -99,14 +130,16 @@ def find_table(bundle: Bundle, request: TableRequest, *, on_step: OnStep) -> Fou
         equalize=enough if request.equalize is None else request.equalize,
         mix=enough if request.mix is None else request.mix,
     )
-    table = None if request.measure_again else _reusable(bundle, model.graph, source, request)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
-    crops = list(crops_of(images, source, scale=scale, contract=contract))
-    if table is None:
-        table = _measure(model, crops, source, request, on_step=on_step)
-    else:
-        origin += ", measured before"
-    return FoundTable(table, origin, crops)
+    targets = TARGETS if target is None else (target,)
+    table = None if request.measure_again else _reusable(bundle, graph, source, request, targets)
+    return ToMeasure(source, crops, origin, request) if table is None else FoundTable(table, f"{origin}, measured before", crops)
+
+
+def measure_table(model: ir.Model, missing: ToMeasure, *, on_step: OnStep) -> FoundTable:
+    """Measure the table that `missing` describes; channels of `model`, the fp32 graph, are mixed and equalized in place."""
+    table = _measure(model, missing.crops, missing.source, missing.request, on_step=on_step)
+    return FoundTable(table, missing.origin, missing.crops)
 
 
 def _measure(
@@ -136,8 +169,10 @@ def _measure(
     )
 
 
-def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, request: TableRequest) -> CalibrationTable | None:
-    """The one of the bundle's tables, if any, that measuring again would give."""
+def _reusable(
+    bundle: Bundle, graph: ir.Graph, source: CalibrationSource, request: TableRequest, targets: Sequence[Target]
+) -> CalibrationTable | None:
+    """Return the bundle's table, if it has one, that measuring again would give; it holds what `targets` need."""
     current = [variant for variant in bundle.manifest.variants if variant.precision == "int8" and variant.tools == current_tools()]
     for part in dict.fromkeys(variant.calibration for variant in current if variant.calibration is not None):
         table = read_table(bundle.path(part))
@@ -147,7 +182,7 @@ def _reusable(bundle: Bundle, graph: ir.Graph, source: CalibrationSource, reques
             and holds_percentiles(table, request.percentile)
             and (table.mixing is not None, table.equalization is not None) == (request.mix, request.equalize)
         )
-        if same and set(table.tensors) == set(observed_tensors(graph)):
+        if same and table.tensors.keys() >= set(observed_tensors(graph, targets)):
             return table
     return None
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -24,15 +23,16 @@ from runtime.targets import TARGETS, Target
 _ROOM = 2  # times what was measured: of 16 bits one is left for what other pictures hold, and clipping costs more than it does
 
 
-def observed_tensors(graph: ir.Graph) -> Collection[str]:
-    """The tensors a calibration table must hold for `graph` to be quantized for any target: ranges, and what layers read.
+def observed_tensors(graph: ir.Graph, targets: Sequence[Target] = TARGETS) -> Collection[str]:
+    """Return the tensors that a calibration table must hold for `graph` to be quantized for each of `targets`: those with a
+    quantizer, and those that layers read.
 
     Quantizers stand in the form of the graph that backends need; the table is of the tensors that `graph` itself has.
     """
     formed = graph.clone()
     for _, form in BEFORE_QUANTIZERS:
         form(formed)
-    quantizers = [quantizer for target in TARGETS for quantizer in place_quantizers(formed, target).quantizers.values()]
+    quantizers = [quantizer for target in targets for quantizer in place_quantizers(formed, target).quantizers.values()]
     wanted = {quantizer.range_of for quantizer in quantizers} | {quantizer.name for quantizer in quantizers}
     own = {str(value.name) for value in (*graph.inputs, *(output for node in graph for output in node.outputs))}
     return sorted(own & {name.removesuffix(SHUFFLED) for name in wanted})
@@ -97,16 +97,19 @@ def choose_ranges(
     ranges = {}
     for quantizer in placement.quantizers.values():
         source = quantizer.range_of
-        ranges[source] = known[source] if source in known else _measured(source, quantizer, table, options)
+        ranges[source] = (
+            known[source]
+            if source in known
+            else _measured(source, quantizer, table, options, symmetric=options.target.activation_symmetric)
+        )
     return ranges
 
 
 def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, float]:
     """The high end of the range of every tensor measured, where all codes there are may be used between it and the low end."""
     roles = tensor_roles(graph, options.target)
-    free = replace(options, target=replace(options.target, activation_symmetric=False))
     named = [Quantizer(name, name, role) for name, role in roles.items() if name in table.tensors]
-    return {quantizer.name: _measured(quantizer.name, quantizer, table, free)[1] for quantizer in named}
+    return {quantizer.name: _measured(quantizer.name, quantizer, table, options, symmetric=False)[1] for quantizer in named}
 
 
 def wide_range(ends: ActivationRange) -> ActivationRange:
@@ -114,13 +117,15 @@ def wide_range(ends: ActivationRange) -> ActivationRange:
     return _ROOM * ends[0], _ROOM * ends[1]
 
 
-def _measured(name: str, quantizer: Quantizer, table: CalibrationTable, options: Int8Options) -> ActivationRange:
+def _measured(
+    name: str, quantizer: Quantizer, table: CalibrationTable, options: Int8Options, *, symmetric: bool
+) -> ActivationRange:
     if options.target.has_wide_codes:
         return wide_range((table.tensors[name].minimum, table.tensors[name].maximum))
     clips = quantizer.role is Role.SKIP and options.method is not Method.MSE
     return activation_range(
         table.tensors[name],
         method=Method.MINMAX if clips else options.method,
-        symmetric=options.target.activation_symmetric or quantizer.signed,
+        symmetric=symmetric or quantizer.signed,
         percentile=options.percentile,
     )

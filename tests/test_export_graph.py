@@ -24,7 +24,7 @@ from calibration.pieces import stream_tensors
 from calibration.ranges import Method
 from calibration.table import CalibrationSource
 from calibration.watch import watch_tensors
-from export.graph.arithmetic import count_macs
+from export.arithmetic import count_macs
 from export.models import NETWORKS, Network, find_network
 from export.onnx_export import INPUT, NATIVE_OPSET, OPSET_RANGE, OUTPUT, convert_opset, export_graph
 from export.parity import TOLERANCE, make_reference, run_torch

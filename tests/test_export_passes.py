@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.graph.arithmetic import total_macs
+from export.arithmetic import total_macs
 from export.onnx_export import OPSET_RANGE, convert_opset
 from export.passes import EXTRA_PASSES, PASSES, run_passes, select_passes
 from export.passes.depth_to_space import with_shuffles

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from export.arithmetic import infer_sizes
 from export.axes import NAMES
 from export.foreign.guarded import open_guarded
 from export.foreign.original import Run, open_graph
@@ -24,7 +25,6 @@ from export.foreign.shapes import Shapes
 from export.foreign.size_constants import find_size_constant
 from export.foreign.size_rules import find_burnt_in
 from export.foreign.sizes import Probe, Size, Sizes, enlarged, is_prime, measure_sizes
-from export.graph.arithmetic import infer_sizes
 from export.reach import receptive_field
 from runtime.errors import BackendError, UserError
 

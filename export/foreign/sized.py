@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from export.axes import NAMES
+from export.fixed_size import fix_sizes
 from export.foreign.ends import Ends
 from export.foreign.freeing import Freed, free_sizes, with_input
 from export.foreign.guarded import open_guarded
@@ -15,7 +16,6 @@ from export.foreign.normal_form import NormalForm, lift_constants
 from export.foreign.original import open_graph
 from export.foreign.pixel_counts import find_count
 from export.foreign.sizes import Probe, Size, Sizes, measure_fixed, measure_sizes
-from export.graph.fixed_size import fix_sizes
 from runtime.errors import BackendError, UserError
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph.arithmetic import infer_sizes
 from export.graph.constants import constant, new_constant
 
 Array = NDArray[np.float32]
-_NOTED = "shape for an odd input"
-_ODD = (3, 61, 97)  # primes: no two dimensions come out equal by chance
 
 
 def weights(node: ir.Node) -> tuple[Array, Array] | None:
@@ -37,31 +33,6 @@ def set_weights(node: ir.Node, weight: NDArray[np.floating], bias: NDArray[np.fl
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         _set_constant(node, 2, bias, name=weight_name.removesuffix("weight") + "bias")
-
-
-def note_shapes(model: ir.Model) -> None:
-    """Notes on every tensor the shape it has for one odd input: tells tensors of one shape from those that broadcast, and sizes.
-
-    Where sizes burnt into the graph forbid that input, nothing is noted.
-    """
-    declared = model.graph.inputs[0].shape
-    assert declared is not None
-    fixed = [size if isinstance(size, int) else odd for size, odd in zip((declared[0], *declared[2:]), _ODD, strict=True)]
-    try:
-        sized = infer_sizes(ir.to_proto(model), (fixed[0], fixed[1], fixed[2]))
-    except onnx.shape_inference.InferenceError:
-        return
-    shapes = {value.name: value.shape for value in (*sized.inputs, *(output for node in sized for output in node.outputs))}
-    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
-        shape = shapes.get(value.name)
-        if shape is not None and all(isinstance(size, int) for size in shape):
-            value.meta[_NOTED] = shape.numpy()
-
-
-def noted_shape(value: ir.Value) -> tuple[int, ...] | None:
-    """What `note_shapes` noted of it."""
-    shape: tuple[int, ...] | None = value.meta.get(_NOTED)
-    return shape
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.graph.arithmetic import SIDE, total_macs
+from export.arithmetic import SIDE, total_macs
 from export.passes import (
     depth_to_space,
     fold_affine,

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.constants import constant
-from export.graph.editing import hand_over, insert_node, note_shapes, noted_shape, producer, set_weights, weights
+from export.graph.editing import hand_over, insert_node, producer, set_weights, weights
+from export.passes.noted_shapes import note_shapes, noted_shape
 
 _MOVING = ("DepthToSpace", "SpaceToDepth", "Transpose", "Reshape", "Identity")
 

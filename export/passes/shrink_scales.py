@@ -11,7 +11,8 @@ import math
 import onnx_ir as ir
 
 from export.graph.constants import constant
-from export.graph.editing import discard, hand_over, insert_node, note_shapes, noted_shape, producer
+from export.graph.editing import discard, hand_over, insert_node, producer
+from export.passes.noted_shapes import note_shapes, noted_shape
 
 
 def shrink_scales(model: ir.Model) -> tuple[ir.Model, str]:

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.crops import CROP_SIZE, crops_of, describe_source
+from calibration.crops import CROP_SIZE, read_crops
 from calibration.pairs import ImageSet
 from calibration.table import CalibrationSource, CalibrationTable, read_table, used_hashes
 from quantize.explain.pictures import compare_pictures
@@ -62,9 +62,10 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
     contract, scale = manifest.contract, manifest.scale
     variant = find_pairs(bundle, precision="int8", target=request.target, backend=request.backend)[0].variant
     table = _table_of(bundle, variant)
-    source = describe_source(
+    source, crops = read_crops(
         request.images,
         scale=scale,
+        contract=contract,
         crops=request.crops,
         crop_size=contract.static_picture_size(scale=scale) or CROP_SIZE,
         on_step=on_step,
@@ -82,7 +83,6 @@ def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Expl
             on_step=lambda done, total: on_step("pictures", done, total),
         )
         report, backend = in_int8.precision_report, in_int8.backend_name
-    crops = list(crops_of(request.images, source, scale=scale, contract=contract))
     return Explanation(
         model=manifest.model,
         scale=scale,

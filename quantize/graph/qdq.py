@@ -9,7 +9,7 @@ recognise (Jacob et al. 2018, arXiv 1712.05877, section 3).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -47,23 +47,22 @@ class RoundedWeight:
     bias: NDArray[np.float64]
 
 
-def activation_parameters(activation_range: ActivationRange, target: Target) -> QuantizationParameters:
-    """Scale and zero point that cover `activation_range`, widened to contain 0 so that padding is exact."""
+def activation_parameters(activation_range: ActivationRange, target: Target, *, signed: bool = False) -> QuantizationParameters:
+    """Return the scale and zero point that cover `activation_range`, widened to contain 0 so that padding is exact.
+
+    Args:
+        signed: codes of int8 with zero point 0, whatever 8-bit codes `target` has: a product of two activations needs them.
+    """
     low, high = min(activation_range[0], 0.0), max(activation_range[1], 0.0)
-    limits = np.iinfo(target.activation_dtype)
-    if target.activation_symmetric:
+    dtype = "int8" if signed and not target.has_wide_codes else target.activation_dtype
+    limits = np.iinfo(dtype)
+    if signed or target.activation_symmetric:
         middle = (int(limits.max) + int(limits.min) + 1) // 2
         scale = max(high / (int(limits.max) - middle), -low / (middle - int(limits.min)))
-        return QuantizationParameters(float(storable_scale(scale, target)), middle, target.activation_dtype)
+        return QuantizationParameters(float(storable_scale(scale, target)), middle, dtype)
     scale = float(storable_scale((high - low) / (int(limits.max) - int(limits.min)), target))
     zero_point = int(np.clip(round(int(limits.min) - low / scale), limits.min, limits.max))
-    return QuantizationParameters(scale, zero_point, target.activation_dtype)
-
-
-def signed(target: Target) -> Target:
-    """`target`, with activations of int8 and zero point 0 if it has 8-bit ones."""
-    dtype = target.activation_dtype if target.has_wide_codes else "int8"
-    return replace(target, activation_dtype=dtype, activation_symmetric=True)
+    return QuantizationParameters(scale, zero_point, dtype)
 
 
 def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:

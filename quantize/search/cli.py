@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+import onnx
 from rich.table import Table
 
 from calibration.datasets import find_images
@@ -42,9 +43,20 @@ def make_budget(
 
 
 def search(
-    bundle: Bundle, request: TableRequest, table: FoundTable, options: Int8Options, *, budget: Budget, backend: str
+    bundle: Bundle,
+    model: onnx.ModelProto,
+    request: TableRequest,
+    table: FoundTable,
+    options: Int8Options,
+    *,
+    budget: Budget,
+    backend: str,
 ) -> Found:
-    """Searches, and shows and writes the front it found, as far as it came where the budget cannot be met."""
+    """Search, and show and write the front that was found, as far as it came where the budget cannot be met.
+
+    Args:
+        model: the bundle's fp32 graph.
+    """
     if not table.crops:
         raise UserError(f"--max-drop-db measures on pictures, and --calib {request.calib} brings none", hint=PICTURES_WANTED)
     images = find_images(request.calib, scale=bundle.manifest.scale, use="calibration", root=request.root)
@@ -61,6 +73,7 @@ def search(
         task = bar.add_task("searching", total=None)
         found = search_bundle(
             bundle,
+            model,
             wanted,
             on_step=lambda doing, done, total: bar.update(task, description=f"searching: {doing}", completed=done, total=total),
         )

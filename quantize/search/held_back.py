@@ -17,7 +17,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.pairs import ImageSet, Pair, hash_pair, load_pair
+from calibration.pairs import ImageSet, Pair, match_pair, read_pair
 from calibration.table import CalibrationImage, CalibrationSource, used_hashes
 from quantize.search.result import HeldBack
 from runtime.bundle import Contract
@@ -79,11 +79,12 @@ def hold_back(
     for index in rng.permutation(len(pairs)):
         on_step(len(described), min(_CROPS, len(pairs)))
         pair = _with_truth(pairs[index])
-        low, high = load_pair(pair, scale=scale)
+        read = read_pair(pair, scale=scale)
+        low, high = match_pair(read, name=pair.name, scale=scale)
         too_small = size is not None and (low.shape[0] < size[0] or low.shape[1] < size[1])
         if too_small or min(low.shape[:2]) < max(_SMALLEST, contract.least_side, contract.multiple_of):
             continue
-        hashes = hash_pair(pair, scale=scale)
+        hashes = read.hashes()
         if are_others and hashes.known & digests:
             continue  # one of the used ones under another name
         described.append(CalibrationImage(name=pair.name, low_sha256=hashes.low, high_sha256=hashes.high))

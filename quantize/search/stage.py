@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from calibration.pairs import ImageSet
@@ -21,7 +22,6 @@ from quantize.search.choose import Budget, Lifted, choose_lifted
 from quantize.search.held_back import hold_back
 from quantize.search.result import HeldBack, SearchState, Timing, Trial, lifted_key, read_state, write_state
 from quantize.search.trials import WARM_UP, N, Subject, Trials
-from quantize.stage import load_fp32
 from runtime.bundle import REPORTS, Bundle, check_writable, sha256_bytes
 from runtime.errors import UserError
 from runtime.verify.pairs import backend_for
@@ -65,8 +65,11 @@ def state_file(bundle: Bundle, target: str) -> Path:
     return bundle.directory / REPORTS / f"search-{target}.json"
 
 
-def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) -> Found:
+def search_bundle(bundle: Bundle, model: onnx.ModelProto, request: SearchRequest, *, on_step: OnStep) -> Found:
     """The mix of int8 and float of least measured latency within the budget; nothing that was measured before is measured again.
+
+    Args:
+        model: the bundle's fp32 graph.
 
     Raises:
         UserError: the budget cannot be met, or the target has no float.
@@ -94,7 +97,7 @@ def search_bundle(bundle: Bundle, request: SearchRequest, *, on_step: OnStep) ->
     if not request.measure_again:
         earlier = read_state(file)
         state = earlier if earlier is not None and earlier.key == key else state
-    subject = Subject(manifest, load_fp32(bundle), request.table, request.options, request.crops, crops, backend.name, timing)
+    subject = Subject(manifest, model, request.table, request.options, request.crops, crops, backend.name, timing)
     with Trials(subject, on_step=on_step) as trials:
         memory = _Memory(file, state, trials, on_step, forget=request.measure_again)
         chosen = choose_lifted(trials.costs, request.budget, noise=memory.noise, attempt=memory.attempt, fit=memory.fit)

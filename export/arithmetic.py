@@ -10,7 +10,7 @@ import math
 import onnx
 import onnx_ir as ir
 
-from export.graph.fixed_size import fix_sizes, with_sizes
+from export.fixed_size import fix_sizes, with_sizes
 from runtime.bundle import Layer
 
 SIDE = 128  # MACs are stated for one 128×128 picture, or the one size that a graph takes
