@@ -102,7 +102,10 @@ def quantize_int8(
     placement = lifted.placement
     missing = [q.range_of for q in placement.quantizers.values() if q.range_of not in {**table.tensors, **known}]
     if missing:
-        raise UserError(f"the calibration table lacks {missing[0]} and {len(missing) - 1} more", hint="calibrate again")
+        raise UserError(
+            f"the calibration table lacks {missing[0]}, which target {target.name} quantizes, and {len(missing) - 1} more",
+            hint="measure one on pictures: --calib with a folder, or a data set that is here",
+        )
     ranges = choose_ranges(placement, table, options, known=known)
     parameters = {
         name: activation_parameters(ranges[quantizer.range_of], target, signed=quantizer.signed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,16 @@ from calibration.table import CalibrationTable, read_table, write_table
 from export.models import NETWORKS, Network, find_network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.options import Int8Options
+from quantize.int8 import quantize_int8
+from quantize.options import Effort, Int8Options
 from quantize.records import made_of, recorded_options
+from quantize.tables import FoundTable, TableRequest, look_for_table
 from quantize.tensor_ranges import observed_tensors
 from quantize.weights.shipped_rounding import find_shipped_rounding
 from runtime.bundle import Bundle, Contract, sha256_bytes
-from runtime.targets import find_target
+from runtime.errors import UserError
+from runtime.targets import TARGETS, Target, find_target
+from runtime.targets.operators import Part, Row
 
 SHIPPED = [(network, scale) for network in NETWORKS for scale in network.shipped]
 RENEW = "run `make calibration-tables`"
@@ -58,12 +64,33 @@ def test_a_shipped_table_belongs_to_the_graph_of_its_weights(table: CalibrationT
     assert table.graph_fingerprint == graph_fingerprint(model.graph), f"{path} was measured on another graph: {RENEW}"
 
 
-def test_a_shipped_table_holds_every_tensor_that_quantization_wants(
-    table: CalibrationTable, shipped: tuple[Path, ir.Model]
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_shipped_table_holds_every_tensor_that_a_target_wants(
+    table: CalibrationTable, shipped: tuple[Path, ir.Model], target: Target
 ) -> None:
     path, model = shipped
-    lacking = set(observed_tensors(model.graph)) - table.tensors.keys()
+    lacking = set(observed_tensors(model.graph, (target,))) - table.tensors.keys()
     assert not lacking, f"{path} lacks {sorted(lacking)}: {RENEW}"
+
+
+def test_a_target_that_wants_more_leaves_a_table_usable_for_the_others(exported: Bundle, tmp_path: Path) -> None:
+    """A made-up target that stores what a convolution gives before its ReLU, too."""
+    model = onnx.load_model(exported.path(exported.variant("fp32")))
+    own = read_table(SHIPPED_TABLES / "lesrcnn_x2.json")
+    cpu = find_target("cpu")
+    rows = tuple(Row(operator="Relu", part=Part.COMPUTE) if row.operator == "Relu" else row for row in cpu.operators)
+    demanding = replace(cpu, name="demanding", operators=rows)
+    graph = ir.from_proto(model).graph
+    assert set(observed_tensors(graph, (*TARGETS, demanding))) > own.tensors.keys()
+    bundle = Bundle.open(Path(shutil.copytree(exported.directory, tmp_path / "bundle")))
+    request = TableRequest(calib="div2k", root=None, percentile=DEFAULT_PERCENTILE)
+
+    found = look_for_table(bundle, request, graph, target=cpu)
+
+    assert isinstance(found, FoundTable)
+    assert quantize_int8(model, found.table, Int8Options(target=cpu, method=Method.PERCENTILE, effort=Effort.FAST)).int8_layers
+    with pytest.raises(UserError, match=r"the calibration table lacks .* more"):
+        quantize_int8(model, found.table, Int8Options(target=demanding, method=Method.PERCENTILE, effort=Effort.FAST))
 
 
 def test_a_shipped_table_is_found_by_its_graph_and_data_set(table: CalibrationTable, shipped: tuple[Path, ir.Model]) -> None:
