@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from export.models import NETWORKS, announced_names, find_outside
@@ -26,3 +28,7 @@ def list_networks() -> None:
         assert announced is not None
         table.add_row(name, announced.describe_scales(), announced.colour, "export --weights FILE", announced.paper)
     console.out.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(app, arguments, name="python -m export list")

@@ -22,7 +22,6 @@ _TYPED = re.compile(rf"(?:{_START})(?:(?!{_START}|&&)[^\n`;\")→|])*")
 _END = re.compile(
     r"[,:]? (?:or|and|which|makes|needs|finds|with|as|is|has|gives|measures|on|that|says|shows|tells)\b|\. |, |\s{2,}#| #"
 )
-_NAMES = {"export.listing": "python -m export list"}  # which has no line of its own that starts it
 _SREDGE = {
     "engine": "python -m export.engine",
     "train": "python -m export.train",
@@ -74,7 +73,7 @@ def commands() -> dict[str, Command]:
         text = path.read_text(encoding="utf-8")
         if "console.application(" not in text:
             continue
-        name = _NAMES.get(module) or next(iter(_NAME.findall(text)), f"python -m {module.removesuffix('.cli')}")
+        name = next(iter(_NAME.findall(text)), f"python -m {module.removesuffix('.cli')}")
         command: Any = typer.main.get_command(importlib.import_module(module).app)
         inner = getattr(command, "commands", None)
         for typed, one in [(name, command)] if inner is None else [(f"{name} {word}", one) for word, one in inner.items()]:
