@@ -1,4 +1,4 @@
-"""python -m benchmarks [BUNDLE…]"""
+"""python -m benchmarks [BUNDLE…]: bundles and pictures in, a table and a report of quality, latency, size and memory out."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def benchmarks(
 
 
 def _check_writable(directory: Path, json_file: Path | None) -> None:
-    """UserError now rather than after minutes of measuring."""
+    """Raise UserError now rather than after minutes of measuring."""
     try:
         for path in (directory / RESULT_FILE, *([json_file] if json_file is not None else [])):
             check_writable(path)
@@ -126,7 +126,7 @@ def _measure(requests: Sequence[Request], directory: Path) -> Result:
 def _cases(
     bundle: Bundle, precisions: Sequence[str] | None, backends: Sequence[str] | None, targets: Sequence[str] | None, threads: int
 ) -> tuple[Case, ...]:
-    """Every graph asked for on every backend that computes it faithfully; engines only on a backend asked for by name.
+    """Return every graph asked for on every backend that computes it faithfully; engines only on a backend asked for by name.
 
     Raises:
         BundleError: the bundle has no such graph.
@@ -163,7 +163,7 @@ def _cases(
 
 
 def _precisions(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
-    """Those asked for, or all the bundle has."""
+    """Return those asked for, or all the bundle has."""
     if asked is not None:
         return list(dict.fromkeys(find_precision(name) for name in asked))
     present = {variant.precision for variant in bundle.manifest.variants if variant.io == "float32"}

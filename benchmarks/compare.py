@@ -1,4 +1,4 @@
-"""fp32, fp16 and int8 on each backend, side by side: one process a case, all open at once.
+"""Compare fp32, fp16 and int8 on each backend: bundles and pictures in, one result per case out; each case has its own process.
 
 Every picture goes through all cases before the next; latency is timed in rounds that take the cases in turn, so that a ratio of
 two medians compares like with like on a machine whose speed drifts. The parent does the scoring, so that a case's peak memory
@@ -51,7 +51,7 @@ class Request:
     cases: tuple[Case, ...]
     images: ImageSet
     hashes: tuple[PairHashes, ...]
-    """Of each of `images`, as `hash_pair` gives them."""
+    """The hashes of each of `images`, as `hash_pair` gives them."""
     protocol: Protocol
     runs: int
     threads: int
@@ -102,7 +102,8 @@ def request_key(requests: Iterable[Request]) -> str:
 
 
 def check_overlap(request: Request) -> int:
-    """How many of the pictures the bundle was calibrated on: of the same pixels, or the same name in the same known data set.
+    """Return how many of the pictures the bundle was calibrated on: of the same pixels, or the same name in the same known data
+    set.
 
     Raises:
         DatasetError: there are some and the request does not insist; names them.
@@ -119,7 +120,7 @@ def check_overlap(request: Request) -> int:
 
 
 def _seen(request: Request) -> list[CalibrationSource | HeldBack]:
-    """The pictures that the cases' graphs were calibrated on, and those by which layers were chosen that are not in int8.
+    """Return the pictures that the cases' graphs were calibrated on, and those by which layers were chosen that are not in int8.
 
     Raises:
         DatasetError: a graph does not say what it was calibrated on, and the request does not insist.
@@ -144,7 +145,7 @@ def _seen(request: Request) -> list[CalibrationSource | HeldBack]:
 
 
 def calibrated_on(source: CalibrationSource | HeldBack, images: ImageSet, hashes: Sequence[PairHashes]) -> list[str]:
-    """Those of `images` that `source` has: of the same pixels, or the same name in the same known data set."""
+    """Return those of `images` that `source` has: of the same pixels, or the same name in the same known data set."""
     used = used_hashes(source.images)
     same_set = source.dataset == images.name and source.dataset in dataset_names()
     named = {image.name for image in source.images if same_set}
@@ -152,7 +153,7 @@ def calibrated_on(source: CalibrationSource | HeldBack, images: ImageSet, hashes
 
 
 def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, list[Panel]]:
-    """Measures every case of every request.
+    """Measure every case of every request.
 
     Raises:
         DatasetError: pictures that were calibrated on, or pairs that do not fit.
@@ -192,8 +193,8 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
 
 
 def _with_checked_values(request: Request) -> tuple[Request, dict[Case, ValueCheck | None], list[str]]:
-    """The request less the cases that do not open or compute other values than their graph says; what the others' check gave; why
-    those were left out. In this process, so that the workers' memory is that of running alone.
+    """Return the request less the cases that do not open or compute other values than their graph says; what the others' check
+    gave; why those were left out. In this process, so that the workers' memory is that of running alone.
 
     Raises:
         BackendError: the request insists on them, or none is left.
@@ -265,7 +266,7 @@ def _time_on_device(request: Request, worker: Worker) -> DeviceLatency | None:
 
 
 def _latency_input(request: Request) -> NDArray[np.float32]:
-    """What the network gets for a picture of 128×128, or of the nearest size that it takes."""
+    """Return what the network gets for a picture of 128×128, or of the nearest size that it takes."""
     contract = request.bundle.manifest.contract
     size = contract.filled_size(contract.input_size((_LATENCY_SIDE, _LATENCY_SIDE), scale=request.scale))
     return np.random.default_rng(0).random((1, contract.channels, *size), np.float32)
@@ -328,7 +329,7 @@ def _median_of(taken: dict[Case, list[float]], cases: Iterable[Case], backend: s
 
 
 def _drop_db(reference: Sequence[tuple[str, Score]], own: Sequence[tuple[str, Score]]) -> float | None:
-    """The mean of what is lost, over the pictures that neither made equal to the truth; None where there are none.
+    """Return the mean of what is lost, over the pictures that neither made equal to the truth; None where there are none.
 
     A difference of means would be one over different pictures: an infinite PSNR is in none.
     """

@@ -109,7 +109,7 @@ def faithfulness(
 
 
 def _graphs_in(bundles: Sequence[Path], targets: Sequence[Target]) -> Iterator[Graph]:
-    """The graphs of floats in those bundles."""
+    """Yield the graphs of floats in those bundles."""
     names = {None, *(target.name for target in targets)}
     for path in bundles:
         bundle = Bundle.open(path)
@@ -120,7 +120,7 @@ def _graphs_in(bundles: Sequence[Path], targets: Sequence[Target]) -> Iterator[G
 
 
 def _graphs_of(networks: Sequence[Network], targets: Sequence[Target], weights: Path | None, folder: Path) -> Iterator[Graph]:
-    """Every network at its first scale: in fp32 and halves, and quantized for each target."""
+    """Yield every network at its first scale: in fp32 and halves, and quantized for each target."""
     for network in networks:
         scale = network.scales[0]
         checkpoint = _weights(network, scale, weights, folder)

@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU's clocks and power were while it was timed: read, never changed.
+"""Read an NVIDIA GPU's clocks and power while it is timed: counters in, a sentence for the report out; nothing is changed.
 
 A workstation tells through nvidia-smi, a Jetson through nvpmodel and the kernel.
 """
@@ -26,7 +26,7 @@ _PATIENCE_S = 10
 
 
 def read_gpu_state() -> dict[str, str]:
-    """What can be read here, by the name of its source, with its unit; empty where there is no NVIDIA GPU."""
+    """Return what can be read here, by the name of its source, with its unit; empty where there is no NVIDIA GPU."""
     return {**_from_nvidia_smi(), **_from_jetson()}
 
 
@@ -50,7 +50,7 @@ def _from_jetson() -> dict[str, str]:
 
 
 def _ask(program: str, *arguments: str) -> str:
-    """What the program prints; nothing where there is none, or it fails."""
+    """Return what the program prints; nothing where there is none, or it fails."""
     found = shutil.which(program)
     if found is None:
         return ""

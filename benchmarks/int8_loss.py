@@ -123,7 +123,7 @@ def int8_loss(
 
 
 def _find_goals(networks: Sequence[str] | None) -> list[Goal]:
-    """Those of that name, or all."""
+    """Return those of that name, or all."""
     names = {goal.name: goal for goal in GOALS}
     for name in networks or ():
         if name not in names:
@@ -134,7 +134,7 @@ def _find_goals(networks: Sequence[str] | None) -> list[Goal]:
 def _check_inputs(
     goals: Sequence[Goal], data: Path, weights: Path, *, calib: str, backends: Sequence[str] | None, out: Path
 ) -> None:
-    """UserError for what is missing or misspelt, now rather than after the networks before it were measured."""
+    """Raise UserError for what is missing or misspelt, now rather than after the networks before it were measured."""
     for name in backends or ():
         choose_backend(name)
     for goal in goals:
@@ -160,7 +160,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _check_apart(bundle: Bundle, source: CalibrationSource, calib: str, data: Path, tell: Tell) -> None:
-    """DatasetError where a picture that is evaluated was calibrated on, by its pixels' hash."""
+    """Raise DatasetError where a picture that is evaluated was calibrated on, by its pixels' hash."""
     scale = bundle.manifest.scale
     for name in SETS:
         images = find_images(name, scale=scale, use="evaluation", root=data)

@@ -1,4 +1,4 @@
-"""Latency: how it is timed, and which figures so many runs are enough for.
+"""Time a case: runs in; the median and the percentiles that so many runs can carry out.
 
 A percentile p is told from n runs where one slow run among them would not have been luck. Were more than 1 - p of all runs slower
 than p, one at most of n would be so with the probability p^n + n (1 - p) p^(n-1); n is enough where that is 0.01 or less: 64 runs

@@ -1,4 +1,4 @@
-"""The machine a result was measured on, and with which versions."""
+"""Describe the machine that a result was measured on: processor, cores, memory and library versions out."""
 
 from __future__ import annotations
 

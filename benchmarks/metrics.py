@@ -1,4 +1,4 @@
-"""PSNR and SSIM.
+"""Compute PSNR and SSIM: two pictures in, dB or an index out.
 
 PSNR = 10 log10(255² / MSE) on 8-bit values. SSIM: Wang et al. 2004, doi 10.1109/TIP.2003.819861: 11×11 Gaussian window with σ 1.5,
 K1 0.01, K2 0.03, only where the window fits; of a colour picture, the mean over its channels.
@@ -31,7 +31,7 @@ class Score:
 
 
 def prepare(low: Picture, high: Picture, protocol: Protocol, *, scale: float) -> tuple[Picture, Picture]:
-    """The pair as `protocol` wants it: (low, high), uint8 RGB."""
+    """Return the pair as `protocol` wants it: (low, high), uint8 RGB."""
     if protocol.side is None:
         return low, high
     return _resize_by_area(low, protocol.side), _resize_by_area(high, round(protocol.side * scale))

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own calibrator and quantizer, as its documentation recommends them: what ours is held against."""
+"""Quantize with ONNX Runtime's own calibrator and quantizer, as its documentation recommends: the rival of our int8."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def calibrate(graph: Path, crops: Crops) -> None:
 def quantize(
     graph: Path, crops: Crops, *, method: CalibrationMethod = CalibrationMethod.Percentile, symmetric: bool = False
 ) -> bytes:
-    """`graph` as QDQ: activations of uint8, or int8 with zero point 0 where `symmetric`; int8 weights per output channel."""
+    """Return `graph` as QDQ: activations of uint8, or int8 with zero point 0 where `symmetric`; int8 weights per output channel."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # it prints as it goes
         path = Path(folder) / "int8.onnx"
         model = load_model_with_shape_infer(Path(shutil.copy(graph, folder)))

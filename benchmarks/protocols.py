@@ -1,4 +1,4 @@
-"""How a published number was measured, as data.
+"""How a published number was measured (channel, border, rounding, resize), as data: a new protocol is one entry here.
 
 Luma is ITU-R BT.601 as MATLAB's rgb2ycbcr has it: 16 + (65.481 R + 128.553 G + 24.966 B) / 255 on 8-bit RGB.
 """
@@ -80,7 +80,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name; UnknownNameError lists the valid ones."""
+    """Return the protocol of that name; UnknownNameError lists the valid ones."""
     for protocol in PROTOCOLS:
         if protocol.name == name:
             return protocol

@@ -1,4 +1,4 @@
-"""The result of a comparison: what `--json` writes and every report is rendered from."""
+"""The result of a comparison, as data: `--json` writes it and every report is rendered from it."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def throughput(
 
 
 def _cut_frames(data: str, size: tuple[int, int], *, count: int, folder: Path) -> tuple[Job, ...]:
-    """Writes frames of that (H, W) as PNG; a picture stands in for several where there are too few.
+    """Write frames of that (H, W) as PNG; a picture stands in for several where there are too few.
 
     Raises:
         DatasetError: there are no such pictures.

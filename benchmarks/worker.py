@@ -1,4 +1,4 @@
-"""One case in a process of its own: its memory and its threads are nobody else's.
+"""Run one case in a process of its own, so that no other case's memory or threads are measured with it.
 
 The process imports the runtime alone, so that its peak memory is about what a device app would see.
 """
@@ -41,7 +41,7 @@ class Case:
     backend: str
     threads: int
     target: str | None = None
-    """Of the graph; None where it is for every target."""
+    """The target of the graph; None where the graph is for every target."""
 
     def __str__(self) -> str:
         target = "" if self.target is None else f" for {self.target}"
@@ -49,7 +49,7 @@ class Case:
 
 
 def open_case(case: Case, *, verify: Verify) -> Upscaler:
-    """The graph of `case` on its backend."""
+    """Return the graph of `case` on its backend."""
     return Upscaler.open(
         case.bundle,
         precision=case.precision,
@@ -82,26 +82,26 @@ class Worker:
         return cast(list[float], self._ask("time", array, count))
 
     def time_on_device(self, array: NDArray[np.float32], count: int) -> DeviceTimes | None:
-        """The same by the accelerator's own clock; None where it has none."""
+        """Return the same by the accelerator's own clock; None where it has none."""
         return cast("DeviceTimes | None", self._ask("time_on_device", array, count))
 
     def variant(self) -> Variant:
-        """The graph of the bundle that runs."""
+        """Return the graph of the bundle that runs."""
         return cast(Variant, self._ask("variant"))
 
     def precision_report(self) -> PrecisionReport:
         return cast(PrecisionReport, self._ask("precision_report"))
 
     def upscale(self, sizes: Sequence[tuple[int, int]], *, seed: int) -> None:
-        """Upscales a random picture of each (height, width)."""
+        """Upscale a random picture of each (height, width)."""
         self._ask("upscale", sizes, seed)
 
     def peak_rss_bytes(self) -> int | None:
-        """The process's largest resident memory so far, where the system tells."""
+        """Return the process's largest resident memory so far, where the system tells."""
         return cast("int | None", self._ask("peak_rss"))
 
     def rss_bytes(self) -> int | None:
-        """The process's resident memory now, where the system tells: on Linux."""
+        """Return the process's resident memory now, where the system tells: on Linux."""
         return cast("int | None", self._ask("rss"))
 
     def __enter__(self) -> Self:
@@ -127,7 +127,7 @@ class Worker:
 
 
 def _serve(connection: Connection, case: Case) -> None:
-    """Answers commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
+    """Answer commands until the other end is closed; an error of ours is an answer, any other ends the process loudly."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the connection
     with suppress(EOFError, ConnectionError), ExitStack() as stack:  # which is how the other end's closing shows
@@ -185,7 +185,7 @@ def _answer(upscaler: Upscaler, name: str, arguments: list[Any]) -> object:
 
 
 def _status_bytes(field: str) -> int | None:
-    """What Linux tells of this process's memory; None elsewhere."""
+    """Return what Linux tells of this process's memory; None elsewhere."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():

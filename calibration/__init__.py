@@ -1,1 +1,1 @@
-"""Pictures -> activation ranges: where pictures are, streaming statistics, the calibration table."""
+"""Turn pictures into activation ranges: finding pictures, cropping them, streaming statistics, the calibration table."""

@@ -1,4 +1,4 @@
-"""Which data sets there are, and where on this machine.
+"""Find pictures on this machine: the name of a data set or a folder in, its pictures out; the list of data sets is here.
 
 `--data` has one meaning in every command: pictures. They are named by a data set's name (`div2k`, `set5`, …), by a folder of
 pictures, or by a folder that holds data sets, of which `--calib NAME`, where a command has that, says which. A name is looked for
@@ -75,7 +75,7 @@ CALIB_HELP = f"which pictures of --data: {', '.join(dataset_names())}, or a fold
 
 
 def choose_pictures(*, calib: str | None, data: str | None, default: str | None = None) -> tuple[str, Path | None]:
-    """What `--calib` and `--data` stand for together: what `find_images` takes as `choice`, and as `root`.
+    """Return what `--calib` and `--data` stand for together: what `find_images` takes as `choice`, and as `root`.
 
     Raises:
         UserError: neither is given and there is no default, or --calib names a place of its own beside --data.
@@ -96,10 +96,10 @@ def choose_pictures(*, calib: str | None, data: str | None, default: str | None 
 
 
 def find_images(choice: str, *, scale: float, use: Use, root: Path | None = None) -> ImageSet:
-    """The pictures that `choice` (a known name, or a folder) stands for, `scale` being the factor between low and high.
+    """Return the pictures that `choice` (a known name, or a folder) stands for, `scale` being the factor between low and high.
 
     A folder of plain pictures is what a device would feed where `use` is calibration, and ground truth where it is evaluation.
-    Of data sets with splits, calibration takes the training part and evaluation the validation or test part, where it is there.
+    Where a data set has splits, calibration takes the training part and evaluation the validation or test part.
 
     Raises:
         MissingDatasetError: a known data set that is in none of the places looked at; lists them.
@@ -115,7 +115,7 @@ def find_images(choice: str, *, scale: float, use: Use, root: Path | None = None
 
 
 def find_files(choice: str) -> tuple[Path, ...]:
-    """Every picture file of what `choice` (as for `find_images`) stands for, in folders below it too.
+    """Return every picture file of what `choice` (as for `find_images`) stands for, in folders below it too.
 
     Raises:
         DatasetError: there is no such data set or folder.
@@ -126,7 +126,10 @@ def find_files(choice: str) -> tuple[Path, ...]:
 
 
 def _find_folder(choice: str, root: Path | None) -> Path:
-    """The folder of a data set known by name; or `choice` itself, or the one data set in it where it has no pictures of its own."""
+    """Return the folder of a data set known by name.
+
+    Or `choice` itself, or the one data set in it where it has no pictures of its own.
+    """
     if root is not None:
         _check_root(root)
     for dataset in DATASETS:
@@ -146,7 +149,7 @@ def _find_folder(choice: str, root: Path | None) -> Path:
 
 
 def _held_sets(folder: Path) -> list[Path]:
-    """The known data sets in a folder that has no pictures of its own."""
+    """Return the known data sets in a folder that has no pictures of its own."""
     inside = sorted(folder.iterdir())
     if any(is_image_file(path) for path in inside):
         return []
@@ -155,7 +158,7 @@ def _held_sets(folder: Path) -> list[Path]:
 
 
 def _name_of(folder: Path) -> str:
-    """The data set's name where the folder is called as it is, else the folder's own."""
+    """Return the data set's name where the folder is called as it is, else the folder's own."""
     known = {dataset.folder.lower(): dataset.name for dataset in DATASETS}
     names = (folder.name, folder.resolve().name)  # a link may be called so, or what it leads to
     return next((known[name.lower()] for name in names if name.lower() in known), names[-1])
@@ -168,12 +171,12 @@ def _check_root(root: Path) -> None:
 
 
 def can_download(choice: str, *, scale: float) -> bool:
-    """Whether `download` knows where to get that data set."""
+    """Return whether `download` knows where to get that data set."""
     return any(dataset.name == choice.lower() and {0, scale} & dataset.archives.keys() for dataset in DATASETS)
 
 
 def download(choice: str, *, scale: float, on_bytes: OnBytes) -> None:
-    """Fetches what calibration at `scale` needs of a data set into the cache; sha256 checked before it is unpacked.
+    """Fetch what calibration at `scale` needs of a data set into the cache; sha256 checked before it is unpacked.
 
     Raises:
         DatasetError: it has no known download, or it could not be had.
@@ -217,5 +220,5 @@ def _locate(dataset: Dataset, root: Path | None) -> Path:
 
 
 def _by_hand(folder: str) -> str:
-    """A hint for pictures that are somewhere else; it can be typed in every command that takes --data."""
+    """Return a hint for pictures that are somewhere else; it can be typed in every command that takes --data."""
     return f"--data FOLDER/{folder}, or {_FOLDER_VARIABLE}=FOLDER, FOLDER being where {folder} is"

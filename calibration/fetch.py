@@ -1,4 +1,4 @@
-"""Downloads a data set's archive: checks its sha256, and unpacks it into a folder that is there whole or not at all."""
+"""Download a data set's archive: a URL and a sha256 in, an unpacked folder out, whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OnBytes = Callable[[int, int], None]
 
 
 def fetch_archive(url: str, sha256: str, *, folder: Path, on_bytes: OnBytes, by_hand: str) -> None:
-    """Fetches a zip into the folder `archives` beside `folder`, and unpacks it into `folder`; `by_hand` is the hint without it.
+    """Fetch a zip into the folder `archives` beside `folder`, and unpack it into `folder`; `by_hand` is the hint without it.
 
     Raises:
         DatasetError: it cannot be had, is another file, or is damaged.
@@ -33,7 +33,7 @@ def fetch_archive(url: str, sha256: str, *, folder: Path, on_bytes: OnBytes, by_
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Unpacks beside `folder` and moves whole what was unpacked into it; zipfile drops absolute and parent paths."""
+    """Unpack beside `folder` and moves whole what was unpacked into it; zipfile drops absolute and parent paths."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
         archive.extractall(unpacked)

@@ -1,4 +1,4 @@
-"""What a calibration table is bound to: the operators, names, attributes and weights of an fp32 graph.
+"""Fingerprint an fp32 graph: a graph in, a sha256 out, which binds a calibration table to operators, names and weights.
 
 Not its opset, its metadata, the order its nodes are stored in, or its input's size, none of which change an activation.
 """

@@ -62,7 +62,7 @@ def note_hashes(pair: Files, low: str, high: str | None, *, scale: float) -> Non
 
 
 def _key(pair: Files, *, scale: float, settled: bool = False) -> str | None:
-    """What the hashes depend on: both files' states, the decoders, and the scale where the low picture is made."""
+    """Return what the hashes depend on: both files' states, the decoders, and the scale where the low picture is made."""
     states: list[object] = []
     for path in (pair.low, pair.high):
         if path is None:

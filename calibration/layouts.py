@@ -1,4 +1,4 @@
-"""How folders of pictures are laid out, recognised from what is inside: DIV2K's, EDSR's, BSDS500's, SelfExSR's, or plain."""
+"""Recognise how a folder of pictures is laid out (DIV2K, EDSR, BSDS500, SelfExSR, plain): a folder in, pairs of files out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Use = Literal["calibration", "evaluation"]
 
 
 def read_folder(folder: Path, *, name: str, scale: float, use: Use) -> ImageSet:
-    """The pictures in `folder`, by the first layout that fits.
+    """Return the pictures in `folder`, by the first layout that fits.
 
     Raises:
         DatasetError: none does.

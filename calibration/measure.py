@@ -48,7 +48,7 @@ def measure_activations(
     rewritten: Rewritten | None = None,
     on_step: OnStep = ignore_step,
 ) -> CalibrationTable:
-    """Runs `crops` through the fp32 `model` and summarises what each of `tensors` held.
+    """Run `crops` through the fp32 `model` and summarise what each of `tensors` held.
 
     Where channels of the model were mixed or scaled, `rewritten` says how.
 
@@ -84,7 +84,7 @@ def _observe(observers: tuple[HistogramObserver, ChannelObserver], values: NDArr
 def measure_channels(
     model: ir.Model, crops: Iterator[NDArray[np.float32]], *, tensors: Collection[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """The largest magnitude of each channel, (C,), of each of `tensors` that has four dimensions."""
+    """Return the largest magnitude of each channel, (C,), of each of `tensors` that has four dimensions."""
     observers: dict[str, ChannelObserver] = {}
     for _, values in stream_tensors(model, crops, tensors):
         for name in values:

@@ -1,5 +1,4 @@
-"""Streaming statistics of a tensor: extremes and a histogram, and each channel's mean and extreme, in memory that does not grow
-with what was seen.
+"""Observe a tensor's values in bounded memory: arrays in, extremes, a histogram and each channel's mean and extreme out.
 
 The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in
 pairs, so that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one
@@ -32,7 +31,7 @@ class HistogramObserver:
         return int(self._counts.sum())
 
     def update(self, array: NDArray[np.float32]) -> None:
-        """Counts every value of `array`, of any shape.
+        """Count every value of `array`, of any shape.
 
         Raises:
             ValueError: it holds NaN or infinity.
@@ -47,7 +46,7 @@ class HistogramObserver:
             self._count(flat[start : start + _SLICE])
 
     def quantile(self, fraction: float) -> float:
-        """The value below which `fraction` of all values lie, linear inside its bin and never outside the extremes.
+        """Return the value below which `fraction` of all values lie, linear inside its bin and never outside the extremes.
 
         Raises:
             ValueError: nothing was observed.
@@ -76,7 +75,7 @@ class HistogramObserver:
         return values, counts[kept].astype(np.float64)
 
     def _count(self, values: NDArray[np.float32]) -> None:
-        """Counts in whole numbers: cv2 counts 16-bit codes more than twice as fast as floats, and floor(x · 2^k) rounds nothing."""
+        """Count in whole numbers: cv2 counts 16-bit codes more than twice as fast as floats, and floor(x · 2^k) rounds nothing."""
         bins = values * np.float32(BINS / 2 / self._reach)
         np.floor(bins, out=bins)
         bins += BINS // 2
@@ -84,7 +83,7 @@ class HistogramObserver:
         self._counts += cv2.calcHist([codes], [0], None, [BINS], [0, BINS]).reshape(-1).astype(np.int64)
 
     def _widen(self, magnitude: float) -> None:
-        """Doubles R until `magnitude` lies inside, merging bins about zero."""
+        """Double R until `magnitude` lies inside, merging bins about zero."""
         if self._reach == 0.0:
             self._reach = 2.0 ** (math.frexp(max(magnitude, 2.0**-100))[1])
         while self._reach <= magnitude:
@@ -107,7 +106,7 @@ class ChannelObserver:
         return self._sum / max(self._count, 1)
 
     def update(self, array: NDArray[np.float32]) -> None:
-        """Takes note of `array`, (N, C, H, W)."""
+        """Take note of `array`, (N, C, H, W)."""
         shape = array.shape[:2]
         rows = np.ascontiguousarray(array, np.float32).reshape(shape[0] * shape[1], -1)
         magnitude = np.abs([rows.min(axis=1), rows.max(axis=1)]).reshape(2, *shape).max(axis=(0, 1))

@@ -1,4 +1,6 @@
-"""Ranges that make rounding to 8 bits lose least, from a histogram: mean squared error, and Kullback-Leibler divergence.
+"""Choose the range that makes rounding to 8 bits cost least: a histogram in, (low, high) out.
+
+The cost is the mean squared error or the Kullback-Leibler divergence.
 
 MSE:      the range whose rounding and clipping minimise Σ n_i (Q(x_i) - x_i)²
 entropy:  the threshold t that minimises KL(P ‖ Q), P the histogram of |x| up to t with all beyond counted at t, Q the same in
@@ -74,7 +76,7 @@ def _error(values: NDArray[np.float64], counts: NDArray[np.float64], ends: Range
 
 
 def _least_divergence(counts: NDArray[np.float64], *, levels: int) -> int:
-    """How many of the bins are kept by the threshold of least KL(P ‖ Q), of those tried.
+    """Return how many of the bins are kept by the threshold of least KL(P ‖ Q), of those tried.
 
     Q is the same in all filled bins of a level, so that Σ p log q is a sum over levels, not bins, and cumulated counts give the
     levels of all thresholds at once.

@@ -115,7 +115,7 @@ def _shrunk_size(high: Picture, scale: float) -> tuple[int, int]:
 
 
 def _crop_to_multiple(high: Picture, scale: float) -> Picture:
-    """What becomes whole low-resolution pixels."""
+    """Return what becomes whole low-resolution pixels."""
     height, width = upscaled_size(_shrunk_size(high, scale), scale)
     return high[:height, :width]
 

@@ -1,4 +1,6 @@
-"""A graph run piece by piece, so that of a large picture's activations only those that are still to be read are held.
+"""Run a graph piece by piece: a graph and crops in, the values of chosen tensors out, a few at a time.
+
+Only those activations of a large picture that are still to be read are held in memory.
 
 A graph whose tensors are all watched has all of them in memory when its run ends: of LESRCNN x2 and a 510×340 picture 2 GB. So
 its nodes, in the order they run, are split wherever the tensors watched would come to more than some bytes. Each piece is a graph
@@ -25,7 +27,7 @@ _MOST_BYTES = 256 << 20  # what LESRCNN x2 makes of a 96×96 crop, the default, 
 
 
 def watched_options() -> ort.SessionOptions:
-    """How a graph is run whose tensors are watched."""
+    """Return how a graph is run whose tensors are watched."""
     options = session_options()
     # Threads that spin for more work would keep the cores from whoever reads what was made.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -35,7 +37,7 @@ def watched_options() -> ort.SessionOptions:
 def stream_tensors(
     model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str], *, most_bytes: int = _MOST_BYTES
 ) -> Iterator[tuple[int, Values]]:
-    """What every one of `tensors`, the graph's input or made by it, holds: the index of a crop and some of them, each once.
+    """Yield what every one of `tensors`, the graph's input or made by it, holds: the index of a crop and some of them, each once.
 
     Where whoever reads them lets go of some before taking the next, `most_bytes` of them are held, or a single one if that is more.
     """
@@ -77,14 +79,14 @@ class _Piece:
     _session: ort.InferenceSession | None = None
 
     def run(self, live: Mapping[str, NDArray[np.float32]]) -> Values:
-        """What it makes, of what is there."""
+        """Return what it makes, of what is there."""
         fed = {name: live[name] for name in self.reads}
         if self._session is None:
             self._session = self._open(fed)
         return dict(zip(self.makes, self._session.run(self.makes, fed), strict=True))
 
     def _open(self, fed: Values) -> ort.InferenceSession:
-        """A session for tensors of the types of those, whatever their size."""
+        """Return a session for tensors of the types of those, whatever their size."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.model)
         for name, values in fed.items():
@@ -97,7 +99,7 @@ class _Piece:
 
 
 def _split(proto: onnx.ModelProto, watched: set[str], shape: Sequence[int], most_bytes: int) -> list[_Piece]:
-    """The graph in pieces, for an input of `shape`."""
+    """Return the graph in pieces, for an input of `shape`."""
     groups = _group_nodes(proto.graph, watched, _sizes_bytes(proto, shape), most_bytes)
     reads = [set().union(*(_reads(node) for node in nodes)) for nodes in groups]
     there = {proto.graph.input[0].name}
@@ -148,13 +150,16 @@ def _graph_of(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], reads: se
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
-    """The names that `node` reads, those in its subgraphs among them."""
+    """Return the names that `node` reads, those in its subgraphs among them."""
     graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
     return {*node.input}.union(*(_reads(inner) for graph in graphs for inner in graph.node))
 
 
 def _sizes_bytes(proto: onnx.ModelProto, shape: Sequence[int]) -> dict[str, int]:
-    """How large each tensor is for an input of `shape`; where that cannot be inferred, as large as the largest it is made of."""
+    """Return how large each tensor is for an input of `shape`.
+
+    Where that cannot be inferred, as large as the largest it is made of.
+    """
     sized = onnx.ModelProto()
     sized.CopyFrom(proto)
     del sized.graph.value_info[:]

@@ -1,4 +1,4 @@
-"""Statistics -> ranges, and the calibration table: the file that holds the statistics and says what they were measured on.
+"""Choose activation ranges: a tensor's statistics (`table.py`) and a method in, (low, high) out.
 
 A range is (low, high) of the values a quantizer must represent. `minmax` takes the extremes; `percentile` p leaves out (100 -
 p) percent at either end, which costs those values and buys a finer step for all others; `mse` and `entropy` weigh the one against
@@ -30,18 +30,18 @@ class Method(Enum):
 
 
 def stored_percentiles(asked: float) -> tuple[float, ...]:
-    """The percentiles that a table measured for `asked` holds."""
+    """Return the percentiles that a table measured for `asked` holds."""
     return tuple(sorted({*_STORED, float(asked)}))
 
 
 def holds_percentiles(table: CalibrationTable, asked: float) -> bool:
-    """Whether `table` holds just those that measuring for `asked` would give."""
+    """Return whether `table` holds just those that measuring for `asked` would give."""
     keys = {_key(percentile) for percentile in stored_percentiles(asked)}
     return all(statistics.percentiles.keys() == keys for statistics in table.tensors.values())
 
 
 def summarise(observer: HistogramObserver, channels: ChannelObserver | None = None, *, percentile: float) -> TensorStatistics:
-    """The statistics of one tensor, at the stored percentiles and the one asked for; six digits, more is noise."""
+    """Return the statistics of one tensor, at the stored percentiles and the one asked for; six digits, more is noise."""
     kinds = {"asymmetric": Codes(symmetric=False), "symmetric": Codes(symmetric=True)}
     return TensorStatistics(
         minimum=_round(observer.minimum),
@@ -81,13 +81,13 @@ def activation_range(
 
 
 def check_percentile(percentile: float) -> None:
-    """UserError unless it is above 50 and at most 100."""
+    """Raise UserError unless it is above 50 and at most 100."""
     if not 50 < percentile <= 100:
         raise UserError(f"percentile {percentile:g}: expected more than 50 and at most 100", hint="--percentile 99.999")
 
 
 def _key(percentile: float) -> str:
-    """All its digits: 99.99992 is not 99.9999."""
+    """Return all its digits: 99.99992 is not 99.9999."""
     return repr(float(percentile))
 
 

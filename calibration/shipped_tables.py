@@ -1,4 +1,4 @@
-"""The calibration tables that come with sredge, for the weights that do: `calibration/shipped/<model>_x<scale>.json`.
+"""Find the calibration table that comes with sredge: a graph's fingerprint in, its table out (`shipped/<model>_x<scale>.json`).
 
 `make calibration-tables` renews them; a test fails where one no longer belongs to its graph.
 """
@@ -13,7 +13,7 @@ SHIPPED_TABLES = Path(__file__).parent / "shipped"
 
 
 def find_shipped_table(*, fingerprint: str, dataset: str) -> CalibrationTable | None:
-    """The shipped table of `dataset` that was measured on the graph with that fingerprint, if there is one."""
+    """Return the shipped table of `dataset` that was measured on the graph with that fingerprint, if there is one."""
     for path in sorted(SHIPPED_TABLES.glob("*.json")):
         table = read_table(path)
         if table.graph_fingerprint == fingerprint and table.source.dataset == dataset:

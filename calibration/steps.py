@@ -1,4 +1,4 @@
-"""How a long stage tells its caller what it does and how far it is."""
+"""Report progress: a long stage calls an `OnStep` with what it does and how far it is."""
 
 from __future__ import annotations
 

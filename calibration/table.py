@@ -79,7 +79,7 @@ class CalibrationTable(Noun):
 
 
 def used_hashes(images: Iterable[CalibrationImage]) -> frozenset[str]:
-    """Of the low and the high pictures of them all: what says whether another picture is one of them."""
+    """Return the hashes of all low and high pictures: they tell whether another picture is one of them."""
     return frozenset(digest for image in images for digest in image.hashes)
 
 
@@ -106,7 +106,7 @@ def _lines(of_groups: Mapping[str, object] | None) -> str:
 
 
 def read_table(path: Path) -> CalibrationTable:
-    """The table in `path`; UserError says what is wrong with it."""
+    """Return the table in `path`; UserError says what is wrong with it."""
     try:
         return CalibrationTable.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -16,7 +16,7 @@ from calibration.pieces import watched_options
 def watch_tensors(
     model: ir.Model, crops: Iterator[NDArray[np.float32]], tensors: Collection[str], *, as_written: bool = False
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """What every one of `tensors`, inputs of the graph or made by it, holds, crop by crop."""
+    """Yield what every one of `tensors`, inputs of the graph or made by it, holds, crop by crop."""
     session = session_with_outputs(model, tensors, as_written=as_written)
     input_name = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
@@ -25,7 +25,10 @@ def watch_tensors(
 
 
 def session_with_outputs(model: ir.Model, tensors: Collection[str], *, as_written: bool = False) -> ort.InferenceSession:
-    """The model with every one of `tensors`, of whatever type, among its outputs; `as_written`: node by node, nothing fused."""
+    """Return the model with every one of `tensors`, of whatever type, among its outputs.
+
+    `as_written`: node by node, nothing fused.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(ir.to_proto(model))
     del proto.graph.value_info[:]  # shapes that were recorded may not hold for the outputs added

@@ -1,4 +1,4 @@
-"""The network that a checkpoint file is of, by spandrel, as an ONNX file's: a state dict in, a graph out that torch agrees with.
+"""Export a checkpoint of an unknown network: a state dict in, a graph that agrees with torch out; by spandrel.
 
 spandrel (https://github.com/chaiNNer-org/spandrel) tells some forty architectures by the keys and shapes of a state dict. The file
 is read here, with weights_only: spandrel is given tensors. torch's TorchScript-based exporter comes first, because the newer one
@@ -68,14 +68,14 @@ class FoundNetwork:
     least_side: int
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (H, W) next to `size` that the architecture takes."""
+        """Return the (H, W) next to `size` that the architecture takes."""
         step = self.multiple_of
         height, width = (-(-max(side, self.least_side) // step) * step for side in size)
         return height, width
 
 
 def find_architecture(path: Path) -> FoundNetwork:
-    """Finds the super-resolution network that the checkpoint `path` is of, by spandrel.
+    """Find the super-resolution network that the checkpoint `path` is of, by spandrel.
 
     Raises:
         WeightsError: the file cannot be read, or no architecture fits it.
@@ -113,7 +113,7 @@ def find_architecture(path: Path) -> FoundNetwork:
 
 
 def find_own(path: Path, *, scale: float | None) -> tuple[Network, float] | None:
-    """The network of sredge's own that the checkpoint `path` is of, and its scale; None where it is another's.
+    """Return the network of sredge's own that the checkpoint `path` is of, and its scale; None where it is another's.
 
     Raises:
         WeightsError: the file cannot be read.
@@ -133,7 +133,7 @@ def find_own(path: Path, *, scale: float | None) -> tuple[Network, float] | None
 
 
 def read_checkpoint(path: Path, *, scale: float | None, static: tuple[int, int] | None = None) -> Foreign:
-    """The network of the checkpoint `path`, traced for any size or for one of `static` (H, W), and held against torch.
+    """Return the network of the checkpoint `path`, traced for any size or for one of `static` (H, W), and held against torch.
 
     Raises:
         WeightsError, UserError: as `find_architecture` does; another scale; or it cannot be traced.
@@ -187,7 +187,7 @@ def _write(found: FoundNetwork, file: Path, exporter: Mapping[str, Any], *, size
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off the terminal what exporters say: warnings, and the whole graph, from C++, where the tracing one fails."""
+    """Keep off the terminal what exporters say: warnings, and the whole graph, from C++, where the tracing one fails."""
     sys.stdout.flush()
     with warnings.catch_warnings(), tempfile.TemporaryFile() as nowhere, ExitStack() as stack:
         warnings.simplefilter("ignore")
@@ -203,7 +203,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check(found: FoundNetwork, foreign: Foreign) -> None:
-    """PipelineError where the graph and torch differ on a picture of another size than it was traced with."""
+    """Raise PipelineError where the graph and torch differ on a picture of another size than it was traced with."""
     with open_backend("onnxruntime", ir.to_proto(foreign.model).SerializeToString(), precision="fp32") as backend:
         for size in _OTHER_SIZES:
             array = np.random.default_rng(0).random((1, found.channels, *found.size(size)), np.float32)

@@ -1,4 +1,4 @@
-"""What a graph costs, read from the graph itself.
+"""Count what a graph costs: an ONNX graph in, multiply-accumulates per operator out.
 
 MACs of a convolution: output elements × input channels / groups × kernel area.
 """
@@ -19,7 +19,7 @@ _FUSED = ("Add", "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh") 
 
 
 def count_macs(model: onnx.ModelProto, *, side: int = SIDE) -> tuple[Layer, ...]:
-    """Each operator with multiply-accumulates, for one side×side input, in graph order."""
+    """Return each operator with multiply-accumulates, for one side×side input, in graph order."""
     return tuple(
         Layer(name=str(node.name), op=node.op_type, macs=macs, aliases=_fused_names(node)) for node, macs in _costs(model, side)
     )
@@ -31,7 +31,7 @@ def total_macs(model: onnx.ModelProto, *, side: int = SIDE) -> int:
 
 
 def infer_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Graph:
-    """The graph with every tensor's shape for an input of this (N, H, W).
+    """Return the graph with every tensor's shape for an input of this (N, H, W).
 
     Raises:
         onnx.shape_inference.InferenceError: it does not take that shape.

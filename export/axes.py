@@ -1,4 +1,4 @@
-"""The names of axes in somebody's ONNX file, which promise more than is so.
+"""Rename the axes of somebody's ONNX file: a file may name sizes the same that are not, and then fixes them.
 
 ONNX Runtime takes axes of one name for axes of one size and gives their tensors one piece of memory; a file that calls the sides of
 its input and of its larger output by the same names then fails while it runs. What a file says of any tensor but the picture that
@@ -15,7 +15,7 @@ NAMES = ("batch", "", "height", "width")
 
 
 def rename_axes(proto: onnx.ModelProto) -> None:
-    """Names the free sizes of the (N, C, H, W) input "batch", "height" and "width", in place, and forgets all other shapes."""
+    """Name the free sizes of the (N, C, H, W) input "batch", "height" and "width", in place, and forgets all other shapes."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     for graph in _graphs(proto.graph):
         del graph.value_info[:]
@@ -36,7 +36,7 @@ def rename_axes(proto: onnx.ModelProto) -> None:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """`graph` and those inside its nodes."""
+    """Yield `graph` and those inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

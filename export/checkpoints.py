@@ -1,4 +1,4 @@
-"""Reads checkpoint files: tensors by key from .pth, .pt, .safetensors or .onnx.
+"""Read a checkpoint file: .pth, .pt, .safetensors or .onnx in, tensors by key out; pickled code never runs.
 
 Nothing here unpickles code: .pth files are loaded with weights_only.
 """
@@ -42,7 +42,10 @@ def load_state_dict(path: Path, *, count_fitting: Callable[[StateDict], int] = l
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a .safetensors, .onnx (its initializers) or .pth file holds; the last with weights_only, so that no code in it runs."""
+    """Return what a .safetensors, .onnx (its initializers) or .pth file holds.
+
+    The last with weights_only, so that no code in it runs.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -70,7 +73,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _initializers(path: Path) -> StateDict:
-    """The weights stored in an ONNX file, by name; none outside it are followed."""
+    """Return the weights stored in an ONNX file, by name; none outside it are followed."""
     model = onnx.load_model(path, load_external_data=False)
     tensors = [tensor for tensor in model.graph.initializer if not onnx.external_data_helper.uses_external_data(tensor)]
     return {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in tensors}

@@ -1,4 +1,4 @@
-"""python -m export MODEL|FILE --scale S, and python -m export list"""
+"""python -m export MODEL|FILE --scale S: a network or a file in, a bundle with its fp32 graph out."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _check_no_ends(colour: str | None, value_range: str | None) -> None:
 
 
 def _with_ends(bundle: Bundle, io: Io) -> Bundle:
-    """`bundle`, with the fp32 graph of raw pixels where those are asked for."""
+    """Return `bundle`, with the fp32 graph of raw pixels where those are asked for."""
     return bundle if io == "float32" else add_pixel_io(bundle, bundle.variant("fp32"))
 
 

@@ -1,4 +1,4 @@
-"""A graph for one size of picture: every size that it computes from the picture's is a constant then."""
+"""Fix a graph to one size of picture: every size that the graph computes becomes a constant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnxsim
 
 
 def with_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """A copy that takes pictures of this (N, H, W), and says no other size."""
+    """Return a copy that takes pictures of this (N, H, W), and says no other size."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     del sized.graph.value_info[:]
@@ -25,7 +25,7 @@ def with_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> onnx.Mode
 
 
 def fix_sizes(model: onnx.ModelProto, shape: tuple[int, int, int]) -> ir.Model:
-    """A copy for pictures of this (N, H, W), with what follows from that folded: shapes, paddings, masks, scales."""
+    """Return a copy for pictures of this (N, H, W), with what follows from that folded: shapes, paddings, masks, scales."""
     sized = ir.from_proto(with_sizes(model, shape))
     onnxscript.optimizer.fold_constants(sized, onnx_shape_inference=True)
     simplified, _ = onnxsim.simplify(ir.to_proto(sized))

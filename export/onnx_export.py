@@ -1,4 +1,4 @@
-"""torch -> ONNX at an opset, with dynamic or fixed shape.
+"""Export torch to ONNX: a module and an opset in, a graph with a dynamic or fixed shape out.
 
 The exporter always works at its native opset, and the simplified graph is converted to the one asked for: one graph, whatever
 the opset.
@@ -29,14 +29,14 @@ _TRACE_BATCH, _TRACE_SIDES = 2, (33, 47)  # not square and odd: a shape burnt in
 
 
 def check_opset(opset: int) -> None:
-    """UserError outside OPSET_RANGE."""
+    """Raise UserError outside OPSET_RANGE."""
     low, high = OPSET_RANGE
     if not low <= opset <= high:
         raise UserError(f"opset {opset} is not supported; from {low} to {high} are", hint=f"--opset {NATIVE_OPSET}")
 
 
 def export_graph(module: nn.Module, *, channels: int, static_shape: tuple[int, int] | None) -> ir.Model:
-    """Traces `module` to a graph at NATIVE_OPSET: free batch, height and width, or one picture of `static_shape` (H, W)."""
+    """Trace `module` to a graph at NATIVE_OPSET: free batch, height and width, or one picture of `static_shape` (H, W)."""
     shape = (_TRACE_BATCH, channels, *_TRACE_SIDES) if static_shape is None else (1, channels, *static_shape)
     free = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")} if static_shape is None else None
     with _quiet_exporter(), torch.no_grad():
@@ -55,7 +55,7 @@ def export_graph(module: nn.Module, *, channels: int, static_shape: tuple[int, i
 
 
 def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """`model` at `opset`, checked.
+    """Return `model` at `opset`, checked.
 
     onnx's converter has no way down where an operator merely gained types (Relu at 14); there the graph is relabelled, which is
     valid where every node satisfies the older operator's schema, as the checker then confirms. Reductions are made to do so.
@@ -86,7 +86,7 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _name_reduced_axes(graph: onnx.GraphProto, opset: int) -> None:
-    """Makes the axes of reductions an attribute where `opset` has them there: before 18, of ReduceSum before 13."""
+    """Make the axes of reductions an attribute where `opset` has them there: before 18, of ReduceSum before 13."""
     constants, moved = {tensor.name: tensor for tensor in graph.initializer}, set[str]()
     for node in graph.node:
         if not node.op_type.startswith("Reduce") or "axes" not in defs.get_schema(node.op_type, opset).attributes:
@@ -104,7 +104,7 @@ def _name_reduced_axes(graph: onnx.GraphProto, opset: int) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keeps the exporter's notes about packages we do not use (torchvision) off the user's terminal."""
+    """Keep the exporter's notes about packages we do not use (torchvision) off the user's terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The network's own output against ONNX Runtime's on one random input."""
+"""Compare the network's own output with ONNX Runtime's on one random input: the largest difference goes into the manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Reference:
     tolerance: float = TOLERANCE
 
     def difference(self, graph: bytes) -> float:
-        """The largest absolute difference of the graph's output, to two digits: the rest is the thread order's."""
+        """Return the largest absolute difference of the graph's output, to two digits: the rest is the thread order's."""
         with open_backend("onnxruntime", graph, precision="fp32") as backend:
             got = backend.run(self.array)
         if self.expected.shape != got.shape:
@@ -53,7 +53,7 @@ class Reference:
 def make_reference(
     network: Callable[[Array], Array], contract: Contract, *, size: tuple[int, int] = _SIDES, tolerance: float | None = None
 ) -> Reference:
-    """Runs `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W).
+    """Run `network` on noise of the one shape that a fixed graph takes, else of `size` (H, W).
 
     `tolerance`, TOLERANCE where it is None, is of pictures, whose values may overshoot by as much as they span; of larger ones,
     as untrained networks give, float32's own noise is as much larger.
@@ -67,7 +67,7 @@ def make_reference(
 
 
 def run_torch(module: nn.Module, array: Array) -> Array:
-    """`module`'s output for `array`."""
+    """Return `module`'s output for `array`."""
     with torch.no_grad():
         output: Array = module(torch.tensor(array)).numpy()  # a copy: some networks work in place
     return output

@@ -49,7 +49,7 @@ def export_network(
     static_shape: tuple[int, int] | None = None,
     passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle:
-    """Exports `network` with `weights` into the bundle `directory`.
+    """Export `network` with `weights` into the bundle `directory`.
 
     What was made from that bundle's fp32 graph stays where the graph comes out the same, and goes where it does not.
 
@@ -82,7 +82,7 @@ def export_foreign(
     opset: int = NATIVE_OPSET,
     passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle:
-    """Exports somebody's ONNX file, read from `path`, into the bundle `directory`.
+    """Export somebody's ONNX file, read from `path`, into the bundle `directory`.
 
     Raises:
         UserError: an opset out of range, an operator that bundles do not take, a folder that cannot be written.
@@ -106,7 +106,7 @@ def export_foreign(
 
 
 def file_stem(path: Path) -> str:
-    """The file's name as a model's: letters, digits, dots and dashes."""
+    """Return the file's name as a model's: letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip(".-") or "model"
 
 
@@ -122,7 +122,7 @@ def _write(
     opset: int,
     passes: tuple[Pass, ...],
 ) -> Bundle:
-    """Rewrites the graph, compares it with each of `references`, the last of which is recorded, and writes the bundle."""
+    """Rewrite the graph, compares it with each of `references`, the last of which is recorded, and write the bundle."""
     side = _measured_side(contract, scale)
     model, records = run_passes(traced, passes=passes, side=side, difference=references[0].difference)
     data = convert_opset(ir.to_proto(model), opset).SerializeToString(deterministic=True)
@@ -170,7 +170,10 @@ def _write(
 
 
 def _measured_side(contract: Contract, scale: float) -> int:
-    """The side of the picture that costs are stated for: SIDE, enlarged where the network wants that, and as large as it takes."""
+    """Return the side of the picture that costs are stated for.
+
+    SIDE, enlarged where the network wants that, and as large as it takes.
+    """
     side = max(round(SIDE * scale) if contract.pre_upscale else SIDE, contract.least_side)
     return -(-side // contract.multiple_of) * contract.multiple_of
 
@@ -185,9 +188,9 @@ def exported_already(
     static_shape: tuple[int, int] | None,
     passes: tuple[Pass, ...] = PASSES,
 ) -> Bundle | None:
-    """The bundle in `directory` where it is what this export would make, with the tools at hand; else None.
+    """Return the bundle in `directory` where it is what this export would make, with the tools at hand; else None.
 
-    Of a network from outside this package nothing says whether its code has changed: None.
+    None for a network from outside this package: nothing says whether its code has changed.
     """
     bundle = _open_if_valid(directory)
     if bundle is None or network not in NETWORKS:

@@ -1,4 +1,4 @@
-"""Finds the state dict in what a checkpoint file holds.
+"""Find the state dict in what a checkpoint file holds.
 
 Some files are one: tensors by key. Others hold it as "state_dict", "params_ema" or "generator", beside an optimizer's state or
 another network's, and some have keys that begin with "module.", which torch's DataParallel puts there.
@@ -20,7 +20,7 @@ _DEEPEST = 3  # levels of dictionaries that are looked into
 
 
 def find_state_dicts(loaded: Mapping[Any, Any]) -> dict[str, StateDict]:
-    """Every state dict in `loaded`, "module." removed from its keys, by where it is: "" for the whole, "model.generator"."""
+    """Return every state dict in `loaded`, "module." removed from its keys, by where it is: "" for the whole, "model.generator"."""
     found: dict[str, StateDict] = {}
     level: dict[str, Mapping[Any, Any]] = {"": loaded}
     for _ in range(_DEEPEST):
@@ -36,7 +36,7 @@ def find_state_dicts(loaded: Mapping[Any, Any]) -> dict[str, StateDict]:
 
 
 def best_fitting(found: Mapping[str, StateDict], count_fitting: Callable[[StateDict], int]) -> list[str]:
-    """Where the state dicts are of which the most tensors fit; the averaged one alone where it is among them."""
+    """Return where the state dicts are of which the most tensors fit; the averaged one alone where it is among them."""
     counts = {place: count_fitting(state) for place, state in found.items()}
     best = [place for place, count in counts.items() if count == max(counts.values())]
     averaged = [place for place in best if place.rpartition(".")[2] == _AVERAGED]
@@ -44,7 +44,7 @@ def best_fitting(found: Mapping[str, StateDict], count_fitting: Callable[[StateD
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, less batch normalisation's counters, which only training reads and old checkpoints lack."""
+    """Return the shape of each tensor, less batch normalisation's counters, which only training reads and old checkpoints lack."""
     return {key: tuple(value.shape) for key, value in state.items() if not key.endswith(_COUNTER)}
 
 

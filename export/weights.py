@@ -1,4 +1,4 @@
-"""Finds, downloads and verifies checkpoints, and puts them into their network.
+"""Find, download and verify checkpoints, and load them into their network.
 
 Shipped and published files are hashed before they are opened.
 """
@@ -33,7 +33,8 @@ class Weights:
 
 
 def find_weights(network: Network, *, scale: float, choice: str | None) -> Weights:
-    """The checkpoint that `choice` names: "shipped" (the default), "published", or the path of a file or of a folder with one.
+    """Return the checkpoint that `choice` names: "shipped" (the default), "published", or the path of a file or of a folder with
+    one.
 
     Raises:
         WeightsError: there is none of that kind, it cannot be had, or its sha256 is wrong.
@@ -59,7 +60,7 @@ def find_weights(network: Network, *, scale: float, choice: str | None) -> Weigh
 
 
 def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Module:
-    """The network with those weights, in evaluation mode.
+    """Return the network with those weights, in evaluation mode.
 
     Raises:
         WeightsError: the file cannot be read, or its keys or shapes are another network's.
@@ -72,7 +73,7 @@ def load_module(network: Network, *, scale: float, weights: Weights) -> nn.Modul
 
 
 def find_fitting(state: StateDict) -> tuple[Network, tuple[int, ...]] | None:
-    """The network of NETWORKS that has exactly these keys and shapes, and the scales at which it has them."""
+    """Return the network of NETWORKS that has exactly these keys and shapes, and the scales at which it has them."""
     shapes = shapes_of(state)
     for network in NETWORKS:
         scales = tuple(scale for scale in network.scales if _expected_shapes(network, scale, shapes) == shapes)
@@ -82,7 +83,7 @@ def find_fitting(state: StateDict) -> tuple[Network, tuple[int, ...]] | None:
 
 
 def describe_state_dict(state: StateDict) -> str:
-    """What these keys and shapes look like: a registered network, or none known here."""
+    """Return what these keys and shapes look like: a registered network, or none known here."""
     if (fitting := find_fitting(state)) is not None:
         network, scales = fitting
         return f"it looks like {network.name} {' or '.join(f'x{scale}' for scale in scales)}"
@@ -154,7 +155,7 @@ def _check_fit(state: StateDict, network: Network, scale: float, *, path: Path) 
 
 
 def _unusable(value: Tensor) -> str:
-    """Why a weight cannot be used, if it cannot."""
+    """Return why a weight cannot be used, if it cannot."""
     if value.layout != torch.strided or value.is_complex():
         return f"{value.dtype} {value.layout}, expected real and dense"
     return "" if bool(torch.isfinite(value).all()) else "not finite"
@@ -165,7 +166,9 @@ def _count_fitting(network: Network, scale: float, shapes: Shapes) -> int:
 
 
 def _expected_shapes(network: Network, scale: float, shapes: Shapes) -> Shapes:
-    """Those of `network` made as deep and wide as `shapes` have it, without memory for its weights where its constructor allows."""
+    """Return those of `network` made as deep and wide as `shapes` have it, without memory for its weights where its constructor
+    allows.
+    """
     with suppress(RuntimeError), torch.device("meta"):  # raised where the constructor reads values, which tensors there have not
         return shapes_of(network.build_for(scale, shapes).state_dict())
     return shapes_of(network.build_for(scale, shapes).state_dict())

@@ -168,7 +168,7 @@ class _Subject:
     force: bool
 
     def is_done(self, found: FoundTable, options: Int8Options, halves: Halves | None = None) -> bool:
-        """Whether the bundle holds what quantizing it so would make."""
+        """Return whether the bundle holds what quantizing it so would make."""
         return not self.force and quantized_already(
             self.bundle,
             found.table,
@@ -248,7 +248,7 @@ def _quantize(
 
 
 def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:
-    """`bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
+    """Return `bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
     precisions: tuple[Precision, ...] = ("int8", *halves_of(target)) if io == "uint8" else ()
     for precision in [one for one in precisions if bundle.manifest.find_variant(one, target=target.name) is not None]:
         bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name))

@@ -1,4 +1,4 @@
-"""fp32 graph + calibration table -> int8 graph for a target.
+"""Quantize a network: an fp32 graph and a calibration table in, the int8 graph for a target out.
 
 What makes rounding cost less comes in steps, from cheap to strong, and each can be left out: the ends of the graph lie on the pixel
 grid; biases are corrected; layers are rounded one after another; the whole network is distilled. A table may have been measured on
@@ -74,11 +74,11 @@ def quantize_int8(
     rounded: Mapping[str, RoundedWeight] | None = None,
     progress: Path | None = None,
 ) -> Int8Graph:
-    """`model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
+    """Return `model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
 
     Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them and
-    distilled for the layers that are not lifted, which goes on from the file `progress` if it was cut off before; else each to the
-    nearest.
+    distilled for the layers that are not kept in float, which goes on from the file `progress` if it was cut off before; else each
+    to the nearest.
 
     Raises:
         UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator;
@@ -147,7 +147,7 @@ def quantize_int8(
 
 
 def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:
-    """UserError where a step of `options` cannot be taken with this fp32 graph, or lacks torch."""
+    """Raise UserError where a step of `options` cannot be taken with this fp32 graph, or lacks torch."""
     if "distil" not in options.steps:
         return
     try:
@@ -162,7 +162,7 @@ def _without_torch(error: ImportError) -> UserError:
 
 
 def windows_of(crops: Sequence[NDArray[np.float32]], graph: ir.Graph) -> list[NDArray[np.float32]]:
-    """The middle of each crop, as much as is learned and compared on; all of it where `graph` takes one shape alone."""
+    """Return the middle of each crop, as much as is learned and compared on; all of it where `graph` takes one shape alone."""
     shape = graph.inputs[0].shape
     if shape is not None and all(isinstance(side, int) for side in list(shape)[2:]):
         return list(crops)
@@ -206,7 +206,7 @@ def _directions(
     target: Target,
     on_step: OnStep,
 ) -> dict[str, NDArray[np.float64]]:
-    """Of each of `layers`, those among its input's channels in which the rounding error is read too."""
+    """Return, for each corrected layer, the directions among its input's channels along which it reads the rounding error."""
     if layers and not crops:
         raise UserError(
             f"what {layers[0]} depends on most is measured on pictures, and there are none",

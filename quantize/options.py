@@ -1,4 +1,4 @@
-"""How a network is quantized: the steps there are against the loss, and which of them an effort takes."""
+"""How a network is quantized, as data: the steps against the loss, and which of them an effort takes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Int8Options:
         method, percentile: how ranges follow from statistics.
         effort: which steps are taken.
         without: steps that are left out of those.
-        lifted: layers that are left in float.
+        lifted: layers that are kept in float.
     """
 
     target: Target
@@ -56,7 +56,7 @@ class Int8Options:
 
 
 def find_steps(names: Collection[str]) -> frozenset[Step]:
-    """`names` as steps; UnknownNameError lists the valid ones."""
+    """Return `names` as steps; UnknownNameError lists the valid ones."""
     for name in names:
         if name not in STEPS:
             raise UnknownNameError("step", name, valid=STEPS)

@@ -1,4 +1,7 @@
-"""What a network goes through before it is rounded, all exact: channels mixed and equalized, ends on the pixel grid, centred."""
+"""Prepare a network before it is rounded: an fp32 graph in, the same function out, in the form that loses least in int8.
+
+Channels are mixed and equalized, ends are put on the pixel grid, ReLUs are centred; all of it is exact.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class Prepared:
 
 
 def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> Prepared:
-    """`model`, at the lowest opset that the target takes or its own, and what is known of it."""
+    """Return `model`, at the lowest opset that the target takes or its own, and what is known of it."""
     target, prepared = options.target, ir.from_proto(raise_opset(model, options.target.opset_range[0]))
     graph = prepared.graph
     rewrite_as_measured(graph, table)
@@ -64,7 +67,7 @@ def prepare(model: onnx.ModelProto, table: CalibrationTable, options: Int8Option
 
 
 def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
-    """Mixes and scales channels of the fp32 `graph` in place as they were when `table` was measured."""
+    """Mix and scales channels of the fp32 `graph` in place as they were when `table` was measured."""
     if table.mixing is not None:
         mix_channels(graph, table.mixing)
     if table.equalization is not None:
@@ -72,7 +75,7 @@ def rewrite_as_measured(graph: ir.Graph, table: CalibrationTable) -> None:
 
 
 def with_shuffled(table: CalibrationTable) -> CalibrationTable:
-    """`table`, and what it holds under the names that `subpixel.py` has for the same values."""
+    """Return `table`, and what it holds under the names that `subpixel.py` has for the same values."""
     shuffled = {f"{name}{SHUFFLED}": statistics for name, statistics in table.tensors.items()}
     return table.model_copy(update={"tensors": {**table.tensors, **shuffled}})
 

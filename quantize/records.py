@@ -1,4 +1,4 @@
-"""How the manifest records the way an int8 graph was made, and what it takes to make the same one again."""
+"""Record how an int8 graph was made: options in, what the manifest says out, and back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 
 def made_of(recorded: Mapping[str, Option], *, calibration_sha256: str) -> str:
-    """What rounded weights depend on, as JSON in a line; `recorded`, the options in the manifest."""
+    """Return what rounded weights depend on, as JSON in a line; `recorded`, the options in the manifest."""
     return json.dumps({**recorded, "calibration_sha256": calibration_sha256}, sort_keys=True)
 
 
 def recorded_options(options: Int8Options) -> dict[str, Option]:
-    """What the manifest says of how an int8 graph was made."""
+    """Return what the manifest says of how an int8 graph was made."""
     return {
         "method": options.method.value,
         "percentile": options.percentile if options.method is Method.PERCENTILE else None,
@@ -36,7 +36,7 @@ def recorded_options(options: Int8Options) -> dict[str, Option]:
 
 
 def options_of(variant: Variant, target: Target) -> Int8Options:
-    """How an int8 graph was made, by what the manifest says of it."""
+    """Return how an int8 graph was made, by what the manifest says of it."""
     recorded = variant.options
     percentile, without, lifted = recorded["percentile"], recorded.get("without", ()), recorded.get("lifted", ())
     assert isinstance(without, tuple)
@@ -52,5 +52,5 @@ def options_of(variant: Variant, target: Target) -> Int8Options:
 
 
 def current_tools() -> dict[str, str]:
-    """What a quantization made now would record."""
+    """Return what a quantization made now would record."""
     return tool_versions(_TOOLS, sources=[Path(__file__).parent, Path(str(calibration.__file__)).parent])

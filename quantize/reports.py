@@ -1,4 +1,4 @@
-"""What is written into a bundle's folder of reports."""
+"""Write files into a bundle's folder of reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtime.files.whole import write_whole
 
 
 def write_report(file: Path, data: bytes) -> None:
-    """Writes a file of the bundle's reports; UserError where that cannot be."""
+    """Write a file of the bundle's reports; UserError where that cannot be."""
     try:
         write_whole(file, data)
     except OSError as error:

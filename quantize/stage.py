@@ -58,7 +58,7 @@ def int8_file(target: Target) -> str:
 
 
 def half_file(precision: Half, target: Target) -> str:
-    """A target that runs some operators on int8 alone has a graph of its own; all others share one."""
+    """Return a target that runs some operators on int8 alone has a graph of its own; all others share one."""
     return f"model.{precision}-{target.name}.onnx" if target.int8_only_ops else f"model.{precision}.onnx"
 
 
@@ -79,7 +79,7 @@ def quantize_bundle(
     halves: Halves | None = None,
     model: onnx.ModelProto | None = None,
 ) -> Bundle:
-    """Adds the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
+    """Add the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
     figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
@@ -168,13 +168,13 @@ def quantize_bundle(
 
 
 def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:
-    """Where a distillation that was cut off is gone on from, `made` of the same and with the same tools."""
+    """Return where a distillation that was cut off is gone on from, `made` of the same and with the same tools."""
     key = sha256_bytes(json.dumps([made, current_tools()], sort_keys=True).encode())
     return bundle.directory / f".distilled-{target.name}-{key[:16]}"
 
 
 def check_target(bundle: Bundle, model: onnx.ModelProto, target: Target, *, pixel_shuffle: PixelShuffle) -> None:
-    """UserError where `target` takes not this bundle's shape of input, or an operator, or its fp16 graph is to be refused."""
+    """Raise UserError where `target` takes not this bundle's shape of input, or an operator, or its fp16 graph is to be refused."""
     if target.static_shapes and bundle.manifest.contract.static_shape is None:
         raise UserError(
             f"target {target.name} runs one shape of input, and {bundle.directory} has a free height and width",
@@ -185,9 +185,9 @@ def check_target(bundle: Bundle, model: onnx.ModelProto, target: Target, *, pixe
 
 
 def try_halves(bundle: Bundle, model: onnx.ModelProto, target: Target) -> Halves:
-    """The half-precision graphs of `target`, tried before anything is calibrated: what cannot be made is known at the start.
+    """Return the half-precision graphs of `target`, tried before anything is calibrated: what cannot be made is known at the start.
 
-    Of a target that runs some operators on int8 alone the graphs are a trial: they get their islands when ranges are known.
+    For a target that runs some operators on int8 alone the graphs are a trial: islands are added when ranges are known.
     """
     return make_halves(model, target, bundle.manifest.contract)
 
@@ -195,7 +195,7 @@ def try_halves(bundle: Bundle, model: onnx.ModelProto, target: Target) -> Halves
 def _finish_halves(
     bundle: Bundle, model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, shuffle: PixelShuffle, tried: Halves
 ) -> dict[Half, HalfGraph]:
-    """Those that can be made, with what calibration saw, and with islands where the target wants those."""
+    """Return those that can be made, with what calibration saw, and with islands where the target wants those."""
     target = options.target
     beyond = seen_ranges(table)
     if beyond:
@@ -212,7 +212,7 @@ def _finish_halves(
 
 
 def _half_options(recorded: Mapping[str, Option], target: Target, pixel_shuffle: PixelShuffle) -> dict[str, Option]:
-    """What the manifest says of how a half-precision graph was made: nothing but that of a target's own."""
+    """Return what the manifest says of how a half-precision graph was made: nothing but that of a target's own."""
     return {**recorded, "pixel_shuffle": pixel_shuffle.value} if target.int8_only_ops else {}
 
 
@@ -226,7 +226,8 @@ def quantized_already(
     halves: Halves | None = None,
     model: onnx.ModelProto | None = None,
 ) -> bool:
-    """Whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare on.
+    """Return whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare
+    on.
 
     A half-precision graph that cannot be made is not missed; `halves` says which, or they are tried where the bundle lacks one.
     """

@@ -60,14 +60,17 @@ def show_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
 
 
 def _kept_text(variant: Variant) -> str:
-    """Which operators of a half-precision graph compute in fp32: the first few; the manifest has them all, with the reasons."""
+    """Return which operators of a half-precision graph compute in fp32.
+
+    The first few; the manifest has them all, with the reasons.
+    """
     kept = variant.kept_in_fp32
     more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
     return f", in fp32: {'; '.join(kept[:_NAMED])}{more}" if kept else ""
 
 
 def _kept_in_int8(bundle: Bundle, variant: Variant, target: Target) -> str:
-    """Of the operators that the target runs on int8 alone: how many the graph has, and of how many a backend here says so too."""
+    """Say how many operators for int8 alone the graph has, and how many of them a backend here runs so."""
     model = bundle.read(variant)
     count = check_int8_only(onnx.load_model_from_string(model), target, precision=variant.precision)
     backends = [

@@ -92,8 +92,8 @@ def look_for_table(
 ) -> FoundTable | ToMeasure:
     """Return the table `request` stands for where it exists, else what it is to be measured on; `graph` is the fp32 one.
 
-    Pictures that were hashed before are not decoded. With a `target` a table counts that holds what this target needs; else only one
-    that holds what every target needs.
+    Pictures that were hashed before are not decoded. With a `target` a table counts that holds what this target needs; else only
+    one that holds what every target needs.
 
     Raises:
         DatasetError, UserError: as `find_table` does.
@@ -150,7 +150,7 @@ def _measure(
     *,
     on_step: OnStep,
 ) -> CalibrationTable:
-    """Measures `model`, its channels first mixed and equalized in place where that was asked for, on some of the crops."""
+    """Measure `model`, its channels first mixed and equalized in place where that was asked for, on some of the crops."""
     tensors = observed_tensors(model.graph)
     fingerprint = graph_fingerprint(model.graph)
     mixing: Matrices | None = None

@@ -1,4 +1,4 @@
-"""The range of each tensor that is quantized: known beforehand, or chosen from what calibration measured."""
+"""Give each quantized tensor its range: known beforehand, or chosen from what calibration measured."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def choose_ranges(
     *,
     known: Mapping[str, ActivationRange],
 ) -> Mapping[str, ActivationRange]:
-    """A range for each tensor that a quantizer takes its range from.
+    """Return a range for each tensor that a quantizer takes its range from.
 
     What is `known` is taken; else the method asked for, but for global skips, which take min-max where it is one that clips
     whatever the error: what is missing there is missing from the picture.
@@ -106,14 +106,14 @@ def choose_ranges(
 
 
 def largest_values(graph: ir.Graph, table: CalibrationTable, options: Int8Options) -> dict[str, float]:
-    """The high end of the range of every tensor measured, where all codes there are may be used between it and the low end."""
+    """Return the high end of every measured tensor's range, as if all codes might be used between it and the low end."""
     roles = tensor_roles(graph, options.target)
     named = [Quantizer(name, name, role) for name, role in roles.items() if name in table.tensors]
     return {quantizer.name: _measured(quantizer.name, quantizer, table, options, symmetric=False)[1] for quantizer in named}
 
 
 def wide_range(ends: ActivationRange) -> ActivationRange:
-    """The range of 16-bit codes for values that were measured between `ends`."""
+    """Return the range of 16-bit codes for values that were measured between `ends`."""
     return _ROOM * ends[0], _ROOM * ends[1]
 
 

@@ -1,4 +1,4 @@
-"""python -m sredge upscale|info|pack on a device, python -m runtime in a checkout."""
+"""python -m sredge upscale|info|pack on a device, python -m runtime in a checkout: a bundle and pictures in, pictures out."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _already_there(job: Job, *, compare: bool) -> list[Path]:
 
 
 def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) -> None:
-    """Runs jobs with progress on stderr and a line each on stdout; one that fails is reported at the end."""
+    """Run jobs with progress on stderr and a line each on stdout; one that fails is reported at the end."""
     failed = []
     began, megapixels = time.perf_counter(), 0.0
     with console.progress() as bar:

@@ -1,4 +1,4 @@
-"""A bundle in words: what an app must know to run its graphs."""
+"""Describe a bundle in words: an opened bundle in, the lines of `info` out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def describe(bundle: Bundle) -> Iterator[str]:
 
 
 def _describe_choice(bundle: Bundle) -> str:
-    """What `--backend auto` would open first."""
+    """Return what `--backend auto` would open first."""
     try:
         return f"{find_pairs(bundle)[0]}, where no other is asked for"
     except (BackendError, BundleError) as error:
@@ -104,7 +104,7 @@ def _describe_variant(manifest: Manifest, variant: Variant) -> str:
 
 
 def describe_int8_layers(manifest: Manifest, variant: Variant) -> str:
-    """Every layer of the manifest accounted for: in int8, merged into another, in float."""
+    """Return every layer of the manifest accounted for: in int8, merged into another, in float."""
     names = {layer.name for layer in manifest.layers}
     in_int8, merged = names & {*variant.int8_layers}, [name for name in variant.merged_layers if name in names]
     in_float = len(names) - len(in_int8) - len(merged)

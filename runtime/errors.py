@@ -1,4 +1,4 @@
-"""The one error tree. Each error says what failed, and its hint says what to type next.
+"""The one error tree: each error says what failed, and its hint says what to type next.
 
 Exit codes: 2 where the user can mend it (`UserError`), 1 where the pipeline failed (`PipelineError`).
 Anything else that escapes is a bug and shows its traceback.
@@ -27,7 +27,7 @@ class SredgeError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Crosses processes whatever the subclass's own arguments are."""
+        """Cross processes whatever the subclass's own arguments are."""
         return _restore, (type(self), str(self), self.hint)
 
 

@@ -1,4 +1,4 @@
-"""Picture files: what each holds, read as it is, or as the 8-bit RGB that calibration and measurement work on."""
+"""Read and write picture files: as they are (`read_image`), or as 8-bit RGB (`read_picture`, `write_picture`)."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _READABLE = (*SUFFIXES, ".gif")
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether the name says that it is a picture this project reads."""
+    """Return whether the name says that it is a picture this project reads."""
     return path.suffix.lower() in _READABLE and not path.name.startswith(".")
 
 
 def read_image(path: Path, *, admit: Admit | None = None) -> Decoded:
-    """Decodes a file as it is: grey or RGB, with or without alpha, 8 or 16 bits, EXIF orientation applied, its profile beside it.
+    """Decode a file as it is: grey or RGB, with or without alpha, 8 or 16 bits, EXIF orientation applied, its profile beside it.
 
     Args:
         admit: called with the file's header before a pixel is decoded.
@@ -65,7 +65,7 @@ def read_image(path: Path, *, admit: Admit | None = None) -> Decoded:
 
 
 def read_file(file: BinaryIO, *, name: str) -> bytes:
-    """All that an open file holds, which may be a pipe.
+    """Return all that an open file holds, which may be a pipe.
 
     Raises:
         ImageError: more than any picture that is read takes.
@@ -77,7 +77,7 @@ def read_file(file: BinaryIO, *, name: str) -> bytes:
 
 
 def read_picture(path: Path) -> Picture:
-    """Decodes an opaque 8-bit file to (H, W, 3) uint8 RGB, EXIF orientation applied.
+    """Decode an opaque 8-bit file to (H, W, 3) uint8 RGB, EXIF orientation applied.
 
     Raises:
         ImageError: it cannot be read, is no picture, or has transparency or 16 bits, which would be lost.
@@ -91,7 +91,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def write_picture(path: Path, picture: AnyPicture, *, icc_profile: bytes = b"") -> None:
-    """Encodes a picture by the suffix of `path`; the file appears whole or not at all.
+    """Encode a picture by the suffix of `path`; the file appears whole or not at all.
 
     Raises:
         ImageError: no picture, a suffix that names no format or one that cannot hold it, or a place that cannot be written to.

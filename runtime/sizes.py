@@ -1,4 +1,4 @@
-"""Sizes in whole pixels: spans along an axis, the windows that a compiled graph takes, a scale as a fraction, an upscaled size."""
+"""Compute with sizes in whole pixels: spans along an axis, windows that a graph takes, a scale as a fraction, an upscaled size."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Span(NamedTuple):
         return slice(self.start, self.stop)
 
     def within(self, outer: Span) -> Span:
-        """The same pixels, counted from the start of `outer`."""
+        """Return the same pixels, counted from the start of `outer`."""
         return Span(self.start - outer.start, self.stop - outer.start)
 
     def times(self, factor: int | Fraction) -> Span:
-        """The pixels they become when each becomes `factor`: all that begin in them."""
+        """Return the pixels they become when each becomes `factor`: all that begin in them."""
         return Span(math.ceil(self.start * factor), math.ceil(self.stop * factor))
 
 
@@ -48,18 +48,18 @@ class SizeLimits:
 
 
 def as_fraction(scale: float) -> Fraction:
-    """The simple fraction that a scale stands for, 4/3 for 1.3333333; of one that stands for none, its binary digits."""
+    """Return the simple fraction that a scale stands for, 4/3 for 1.3333333; of one that stands for none, its binary digits."""
     found = Fraction(scale).limit_denominator(_MOST_PARTS)
     return found if abs(found - Fraction(scale)) <= _CLOSE * found else Fraction(scale)
 
 
 def is_simple(factor: Fraction) -> bool:
-    """Whether so many pixels a side can be cut: a small number of them becomes a whole number."""
+    """Return whether so many pixels a side can be cut: a small number of them becomes a whole number."""
     return factor.denominator <= _MOST_PARTS
 
 
 def round_up(length: int, multiple: int) -> int:
-    """The least multiple that is no less."""
+    """Return the least multiple that is no less."""
     return -(-length // multiple) * multiple
 
 

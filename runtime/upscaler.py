@@ -1,4 +1,4 @@
-"""The class a device app embeds."""
+"""The class that a device app embeds: `Upscaler` opens a bundle, compiles a graph and upscales pictures of any size."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Upscaler:
         memory_bytes: int | None = None,
         verify: Verify = "once",
     ) -> Upscaler:
-        """Opens a bundle's graph of `precision` on `backend`, which must compute that graph faithfully.
+        """Open a bundle's graph of `precision` on `backend`, which must compute that graph faithfully.
 
         Args:
             bundle: its folder, or an opened one.
@@ -164,7 +164,7 @@ class Upscaler:
         return self.upscale(picture).pixels
 
     def upscale(self, picture: NDArray[Samples]) -> Upscaled[Samples]:
-        """What a call gives, and the seam error of this very picture.
+        """Return what a call gives, and the seam error of this very picture.
 
         Raises:
             ImageError: as a call does.
@@ -184,11 +184,14 @@ class Upscaler:
 
     @property
     def seam_error(self) -> SeamError | None:
-        """Of the last picture that this thread called the Upscaler with; `upscale` and `bands` give it with the picture."""
+        """The seam error of the last picture that this thread called the Upscaler with.
+
+        `upscale` and `bands` give theirs directly.
+        """
         return getattr(self._last, "seam_error", None)
 
     def bands(self, picture: NDArray[Samples], *, held_bytes: int = 0, on_tile: OnTile | None = None) -> Bands[Samples]:
-        """What a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
+        """Return what a call gives, from top to bottom in pieces of whole rows, (n, W·scale, …): the output need not fit in memory.
 
         After the last piece `seam_error` is the picture's.
 
@@ -202,7 +205,7 @@ class Upscaler:
         return self._run_bands(picture, self.plan(picture, held_bytes=held_bytes), on_tile=on_tile)
 
     def stream(self, frames: Iterable[NDArray[Samples]]) -> Iterator[NDArray[Samples]]:
-        """What a call gives for each frame, in their order; the next ones run while one is being used.
+        """Yield what a call gives for each frame, in their order; the next ones run while one is being used.
 
         Raises:
             ImageError: a frame is no picture, at its place in the order.
@@ -210,7 +213,7 @@ class Upscaler:
         return in_order(self, frames, workers=self.parallel + 1)
 
     def plan(self, picture: AnyPicture, *, held_bytes: int = 0) -> Plan:
-        """The tiles in which a picture of that shape and type would run, `held_bytes` of the memory being taken already.
+        """Return the tiles in which a picture of that shape and type would run, `held_bytes` of the memory being taken already.
 
         Raises:
             ImageError: as a call does.
@@ -234,9 +237,10 @@ class Upscaler:
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped, never in tiles.
+        """Return the network itself: (N, C, H, W) float32 in [0, 1] -> (N, C, H·scale, W·scale) float32, not clipped, never in
+        tiles.
 
-        Of a graph of raw pixels there is no such thing; call the Upscaler with a picture.
+        A graph of raw pixels has no such thing; call the Upscaler with a picture.
 
         Where the contract says `pre_upscale`, the input is enlarged already and the output has its size.
 
@@ -270,7 +274,7 @@ class Upscaler:
         return verify_precision(self.bundle.manifest, self.variant, self._opened().precisions())
 
     def close(self) -> None:
-        """Frees the compiled graph; closing twice does nothing."""
+        """Free the compiled graph; closing twice does nothing."""
         if self._backend is not None:
             self._backend.__exit__(None, None, None)
         self._backend = None
@@ -288,7 +292,7 @@ class Upscaler:
         return run_bands(self._opened(), manifest, picture, plan, io=self.variant.io, parallel=self.parallel, on_tile=on_tile)
 
     def _has_room(self) -> bool:
-        """Whether any picture fits into memory: a graph or an engine of one size may be larger than what is allowed."""
+        """Return whether any picture fits into memory: a graph or an engine of one size may be larger than what is allowed."""
         try:
             self.plan(np.zeros((1, 1, 3), np.uint8))
         except ImageError:
@@ -302,7 +306,7 @@ class Upscaler:
 
 
 def _open_first(pairs: Sequence[Pair], open_pair: Callable[[Pair], Upscaler]) -> Upscaler:
-    """The first that opens; says which did not, and of which precision it is where that is not the first one's."""
+    """Return the first that opens; says which did not, and of which precision it is where that is not the first one's."""
     failed: list[BackendError] = []
     for index, pair in enumerate(pairs):
         try:
@@ -318,7 +322,7 @@ def _open_first(pairs: Sequence[Pair], open_pair: Callable[[Pair], Upscaler]) ->
 
 
 def _check_sizes(shape: tuple[int, ...], contract: Contract) -> None:
-    """Raises ImageError for (N, C, H, W) that the graph does not take."""
+    """Raise ImageError for (N, C, H, W) that the graph does not take."""
     fixed, whole = contract.static_shape, "call the Upscaler with a picture"
     if fixed is not None and (shape[0], *shape[2:]) != (1, *fixed):
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Small picture files of every layout, what each should be read as, and a table of what the runtime reads right.
+"""Small picture files of every layout, and the pixels each should be read as: for a table of what the runtime reads right.
 
 `python -m benchmarks.picture_formats` prints it; tests/test_runtime_formats.py holds it.
 """
@@ -17,5 +17,5 @@ __all__ = ["PictureFile", "picture_files"]
 
 
 def picture_files() -> Iterator[PictureFile]:
-    """All of them, format by format."""
+    """Yield all of them, format by format."""
     return chain(tiff_files(), png_files(), jpeg_files(), webp_files(), gif_files(), bmp_files())

@@ -1,4 +1,4 @@
-"""Starts the command line, or says what it needs."""
+"""Start the command line, or say what it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG, WebP, GIF and BMP files of every kind."""
+"""Make JPEG, WebP, GIF and BMP files of every kind, each with the pixels that it should be read as."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def bmp_by_hand(
     palette: Pixels | None = None,
     masks: list[int] | None = None,
 ) -> bytes:
-    """A BMP of (H, W) values of so many bits."""
+    """Return a BMP of (H, W) values of so many bits."""
     height, width = values.shape
     if bits < 8:
         wide = np.unpackbits(values.astype(np.uint8)[..., np.newaxis], axis=-1)[..., 8 - bits :]

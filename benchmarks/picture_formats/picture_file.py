@@ -1,4 +1,4 @@
-"""One small picture file of a known layout, and the pixels that it should be read as."""
+"""One small picture file of a known layout, as data, and the pixels that it should be read as."""
 
 from __future__ import annotations
 

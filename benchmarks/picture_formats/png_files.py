@@ -1,4 +1,7 @@
-"""PNGs of every colour type and depth, written here: no library writes them all. Each row has another filter."""
+"""Make PNG files of every colour type and depth, each with the pixels that it should be read as.
+
+They are written here, because no library writes them all; each row has another filter.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def png_files() -> Iterator[PictureFile]:
 
 
 def _meant(samples: Pixels, kind: str, bits: int, *, transparent: bool) -> tuple[Pixels, list[tuple[bytes, bytes]]]:
-    """What samples stand for, and the chunks that say so."""
+    """Return what samples stand for, and the chunks that say so."""
     if kind == "palette":
         table = noise((1 << bits, 3))
         chunks = [(b"PLTE", table.tobytes())]
@@ -63,7 +66,7 @@ def _meant(samples: Pixels, kind: str, bits: int, *, transparent: bool) -> tuple
 
 
 def png_by_hand(samples: Pixels, colour_type: int, bits: int, chunks: list[tuple[bytes, bytes]], *, interlaced: bool) -> bytes:
-    """A PNG of (H, W, C) samples, with these chunks before its pixels."""
+    """Return a PNG of (H, W, C) samples, with these chunks before its pixels."""
     passes = [samples[top::down, left::across] for top, left, down, across in _ADAM7] if interlaced else [samples]
     scanlines = b"".join(_filtered(_rows(part, bits), max(samples.shape[2] * bits // 8, 1)) for part in passes if part.size)
     header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bits, colour_type, 0, 0, interlaced)
@@ -77,7 +80,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _rows(samples: Pixels, bits: int) -> NDArray[np.uint8]:
-    """The bytes of each row."""
+    """Return the bytes of each row."""
     if bits >= 8:
         return np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).view(np.uint8).reshape(len(samples), -1)
     wide = np.unpackbits(samples.astype(np.uint8)[..., np.newaxis], axis=-1)[..., 8 - bits :]
@@ -85,7 +88,7 @@ def _rows(samples: Pixels, bits: int) -> NDArray[np.uint8]:
 
 
 def _filtered(rows: NDArray[np.uint8], step: int) -> bytes:
-    """Each row behind its filter's number: none, Sub, Up, Average and Paeth in turn."""
+    """Return each row behind its filter's number: none, Sub, Up, Average and Paeth in turn."""
     above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]]).astype(int)
     left, above_left = (np.pad(part, ((0, 0), (step, 0)))[:, : rows.shape[1]].astype(int) for part in (rows, above))
     guess = left + above - above_left

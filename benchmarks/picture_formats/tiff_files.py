@@ -1,4 +1,7 @@
-"""TIFFs of every layout: those that tifffile writes as a Cartesian product, the rest by hand or by Pillow."""
+"""Make TIFF files of every layout, each with the pixels that it should be read as.
+
+Those that tifffile can write are a Cartesian product; the rest is written by hand or by Pillow.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ _ORIENTATION = 274
 
 
 def tiff_files() -> Iterator[PictureFile]:
-    """All of them."""
+    """Yield all of them."""
     yield from tiff_product()
     yield from few_bits()
     yield from libtiff_blocks()
@@ -76,7 +79,7 @@ def tiff_product() -> Iterator[PictureFile]:
 
 
 def samples_of(kind: str, bits: int) -> tuple[Pixels, Pixels, dict[str, Any]]:
-    """The samples that a file of that kind holds, what they mean, and how tifffile is told."""
+    """Return the samples that a file of that kind holds, what they mean, and how tifffile is told."""
     most = (1 << bits) - 1
     channels = {"grey": 1, "white is zero": 1, "palette": 1, "grey, alpha": 2, "grey, associated alpha": 2, "RGB": 3}.get(kind, 4)
     samples = noise((*SIZE, channels), bits)
@@ -152,7 +155,7 @@ def libtiff_blocks() -> Iterator[PictureFile]:
 
 
 def turned() -> Iterator[PictureFile]:
-    """The eight orientations, and a file of two pages."""
+    """Yield the eight orientations, and a file of two pages."""
     pixels = noise((*SIZE, 3), 16)
     upright: list[Pixels] = [pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1]]
     upright += [one.swapaxes(0, 1) for one in (pixels, pixels[::-1], pixels[::-1, ::-1], pixels[:, ::-1])]
@@ -172,7 +175,7 @@ def turned() -> Iterator[PictureFile]:
 
 
 def refused() -> Iterator[PictureFile]:
-    """What no reader here gets right, or what has no one meaning."""
+    """Yield what no reader here gets right, or what has no one meaning."""
     grey, rgb = noise(SIZE, 16), noise((*SIZE, 3), 16)
     rgba8 = noise((*SIZE, 4))
     cases: dict[str, tuple[np.ndarray[Any, Any], dict[str, Any]]] = {
@@ -221,7 +224,7 @@ def refused() -> Iterator[PictureFile]:
 
 
 def tiff_by_hand(tags: dict[int, tuple[str, list[int]]], strips: list[bytes], *, order: str) -> bytes:
-    """A TIFF of these strips, SIZE large, with these tags: type as `struct` names it, and values."""
+    """Return a TIFF of these strips, SIZE large, with these tags: type as `struct` names it, and values."""
     offsets = np.cumsum([8, *map(len, strips)]).tolist()
     end = offsets.pop() + offsets.pop(0) * 0
     offsets = [8, *offsets]

@@ -1,4 +1,4 @@
-"""What became of a picture file that the runtime was given."""
+"""Judge how the runtime read a picture file: the file and its right pixels in, right, refused or wrong out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Verdict:
 
 
 def judge(file: PictureFile) -> Verdict:
-    """Decodes the file and compares the pixels; refusing a file is right where it has no right pixels and is told what it has."""
+    """Decode the file and compare the pixels; refusing a file is right where it has no right pixels and is told what it has."""
     logging.getLogger("runtime.pictures.decode").setLevel(logging.ERROR)  # files of several pictures are here on purpose
     try:
         pixels = decode(file.data, name=_NAME).pixels

@@ -1,4 +1,4 @@
-"""The report: result.json first, then Markdown, HTML and pictures rendered from it."""
+"""Write the report: a result in; result.json first, then Markdown, HTML and pictures rendered from it out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TEMPLATES = jinja2.Environment(
 
 
 def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
-    """Writes the report into `directory` and returns the path of its page; result.json is written last.
+    """Write the report into `directory` and return the path of its page; result.json is written last.
 
     Raises:
         UserError: the folder cannot be written.

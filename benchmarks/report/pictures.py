@@ -1,4 +1,4 @@
-"""The report's pictures: what the networks made of the images, and how long each took."""
+"""Draw the report's pictures: what the networks made of the images, and how long each network took."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def draw_latency(result: Result) -> bytes:
 
 
 def _detail_window(picture: Picture) -> tuple[slice, slice]:
-    """The square of `_SIDE` pixels whose neighbouring pixels differ most, on a grid of half a square."""
+    """Return the square of `_SIDE` pixels whose neighbouring pixels differ most, on a grid of half a square."""
     grey = picture.astype(np.float32).mean(axis=2)
     height, width = (min(_SIDE, size) for size in grey.shape)
     tops = range(0, grey.shape[0] - height + 1, _SIDE // 2)
@@ -80,7 +80,7 @@ def _detail_window(picture: Picture) -> tuple[slice, slice]:
 
 
 def _enlarge(low: Picture, high: Picture) -> Picture:
-    """`low` with every pixel repeated, at the size of `high`."""
+    """Return `low` with every pixel repeated, at the size of `high`."""
     factor = high.shape[0] // low.shape[0]
     return low.repeat(factor, axis=0).repeat(factor, axis=1)
 

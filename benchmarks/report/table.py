@@ -1,4 +1,4 @@
-"""The comparison as rows of text, the same in the terminal, in Markdown and in HTML."""
+"""Turn a comparison into rows of text, the same in the terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The texts of one row, in the order of COLUMNS."""
+    """Return the texts of one row, in the order of COLUMNS."""
     return (
         Path(row.bundle).name,
         row.precision,
@@ -60,14 +60,14 @@ def published_cells(result: Result) -> list[tuple[str, ...]]:
 
 
 def bicubic_lines(result: Result) -> list[str]:
-    """What bicubic upscaling reaches on the same pictures, a line a bundle."""
+    """Return what bicubic upscaling reaches on the same pictures, a line a bundle."""
     return [
         f"bicubic, {baseline.bundle}: {_decibels(baseline.psnr_db, 2)} dB, SSIM {baseline.ssim:.4f}" for baseline in result.bicubic
     ]
 
 
 def notes(result: Result) -> list[str]:
-    """How the figures were taken, and every case that is not what it was asked to be."""
+    """Return how the figures were taken, and every case that is not what it was asked to be."""
     first = result.rows[0]
     shapes = " and ".join(dict.fromkeys("×".join(str(size) for size in row.latency.shape) for row in result.rows))
     lines = [
@@ -113,7 +113,7 @@ def _percentiles_left_out(runs: int) -> str:
 
 
 def _device_notes(row: Row) -> list[str]:
-    """What the accelerator's own clock says, and the state it was in."""
+    """Return what the accelerator's own clock says, and the state it was in."""
     timed = row.device_latency
     if timed is None:
         return []

@@ -1,1 +1,1 @@
-"""TensorRT engines: a bundle's graph to a plan for this machine's GPU."""
+"""Build TensorRT engines: a bundle's graph in, a plan for this machine's GPU out."""

@@ -1,4 +1,4 @@
-"""TensorRT's builder, versions 10 and 11: a graph and a key to a plan.
+"""Build a plan with TensorRT 10 or 11: a graph and a key in, the plan's bytes out.
 
 One path serves both: a strongly typed network takes every type from the graph, so that fp16 is an fp16 graph and int8 one with
 QuantizeLinear and DequantizeLinear; there is no flag that the builder could ignore.
@@ -41,7 +41,7 @@ class BuiltPlan:
 
 
 def build_plan(graph: bytes, key: EngineKey, *, timing_cache: bytes, on_step: OnStep, cancelled: threading.Event) -> BuiltPlan:
-    """Builds what `key` says from `graph`, in the current GPU's context; minutes. `timing_cache` may be empty.
+    """Build what `key` says from `graph`, in the current GPU's context; minutes. `timing_cache` may be empty.
 
     Raises:
         PipelineError: TensorRT's parser refuses the graph, or its builder fails.
@@ -75,7 +75,7 @@ def build_plan(graph: bytes, key: EngineKey, *, timing_cache: bytes, on_step: On
 
 
 def run_cancellable(function: Callable[[], Result], cancelled: threading.Event, on_step: OnStep) -> Result:
-    """`function` in a thread of its own. Ctrl-C sets `cancelled` and waits for it to end; a second one does not wait.
+    """Return `function` in a thread of its own. Ctrl-C sets `cancelled` and waits for it to end; a second one does not wait.
 
     TensorRT's builder does not return to Python for minutes, and calls back from threads in which an exception cannot be raised.
     """

@@ -1,4 +1,4 @@
-"""python -m export.engine [BUNDLE] --precision fp16"""
+"""python -m export.engine [BUNDLE] --precision fp16: a bundle in, the bundle with a TensorRT engine for this machine out."""
 
 from __future__ import annotations
 

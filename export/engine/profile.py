@@ -1,4 +1,4 @@
-"""The shapes an engine is built for.
+"""Choose the shapes an engine is built for: smallest, usual and largest picture in, an optimization profile out.
 
 A picture larger than `max` runs in windows of `max`, which overlap by twice the network's halo. So a window should be many halos
 wide, and small enough for the GPU's memory.
@@ -21,7 +21,7 @@ _DEFAULT_BYTES = 1 << 30  # what a window may take of the GPU, by the estimate o
 
 
 def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None, most: Size | None, batch: int) -> ShapeProfile:
-    """The profile for pictures of those (H, W); what is None follows from the others, or from the network.
+    """Return the profile for pictures of those (H, W); what is None follows from the others, or from the network.
 
     Without any: windows up to 512 pixels a side, fewer where an estimated GiB holds no more, tuned for the largest.
 
@@ -59,12 +59,12 @@ def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None,
 
 
 def tuple_max(size: Size | None, side: int) -> Size:
-    """`side` squared, or `size` where that is larger on a side."""
+    """Return `side` squared, or `size` where that is larger on a side."""
     return (side, side) if size is None else (max(size[0], side), max(size[1], side))
 
 
 def tuple_min(size: Size, side: int) -> Size:
-    """`side` squared, or `size` where that is smaller on a side."""
+    """Return `side` squared, or `size` where that is smaller on a side."""
     return min(size[0], side), min(size[1], side)
 
 

@@ -1,4 +1,4 @@
-"""What TensorRT asks of QuantizeLinear and DequantizeLinear in a graph that it builds int8 engines from, and of raw pixels.
+"""Check a graph against TensorRT's rules for QuantizeLinear and DequantizeLinear: a graph in, an error that names the node out.
 
 Most are conditions of its ONNX parser, which refuses the graph in other words, or takes it for something else: where a zero point
 is uint8 it quantizes to int8 and says so in a warning. The rest are what a strongly typed network needs to run a layer in int8.
@@ -83,7 +83,7 @@ class Graph:
         return self.constants.get(node.input[2]) if len(node.input) > 2 else None
 
     def constant(self, node: onnx.NodeProto) -> NDArray[np.generic] | None:
-        """The constant that a Q or DQ reads, or that the Q before a DQ does; None where it is an activation."""
+        """Return the constant that a Q or DQ reads, or that the Q before a DQ does; None where it is an activation."""
         producer = self.producers.get(node.input[0])
         name = producer.input[0] if producer is not None and (node.op_type, producer.op_type) == (_DQ, _Q) else node.input[0]
         return self.constants.get(name)
@@ -224,12 +224,12 @@ RULES: tuple[Rule, ...] = (
 
 
 def broken_rules(model: onnx.ModelProto) -> tuple[str, ...]:
-    """A line for each rule that `model` breaks: which, what it says, and the first node that breaks it."""
+    """Return a line for each rule that `model` breaks: which, what it says, and the first node that breaks it."""
     return tuple(line for _, line in _broken(model))
 
 
 def check_graph(graph: bytes, *, what: str) -> None:
-    """PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says."""
+    """Raise PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says."""
     broken = list(_broken(onnx.load_model_from_string(graph)))
     if broken:
         raise PipelineError(

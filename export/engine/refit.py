@@ -1,4 +1,4 @@
-"""Other weights for an engine that was built for it (`--refit`), in seconds where a build takes minutes.
+"""Put other weights into an engine that was built with `--refit`: seconds, where a build takes minutes.
 
 TensorRT's refitter for ONNX passes over what the engine cannot exchange without a word, so every weight of the graph is looked for
 among those that it can before any is.
@@ -27,7 +27,7 @@ class Refit:
 
 
 def refit_plan(plan: bytes, graph: bytes, key: EngineKey) -> Refit:
-    """`plan` with the weights of `graph`, in the current GPU's context; `key` is the one that it will have."""
+    """Return `plan` with the weights of `graph`, in the current GPU's context; `key` is the one that it will have."""
     logger = shared_logger()
     this = f"TensorRT {trt.__version__}"
     try:

@@ -80,7 +80,7 @@ class Outcome:
 
 
 def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *, on_step: OnStep) -> Outcome:
-    """Builds the engine of `bundle`'s graph of `precision`, unless the one there is has the same key, or takes its weights.
+    """Build the engine of `bundle`'s graph of `precision`, unless the one there is has the same key, or take its weights.
 
     Raises:
         BundleError: it has no such graph, or is packed.
@@ -123,7 +123,7 @@ def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *
 
 
 def engine_key(variant: Variant, options: EngineOptions, *, graph: bytes, gpu: Gpu) -> EngineKey:
-    """What an engine built now would follow from."""
+    """Return what an engine built now would follow from."""
     return EngineKey(
         graph_sha256=variant.sha256,
         precision=variant.precision,
@@ -162,7 +162,7 @@ def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, cache: Path, on_step: OnSt
 
 
 def _existing(path: Path) -> tuple[EngineRecord | None, tuple[str, ...]]:
-    """The engine that is there and whole; of one that is damaged, which is built anew, what is wrong."""
+    """Return the engine that is there and whole; of one that is damaged, which is built anew, what is wrong."""
     try:
         record = read_engine(path)
         if record is not None:
@@ -182,7 +182,7 @@ def _read_cache(path: Path) -> bytes:
 
 
 def _check_precision(other_precision: tuple[str, ...], precision: Precision, options: EngineOptions) -> None:
-    """PipelineError lists the layers that did not run as asked, unless they are accepted."""
+    """Raise PipelineError lists the layers that did not run as asked, unless they are accepted."""
     if other_precision and not options.allow_fallback:
         raise PipelineError(
             f"{len(other_precision)} layers of this engine do not run in the precision that the {precision} graph has them in: "

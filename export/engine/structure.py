@@ -1,4 +1,4 @@
-"""A graph without its weights: all that a plan follows from, but for numbers that a refit can exchange.
+"""Strip a graph of its weights: what is left decides the plan, apart from numbers that a refit can exchange.
 
 Weights are the initializers that are read where TensorRT takes a layer's weights, and nowhere else. What other operators read,
 bounds and shapes and pads, may decide how the engine is built, and stays.
@@ -27,7 +27,7 @@ _KEPT_FIELDS = ("name", "dims", "data_type")
 
 
 def weight_names(model: onnx.ModelProto) -> frozenset[str]:
-    """The initializers of `model` that are weights."""
+    """Return the initializers of `model` that are weights."""
     read = list(_read(model.graph))
     elsewhere = {name for name, is_weight in read if not is_weight} | {value.name for value in model.graph.output}
     return frozenset({tensor.name for tensor in model.graph.initializer} & {name for name, _ in read} - elsewhere)
@@ -47,7 +47,7 @@ def structure_digest(model: onnx.ModelProto) -> str:
 
 
 def _read(graph: onnx.GraphProto) -> Iterator[tuple[str, bool]]:
-    """Each input of each node, and whether it is read as weights there; what a subgraph reads is not."""
+    """Yield each input of each node, and whether it is read as weights there; what a subgraph reads is not."""
     for node in graph.node:
         places = _WEIGHTS.get(node.op_type, ())
         yield from ((name, index in places) for index, name in enumerate(node.input))

@@ -1,4 +1,4 @@
-"""Somebody's ONNX file: read, brought to normal form and to the contract."""
+"""Read somebody's ONNX file: any file in, a graph in normal form that keeps the contract out."""
 
 from __future__ import annotations
 

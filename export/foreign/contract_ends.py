@@ -1,4 +1,4 @@
-"""Operators at a network's ends that bring its values to [0, 1] and its channels to RGB.
+"""Add operators at a network's ends that bring its values to [0, 1] and its channels to RGB.
 
 Its own range and channel order become x (high - low) + low on the way in and the inverse on the way out, and a 1×1 convolution that
 turns BGR round; the passes then fold them into the network as far as that is exact.
@@ -22,7 +22,7 @@ CHANNELS: dict[int, tuple[Order, ...]] = {1: ("Y",), 3: ("RGB", "BGR")}
 
 
 def convert_ends(model: ir.Model, order: Order, low: float, high: float) -> None:
-    """Names both ends as this project does, and puts operators there for a range other than [0, 1] and for BGR."""
+    """Name both ends as this project does, and put operators there for a range other than [0, 1] and for BGR."""
     graph = model.graph
     _name_end(graph, graph.inputs[0], INPUT)
     _name_end(graph, graph.outputs[0], OUTPUT)
@@ -44,7 +44,7 @@ def convert_ends(model: ir.Model, order: Order, low: float, high: float) -> None
 
 
 def _name_end(graph: ir.Graph, end: ir.Value, name: str) -> None:
-    """Gives an end its name; whatever else has it already is called otherwise."""
+    """Give an end its name; whatever else has it already is called otherwise."""
     for value in (*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)):
         if value.name == name and value is not end:
             value.name = f"{name}_inside"

@@ -1,4 +1,4 @@
-"""The picture that goes into somebody's file and the one that comes out: which values they are, their layout, type and sizes.
+"""Find the picture that goes into somebody's file and the one that comes out: which tensors, their layout, type and sizes.
 
 An (N, H, W, C) picture, as TensorFlow has it, is told by its channels, which stand last; it gets a Transpose, so that what is
 behind takes and gives (N, C, H, W) like all else.
@@ -31,7 +31,7 @@ class Ends:
 
 
 def find_ends(proto: onnx.ModelProto, path: Path) -> Ends:
-    """Finds the picture in and the one out, and turns them to (N, C, H, W) in place.
+    """Find the picture in and the one out, and turns them to (N, C, H, W) in place.
 
     Raises:
         UserError: not one float picture of 1 or 3 channels in and one out; names what there is.
@@ -96,7 +96,7 @@ def _gives_channels_last(value: onnx.ValueInfoProto, *, otherwise: bool) -> bool
 
 
 def _trace_channels(proto: onnx.ModelProto, sizes: list[int]) -> tuple[int | None, list[int]]:
-    """The axis of the channels where none is said, and the sizes with it, from the first convolution that reads the picture."""
+    """Return the axis of the channels and the sizes, from the first convolution that reads the picture."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in proto.graph.node:
         for name in node.input[:1]:
@@ -112,7 +112,7 @@ def _trace_channels(proto: onnx.ModelProto, sizes: list[int]) -> tuple[int | Non
 
 
 def _followed(name: str, readers: dict[str, list[onnx.NodeProto]]) -> Iterator[tuple[onnx.NodeProto, bool]]:
-    """The operators that the picture goes through, and whether a Transpose put its channels first before them."""
+    """Yield the operators that the picture goes through, and whether a Transpose put its channels first before them."""
     waiting, seen = [(name, False)], {name}
     while waiting:
         value, turned = waiting.pop(0)

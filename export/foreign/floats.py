@@ -1,4 +1,4 @@
-"""float16, bfloat16 and float64 made float32: weights, constants, casts and ends.
+"""Make float16, bfloat16 and float64 float32: weights, constants, casts and ends of a graph.
 
 float32 holds every float16 and bfloat16 exactly, so that the float32 graph computes what the file means, and the file itself what
 is left of it after its own rounding. A float64 is rounded, by 6e-8 of its value.
@@ -17,7 +17,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype")
 
 
 def widen_floats(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Makes every float of `proto` a float32, in place; which others there were: float16, bfloat16, float64."""
+    """Make every float of `proto` a float32, in place; which others there were: float16, bfloat16, float64."""
     found = set[int]()
     for graph in _graphs(proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -46,7 +46,7 @@ def _widen(tensor: onnx.TensorProto, found: set[int]) -> None:
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """`graph` and those inside its nodes."""
+    """Yield `graph` and those inside its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Frees a file fixed to one size, where it is proven that no constant in it stands for that size; else it stays fixed.
+"""Free a file that is fixed to one size, where it is proven that no constant stands for that size; else leave it fixed.
 
 The proof is by operator (size_rules.py), on the shapes of every tensor at the file's own size and at two others that share no
 factor with it: a constant of the picture's shape then meets a tensor of another one, and what is left is what an operator computes
@@ -42,7 +42,7 @@ class Freed:
 
 
 def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path: Path) -> Freed:
-    """Frees `model`, which is fixed to pictures of `own` (H, W) and enlarges them by `factor`."""
+    """Free `model`, which is fixed to pictures of `own` (H, W) and enlarges them by `factor`."""
     free = with_input(model, (NAMES[0], channels, *NAMES[2:]))
     try:
         run = open_guarded(free)
@@ -59,7 +59,7 @@ def free_sizes(model: ir.Model, own: Size, *, channels: int, factor: float, path
 
 
 def with_input(model: ir.Model, shape: tuple[int | str, ...]) -> ir.Model:
-    """A copy of `model` that takes pictures of `shape`, and says nothing of any other tensor."""
+    """Return a copy of `model` that takes pictures of `shape`, and says nothing of any other tensor."""
     changed = ir.from_proto(ir.to_proto(model))
     for node in changed.graph:
         for output in node.outputs:
@@ -80,7 +80,7 @@ def _shapes(model: ir.Model, size: Size) -> dict[str, tuple[int | None, ...]]:
 
 
 def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
-    """One larger and one smaller than `own`, or also larger, of sides that share no factor with it but the multiple."""
+    """Return one larger and one smaller than `own`, or also larger, of sides that share no factor with it but the multiple."""
     multiple, burnt = sizes.multiple_of, own[0] * own[1]
     primes = [prime for prime in range(2, 997) if is_prime(prime) and burnt % prime and prime * multiple >= sizes.least_side]
     smaller = [prime for prime in primes if prime * multiple < min(own)][-2:]
@@ -90,7 +90,10 @@ def _other_size(own: Size, sizes: Sizes, index: int) -> Size:
 
 
 def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes: Sizes, *, channels: int) -> str:
-    """Why the freed graph differs on a larger picture from the fixed one on pieces; "" where it does not, or looks too far."""
+    """Return why the freed graph differs on a larger picture from the fixed one on pieces.
+
+    "" where it does not, or looks too far.
+    """
     field = receptive_field(free.graph, multiple_of=sizes.multiple_of)
     halo, unit = field.halo, math.lcm(field.alignment, sizes.multiple_of)
     if halo == "global" or 2 * halo + unit >= min(own):
@@ -112,7 +115,7 @@ def _compare_pieces(free: ir.Model, run: Run, fixed: ir.Model, own: Size, sizes:
 
 
 def _name_failure(error: Exception, fixed: ir.Model) -> str:
-    """Which operator has the size in it: by its constants, else the one that the runtime names."""
+    """Return which operator has the size in it: by its constants, else the one that the runtime names."""
     known = find_size_constant(fixed.graph)
     if known:
         return known

@@ -1,4 +1,4 @@
-"""Runs a graph in a process of its own where a size could end the process.
+"""Run a graph in a process of its own, where a wrong size could kill the process.
 
 ONNX Runtime divides integers without looking: a graph that divides one size by another that comes out as 0 for a small picture ends
 with SIGFPE, and so would the export that only tried that size.
@@ -24,7 +24,7 @@ _PROGRAM = Path(__file__).with_name("guarded_process.py")
 
 
 def open_guarded(model: ir.Model) -> Run:
-    """Opens a float32 graph in ONNX Runtime, in another process where it divides integers by what it computes.
+    """Open a float32 graph in ONNX Runtime, in another process where it divides integers by what it computes.
 
     What is returned raises BackendError where the graph does not run, or ends its process.
 

@@ -1,4 +1,4 @@
-"""python guarded_process.py GRAPH: arrays from stdin through a graph, what it gives or why it does not to stdout (`guarded.py`)."""
+"""python guarded_process.py GRAPH: run arrays from stdin through a graph; the result, or the error, to stdout (`guarded.py`)."""
 
 import io
 import sys
@@ -12,7 +12,7 @@ _LENGTH = 8  # bytes
 
 
 def send(array: NDArray[Any], stream: IO[bytes]) -> None:
-    """Writes an array as its length in bytes and a .npy file: numpy itself reads and writes no pipe."""
+    """Write an array as its length in bytes and a .npy file: numpy itself reads and write no pipe."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     stream.write(len(buffer.getvalue()).to_bytes(_LENGTH, "big") + buffer.getvalue())
@@ -20,7 +20,7 @@ def send(array: NDArray[Any], stream: IO[bytes]) -> None:
 
 
 def receive(stream: IO[bytes]) -> NDArray[Any]:
-    """Reads what `send` wrote; EOFError where the stream has ended."""
+    """Read what `send` wrote; EOFError where the stream has ended."""
     body = stream.read(int.from_bytes(stream.read(_LENGTH), "big"))
     if not body:
         raise EOFError

@@ -1,4 +1,4 @@
-"""Reads somebody's ONNX file and checks that it is a whole and valid model; weights in files beside it are read too."""
+"""Load somebody's ONNX file, with weights in files beside it, and check that it is a whole and valid model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IR_VERSION = 8  # before 4 weights had to be listed as inputs; what is read her
 
 
 def load_file(path: Path) -> onnx.ModelProto:
-    """The model in `path`, its weights in it; where they are also listed as inputs, as ir_version 3 wants it, no more there.
+    """Return the model in `path`, its weights in it; where they are also listed as inputs, as ir_version 3 wants it, no more there.
 
     Raises:
         UserError: there is no such file, or it is no ONNX model, or not all of one.
@@ -60,7 +60,7 @@ def _name_missing_shapes(proto: onnx.ModelProto) -> None:
 
 
 def check_types(proto: onnx.ModelProto, path: Path) -> None:
-    """UserError where the operators' types or shapes contradict each other."""
+    """Raise UserError where the operators' types or shapes contradict each other."""
     try:
         onnx.checker.check_model(proto, full_check=True)
     except _DAMAGED as error:

@@ -1,4 +1,4 @@
-"""One form for every file before a rewrite, the arithmetic or the placement of quantizers looks at it.
+"""Bring a graph into normal form, so that rewrites, arithmetic and placement see one form only.
 
 One graph of ONNX's own operators at the exporter's opset or above: functions inlined, branches by a constant decided, constants as
 initializers, every float a float32, weights that are cast or dequantized at run time folded, nothing that hands a value on as it
@@ -43,7 +43,7 @@ class NormalForm:
 
 
 def to_normal_form(proto: onnx.ModelProto, path: Path) -> NormalForm:
-    """Brings a valid `proto`, whose ends are in order, to the normal form; `proto` itself stays as it is.
+    """Bring a valid `proto`, whose ends are in order, to the normal form; `proto` itself stays as it is.
 
     Raises:
         UserError: the form cannot hold an operator; names it.
@@ -70,7 +70,7 @@ def to_normal_form(proto: onnx.ModelProto, path: Path) -> NormalForm:
 
 
 def lift_constants(model: ir.Model) -> ir.Model:
-    """`model`, in place, with Constant nodes as initializers and no entry of operators or functions that it does not use."""
+    """Return `model`, in place, with Constant nodes as initializers and no entry of operators or functions that it does not use."""
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveUnusedNodesPass(),
@@ -81,7 +81,7 @@ def lift_constants(model: ir.Model) -> ir.Model:
 
 
 def _inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """A copy of `proto` in which the bodies of its own functions stand where they are called."""
+    """Return a copy of `proto` in which the bodies of its own functions stand where they are called."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     if not copy.functions:
@@ -96,7 +96,7 @@ def _inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def _relabel(function: onnx.FunctionProto, opset: int) -> bool:
-    """Whether a function's operators are the same at `opset`; it then says that it is of that, as its caller is."""
+    """Return whether a function's operators are the same at `opset`; it then says that it is of that, as its caller is."""
     for entry in function.opset_import:
         if entry.domain not in ("", "ai.onnx"):
             continue

@@ -1,4 +1,4 @@
-"""Upsample (opset 7 to 9) and Resize (10) as the Resize of today.
+"""Rewrite Upsample (opset 7 to 9) and Resize (10) as today's Resize.
 
 Before opset 11 an output pixel i of an enlargement by s lies at i / s of the input: "asymmetric", linear as well as nearest, which
 takes the pixel before it (https://onnx.ai/onnx/operators/onnx__Upsample.html; of opset 10, where it makes smaller, ONNX Runtime
@@ -21,7 +21,7 @@ _FIRST_OF_TODAY = 11
 
 
 def raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """`proto` at `opset`, with old resizes as their own definition has them.
+    """Return `proto` at `opset`, with old resizes as their own definition has them.
 
     Raises:
         PipelineError: onnx's converter knows no way.

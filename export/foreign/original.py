@@ -1,4 +1,4 @@
-"""Runs somebody's file as it is, in its own precision, on pictures of the contract."""
+"""Run somebody's file as it is, in its own precision, on pictures of the contract: a rewrite is compared with the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RUNTIMES_OWN = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 def open_original(proto: onnx.ModelProto) -> Run:
-    """Opens the file in ONNX Runtime; one in a precision that this has no kernels for in ONNX's own reference implementation.
+    """Open the file in ONNX Runtime; one in a precision that this has no kernels for in ONNX's own reference implementation.
 
     What is returned raises BackendError where the graph does not run.
 
@@ -40,7 +40,7 @@ def open_original(proto: onnx.ModelProto) -> Run:
 
 
 def open_graph(graph: bytes) -> Run:
-    """Opens a float32 graph in ONNX Runtime; BackendError where it cannot be, or does not run."""
+    """Open a float32 graph in ONNX Runtime; BackendError where it cannot be, or does not run."""
     return open_for_any_size(graph).run
 
 

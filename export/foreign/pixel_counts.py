@@ -1,4 +1,4 @@
-"""Constants that are counts of pixels, where they meet what was gathered over the picture.
+"""Find constants that count the picture's pixels, such as the divisor of a mean written out, and make them follow the size.
 
 torch.var's n / (n - 1), and means scaled back to sums, keep the number of pixels n as a constant in a file of one size. They are
 looked for before anything folds them into weights. What a global pool or a reduction gathers is followed as long as it stays
@@ -21,7 +21,7 @@ _SCALES = ("Mul", "Div", "Add", "Sub")
 
 
 def find_count(model: ir.Model) -> str:
-    """The first constant made of a count of pixels that meets what was gathered over the picture; "" where there is none.
+    """Return the first constant made of a count of pixels that meets what was gathered over the picture; "" where there is none.
 
     Args:
         model: a graph of one size, as its file has it.
@@ -43,7 +43,7 @@ def find_count(model: ir.Model) -> str:
 
 
 def _extents(graph: ir.Graph) -> set[int]:
-    """The heights, widths and numbers of pixels that the picture and the features have."""
+    """Return the heights, widths and numbers of pixels that the picture and the features have."""
     found = set[int]()
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
         dims = () if value.shape is None else tuple(value.shape)
@@ -61,8 +61,10 @@ def _elements(value: ir.Value) -> int:
 
 
 def _counts(pixels: int) -> Iterator[float]:
-    """What is made of a number of pixels: itself, one less (an unbiased variance), their quotient, and of each the double, the
-    half, the inverse and the root."""
+    """Yield what is made of a number of pixels.
+
+    Itself, one less (an unbiased variance), their quotient, and of each the double, the half, the inverse and the root.
+    """
     for number in (pixels, pixels - 1, pixels / max(pixels - 1, 1)):
         if number > 0:
             for part in (number, 2 * number, number / 2):

@@ -1,4 +1,4 @@
-"""Anybody's ONNX file, brought to the contract: (N, C, H, W) float32 in [0, 1] of any size it takes, RGB or luma.
+"""Read anybody's ONNX file: a path in, a `Foreign` out, whose graph takes (N, C, H, W) float32 in [0, 1], RGB or luma.
 
 The file is read (load.py), its picture in and out are found (ends.py), the graph is brought to normal form (normal_form.py), what
 sizes it takes is measured and a fixed one freed where that is right (sized.py), and operators at its ends bring its values and
@@ -64,7 +64,7 @@ def read_foreign(
     value_range: tuple[float, float] | None,
     static: tuple[int, int] | None = None,
 ) -> Foreign:
-    """Reads the super-resolution network in `path`, which enlarges by `scale`, or works on a picture enlarged before.
+    """Read the super-resolution network in `path`, which enlarges by `scale`, or works on a picture enlarged before.
 
     Args:
         scale: None takes the network's own.
@@ -139,7 +139,7 @@ def _open(model: ir.Model) -> Run:
 
 
 def _run_on_contract(run: Run, values: _Values, batch: int, array: Array) -> Array:
-    """What `run` gives for (1, C, H, W) of the contract, as that."""
+    """Return what `run` gives for (1, C, H, W) of the contract, as that."""
     span = values.high - values.low
     pixels = array[:, ::-1] if values.order == "BGR" else array
     output = run(np.repeat(pixels * span + values.low, batch, axis=0).astype(np.float32))[:1]
@@ -172,7 +172,10 @@ def _say_scale(sized: Sized, path: Path) -> str:
 def _tolerance(
     form: NormalForm, compared: _Compared, values: _Values, shape: tuple[int, int, int, int]
 ) -> tuple[float | None, list[str]]:
-    """How far the file may be from its float32 form, in [0, 1], and what to say of it; None where the file itself overflows."""
+    """Return how far the file may be from its float32 form, in [0, 1], and what to say of it.
+
+    None where the file itself overflows.
+    """
     kind = next((kind for kind in KINDS if kind in form.floats), None)
     if kind is None:
         return TOLERANCE, []

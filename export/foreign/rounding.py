@@ -1,4 +1,4 @@
-"""How far a float16 file may be from its own float32 form: as far as float16 rounds.
+"""Bound how far a float16 file may be from its float32 form: as far as float16 rounds.
 
 The file rounds what each operator gives to float16, u = 2⁻¹¹ of the value at most (2⁻⁸ of bfloat16); so does the float32 form with
 a Cast to float16 and back behind each. With d the largest change that makes to a picture, the file's own change is another rounding
@@ -22,7 +22,7 @@ KINDS = {"float16": (TensorProto.FLOAT16, 2.0**-11), "bfloat16": (TensorProto.BF
 
 
 def rounding_tolerance(model: ir.Model, picture: Array, kind: str) -> float:
-    """The largest difference that rounding to `kind` explains, in the network's own values; infinite where it overflows."""
+    """Return the largest difference that rounding to `kind` explains, in the network's own values; infinite where it overflows."""
     element, unit = KINDS[kind]
     proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))
     exact = run_as_written(proto.SerializeToString(), picture)
@@ -33,7 +33,7 @@ def rounding_tolerance(model: ir.Model, picture: Array, kind: str) -> float:
 
 
 def _rounded(proto: onnx.ModelProto, element: int) -> onnx.ModelProto:
-    """`proto` with the picture and what each operator gives rounded to `element`."""
+    """Return `proto` with the picture and what each operator gives rounded to `element`."""
     graph = proto.graph
     floats = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     picture, output = graph.input[0].name, graph.output[0].name

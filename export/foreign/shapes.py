@@ -1,4 +1,4 @@
-"""The shapes of a graph's tensors at several sizes of the picture, and what operators say of their windows."""
+"""Infer the shapes of a graph's tensors at several sizes of the picture: what changes with the size is then known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Dims = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of every tensor by name at several sizes of the picture, the file's own first."""
+    """The shapes of every tensor by name at several sizes of the picture, the file's own first."""
 
     by_name: list[dict[str, Dims]]
 
@@ -19,7 +19,7 @@ class Shapes:
         return () if value is None else self.by_name[0].get(str(value.name), ())
 
     def known(self, value: ir.Value) -> bool:
-        """Whether every extent is known at every size, and as many."""
+        """Return whether every extent is known at every size, and as many."""
         found = [shapes.get(str(value.name)) for shapes in self.by_name]
         return all(dims is not None and None not in dims for dims in found) and len({len(dims or ()) for dims in found}) == 1
 
@@ -32,12 +32,12 @@ class Shapes:
 
 
 def describe(node: ir.Node) -> str:
-    """What an operator is called in what is said of it."""
+    """Return what an operator is called in what is said of it."""
     return f"{node.op_type} {node.name or node.outputs[0].name}"
 
 
 def kernel_of(node: ir.Node) -> tuple[int, ...]:
-    """The extents of the window of a convolution or a pool."""
+    """Return the extents of the window of a convolution or a pool."""
     if "kernel_shape" in node.attributes:
         return ints_of(node, "kernel_shape")
     weight = node.inputs[1]
@@ -47,5 +47,5 @@ def kernel_of(node: ir.Node) -> tuple[int, ...]:
 
 
 def ints_of(node: ir.Node, name: str) -> tuple[int, ...]:
-    """An attribute of integers; none where it is not there."""
+    """Return an attribute of integers; none where it is not there."""
     return tuple(node.attributes[name].as_ints()) if name in node.attributes else ()

@@ -1,4 +1,4 @@
-"""Which constant of a graph of one size is of that size: what to name where the graph does not run with others."""
+"""Name the constant that ties a graph to one size, for the error where the graph does not run at another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization", "L
 
 
 def find_size_constant(graph: ir.Graph) -> str:
-    """The first operator of a graph of one size whose constant says, or has, the size of its output; "" where none is found.
+    """Return the first operator of a graph of one size whose constant says, or has, the size of its output; "" where none is found.
 
     That tells why a graph does not run with other sizes; it proves nothing.
     """
@@ -40,7 +40,7 @@ def find_size_constant(graph: ir.Graph) -> str:
 
 
 def _covers(node: ir.Node) -> bool:
-    """Whether a window is as wide as what it is on."""
+    """Return whether a window is as wide as what it is on."""
     if node.op_type not in ("Conv", "AveragePool", "MaxPool", "LpPool") or node.inputs[0] is None or node.inputs[0].shape is None:
         return False
     sides = tuple(node.inputs[0].shape)[2:]

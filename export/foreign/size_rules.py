@@ -1,4 +1,4 @@
-"""Where a constant of a graph may stand for the size of the picture, operator by operator.
+"""Say, operator by operator, where a constant may stand for the size of the picture.
 
 A tensor's axis varies where its extent is another at another size of the picture. What mixes or takes away a varying axis is right
 at any size only where no constant stands for the count of what it mixes: a mean counts itself, a sum is divided by a constant
@@ -46,7 +46,7 @@ _RIGHT_AT_ANY_SIZE = (
 
 
 def find_burnt_in(graph: ir.Graph, shapes: Shapes) -> str:
-    """The first operator that is not known to be right at any size, and why; "" where there is none."""
+    """Return the first operator that is not known to be right at any size, and why; "" where there is none."""
     for node in graph:
         if not all(shapes.known(output) for output in node.outputs):
             return f"{describe(node)} makes a tensor whose size is not known at other sizes"
@@ -57,7 +57,7 @@ def find_burnt_in(graph: ir.Graph, shapes: Shapes) -> str:
 
 
 def _check(node: ir.Node, shapes: Shapes) -> str:
-    """Why an operator is not known to be right at any size; "" where it is."""
+    """Return why an operator is not known to be right at any size; "" where it is."""
     if not any(shapes.varying(value) for value in node.inputs):
         return ""
     rule = _RULES.get(node.op_type)
@@ -67,7 +67,7 @@ def _check(node: ir.Node, shapes: Shapes) -> str:
 
 
 def _check_window(node: ir.Node, shapes: Shapes) -> str:
-    """A window as wide as the picture is a mean, or a sum, over all of it."""
+    """Return a window as wide as the picture is a mean, or a sum, over all of it."""
     if "output_shape" in node.attributes:
         return "has a constant for its output's size"
     dims, varying = shapes.at_own(node.inputs[0]), shapes.varying(node.inputs[0])
@@ -86,7 +86,7 @@ def _check_window(node: ir.Node, shapes: Shapes) -> str:
 
 
 def _check_sum(node: ir.Node, shapes: Shapes) -> str:
-    """A sum over the picture grows with it; what divides it by how many pixels there are is a constant here."""
+    """Return a sum over the picture grows with it; what divides it by how many pixels there are is a constant here."""
     dims, given = shapes.at_own(node.inputs[0]), constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axes = ints_of(node, "axes") or (tuple(range(len(dims))) if given is None else tuple(np.atleast_1d(given).tolist()))
     summed = {axis % len(dims) for axis in axes} & shapes.varying(node.inputs[0])
@@ -99,7 +99,7 @@ def _check_resize(node: ir.Node, _: Shapes) -> str:
 
 
 def _check_slice(node: ir.Node, shapes: Shapes) -> str:
-    """A cut at a constant place is right where it counts from the end that it cuts at."""
+    """Return a cut at a constant place is right where it counts from the end that it cuts at."""
     dims, varying = shapes.at_own(node.inputs[0]), shapes.varying(node.inputs[0])
     starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
     axes = constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
@@ -134,7 +134,7 @@ def _check_split(node: ir.Node, shapes: Shapes) -> str:
 
 
 def _check_product(node: ir.Node, shapes: Shapes) -> str:
-    """A matrix product over the pixels sums over them; behind a Softmax over them it is a mean with weights."""
+    """Return a matrix product over the pixels sums over them; behind a Softmax over them it is a mean with weights."""
     first = node.inputs[0]
     dims = shapes.at_own(first)
     transposed = node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int() == 1

@@ -1,4 +1,4 @@
-"""The graph of a file with what sizes it takes: free where it is or can be, fixed where it must be or is asked to be."""
+"""Decide which sizes a file's graph takes: free where it is or can be, fixed where it must be or is asked to be."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Sized:
 
 
 def find_sizes(form: NormalForm, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Finds out what sizes a graph in normal form takes, and frees it of a fixed one where that is proven to be right.
+    """Find out what sizes a graph in normal form takes, and frees it of a fixed one where that is proven to be right.
 
     Raises:
         UserError: it must stay fixed, and not to one picture of one size; it enlarges by no factor, or by another than `scale`.
@@ -68,7 +68,7 @@ def find_sizes(form: NormalForm, ends: Ends, path: Path, *, scale: float | None)
 
 
 def fix_size(sized: Sized, size: Size, path: Path) -> Sized:
-    """`sized` for one picture of `size` (H, W) alone, that of the graph's input.
+    """Return `sized` for one picture of `size` (H, W) alone, that of the graph's input.
 
     Raises:
         UserError: the graph does not take that size.
@@ -92,7 +92,7 @@ def fix_size(sized: Sized, size: Size, path: Path) -> Sized:
 
 
 def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Measures what a file of free height and width takes, and frees it of a fixed batch where that gives the same."""
+    """Measure what a file of free height and width takes, and frees it of a fixed batch where that gives the same."""
     batch = ends.fixed[0]
     free = with_input(model, (NAMES[0], ends.channels, *NAMES[2:]))
     try:
@@ -123,7 +123,7 @@ def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
 
 
 def _within(sizes: Sizes) -> str:
-    """What the sizes are within, as an addition; "" where that is nothing."""
+    """Return what the sizes are within, as an addition; "" where that is nothing."""
     limits = [f"whose sides are multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
     limits += [f"of {sizes.least_side} pixels a side or more"] * (sizes.least_side > sizes.multiple_of)
     limits += ["one picture at a time"] * sizes.one_at_a_time

@@ -1,4 +1,4 @@
-"""What sizes and batches a network takes, and by how much it enlarges, found by running it.
+"""Find which sizes and batches a network takes, and by how much it enlarges, by running it.
 
 A network may want multiples of a number (a U-Net that halves, windows of attention), or a least side (reflecting pads), and says
 so nowhere; a size it does not take ends in an error, or in a picture of another size than asked for. So each multiple m, the
@@ -77,11 +77,11 @@ class Probe:
         return shape[2], shape[3]
 
     def taken(self) -> list[Size]:
-        """The pictures that gave something, in the order they were tried."""
+        """Return the pictures that gave something, in the order they were tried."""
         return [size for size, output in self._found.items() if output is not None]
 
     def takes_batches(self, size: Size) -> bool:
-        """Whether two pictures at once give what each gives alone."""
+        """Return whether two pictures at once give what each gives alone."""
         pictures = self._noise(2, size)
         try:
             together = self._run(pictures)
@@ -96,7 +96,7 @@ class Probe:
 
 
 def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | None = None) -> Sizes:
-    """Finds what sizes the graph takes, and its factor, `scale` or 1; any where `scale` is None.
+    """Find what sizes the graph takes, and its factor, `scale` or 1; any where `scale` is None.
 
     Args:
         own: a size that is known to work, of which the multiple then is a factor.
@@ -125,7 +125,7 @@ def measure_sizes(probe: Probe, path: Path, *, scale: float | None, own: Size | 
 
 
 def _describe(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: float) -> Sizes:
-    """What is known of a network that enlarges these pictures, multiples of `multiple` with no larger factor in common."""
+    """Return what is known of a network that enlarges these pictures, multiples of `multiple` with no larger factor in common."""
     least = min(*pictures[0], *pictures[1])
     for divisor in range(1, multiple):  # smaller multiples were tried with smaller pictures
         smaller = sizes_of(divisor, least)
@@ -136,7 +136,7 @@ def _describe(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: 
 
 
 def measure_fixed(probe: Probe, size: Size, path: Path, *, scale: float | None) -> float:
-    """The factor of a graph that takes pictures of `size` alone: `scale` or 1; any where `scale` is None.
+    """Return the factor of a graph that takes pictures of `size` alone: `scale` or 1; any where `scale` is None.
 
     Raises:
         UserError: it enlarges by another factor, or does not run.
@@ -160,7 +160,7 @@ def sizes_of(multiple: int, least: int) -> tuple[Size, Size]:
 
 
 def is_prime(number: int) -> bool:
-    """Whether it is a prime number."""
+    """Return whether it is a prime number."""
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
@@ -170,7 +170,7 @@ def enlarged(size: Size, factor: float) -> Size:
 
 
 def _fit(probe: Probe, pictures: Sequence[Size], factors: Sequence[float]) -> float | None:
-    """The first factor that all pictures are enlarged by."""
+    """Return the first factor that all pictures are enlarged by."""
     outputs = []
     for picture in pictures:  # the first that does not run ends it
         outputs.append(probe.output(picture))
@@ -185,7 +185,7 @@ def _fit(probe: Probe, pictures: Sequence[Size], factors: Sequence[float]) -> fl
 
 
 def _rounds(probe: Probe, pictures: tuple[Size, Size], multiple: int, factor: float) -> bool:
-    """Whether a factor p / q rounds to the nearest pixel, half of one to the even, at sides of every remainder by 2 q."""
+    """Return whether a factor p / q rounds to the nearest pixel, half of one to the even, at sides of every remainder by 2 q."""
     period = 2 * Fraction(factor).limit_denominator(64).denominator
     if period == 2:
         return True
@@ -195,7 +195,7 @@ def _rounds(probe: Probe, pictures: tuple[Size, Size], multiple: int, factor: fl
 
 
 def _least_side(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor: float) -> int:
-    """The least side that works, where all above it do; by halving what is between."""
+    """Return the least side that works, where all above it do; by halving what is between."""
     works = min(pictures[1]) // multiple
 
     def runs(quotient: int) -> bool:
@@ -206,7 +206,7 @@ def _least_side(probe: Probe, multiple: int, pictures: tuple[Size, Size], factor
 
 
 def bisect(runs: Callable[[int], bool], works: int) -> int:
-    """The least number from 1 to `works`, which runs, that runs."""
+    """Return the least number from 1 to `works`, which runs, that runs."""
     fails = 0
     while works - fails > 1:
         middle = (works + fails) // 2 if fails else 1

@@ -1,4 +1,4 @@
-"""Pixels gathered into channels before a convolution, written out with six axes, as SpaceToDepth, which fixes no size.
+"""Rewrite pixels gathered into channels with six axes as SpaceToDepth, which fixes no size.
 
 (N, C, H, W) -> (N, C, H/r, r, W/r, r) -> (N, C, r, r, H/r, W/r) -> (N, C·r², H/r, W/r) is PyTorch's pixel_unshuffle: channel
 c·r² + i·r + j of the result is channel c at row i and column j of the block. SpaceToDepth puts that at (i·r + j)·C + c
@@ -22,7 +22,7 @@ _CHANNELS_FIRST: dict[tuple[int, ...], bool] = {(0, 1, 3, 5, 2, 4): True, (0, 3,
 
 
 def restore_space_to_depth(model: ir.Model) -> ir.Model:
-    """`model`, in place: convolutions that read such a view of a picture, or of features, read a SpaceToDepth of it."""
+    """Return `model`, in place: convolutions that read such a view of a picture, or of features, read a SpaceToDepth of it."""
     for transpose in [node for node in model.graph if node.op_type == "Transpose" and "perm" in node.attributes]:
         channels_first = _CHANNELS_FIRST.get(tuple(transpose.attributes["perm"].as_ints()))
         wide = transpose.inputs[0]
@@ -40,7 +40,7 @@ def restore_space_to_depth(model: ir.Model) -> ir.Model:
 
 
 def _dims(wide: ir.Value) -> dict[int, int]:
-    """The extents of the six axes that are known, by axis: inferred, or said by the Reshape that makes them."""
+    """Return the extents of the six axes that are known, by axis: inferred, or said by the Reshape that makes them."""
     known = {} if wide.shape is None else {axis: side for axis, side in enumerate(wide.shape) if isinstance(side, int)}
     maker = wide.producer()
     shape = None if maker is None or maker.op_type != "Reshape" or maker.inputs[1] is None else maker.inputs[1].producer()
@@ -51,7 +51,7 @@ def _dims(wide: ir.Value) -> dict[int, int]:
 
 
 def _source(value: ir.Value, channels: int) -> ir.Value | None:
-    """The first (N, C, H, W) that `value` is another view of."""
+    """Return the first (N, C, H, W) that `value` is another view of."""
     found, maker = None, value.producer()
     while maker is not None and maker.op_type in _VIEWS and maker.inputs[0] is not None:
         value = maker.inputs[0]
@@ -62,7 +62,7 @@ def _source(value: ir.Value, channels: int) -> ir.Value | None:
 
 
 def _convolutions(value: ir.Value) -> Iterator[ir.Node]:
-    """Those that read `value` or another view of it."""
+    """Yield those that read `value` or another view of it."""
     for use in list(value.uses()):
         if use.node.op_type in _VIEWS and use.idx == 0:
             yield from _convolutions(use.node.outputs[0])

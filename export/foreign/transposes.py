@@ -1,4 +1,4 @@
-"""Transposes that turn a picture and turn it back, as files from TensorFlow have them, joined until they cancel.
+"""Cancel pairs of Transposes that turn a picture and turn it back, as files from TensorFlow have them.
 
 A function of each element alone commutes with a permutation P of the axes: f(P x) = P f(x), and f(P x, P y) = P f(x, y). So a
 Transpose moves behind such operators; where the next one is its inverse, both go.
@@ -19,7 +19,10 @@ _ALONE = (
 
 
 def join_transposes(model: ir.Model) -> ir.Model:
-    """`model`, in place: every Transpose of a picture as far behind as it goes, and none that turns back what one before turned."""
+    """Return `model`, in place.
+
+    Every Transpose of a picture as far behind as it goes, and none that turns back what one before turned.
+    """
     moved = True
     while moved:
         moved = False
@@ -34,7 +37,7 @@ def _permutation(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _cancel(node: ir.Node) -> bool:
-    """Takes out a Transpose that does nothing, or undoes the one before it."""
+    """Take out a Transpose that does nothing, or undoes the one before it."""
     permutation, source = _permutation(node), node.inputs[0]
     if permutation is None or source is None:
         return False
@@ -58,7 +61,7 @@ def _cancel(node: ir.Node) -> bool:
 
 
 def _move(node: ir.Node) -> bool:
-    """Moves a Transpose behind the one operator that reads it, where that treats each element alone."""
+    """Move a Transpose behind the one operator that reads it, where that treats each element alone."""
     permutation, reader = _permutation(node), only_reader(node.outputs[0])
     if permutation is None or reader is None or reader.op_type not in _ALONE or len(reader.outputs) != 1:
         return False
@@ -86,7 +89,10 @@ def _move(node: ir.Node) -> bool:
 
 
 def _turn_back(value: ir.Value | None, permutation: tuple[int, ...], reader: ir.Node) -> ir.Value | None:
-    """What `value` is before the Transpose: its source where it is such a Transpose's own, the constant turned; else None."""
+    """Return what `value` is before the Transpose.
+
+    Its source where it is such a Transpose's own, the constant turned; else None.
+    """
     if value is None:
         return None
     maker = value.producer()

@@ -1,4 +1,4 @@
-"""What the normal form cannot hold, as one sentence that names the operator."""
+"""Say what the normal form cannot hold, as one sentence that names the operator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KINDS = (
 
 
 def refuse_other_domains(proto: onnx.ModelProto, path: Path) -> None:
-    """UserError where an operator is none of ONNX's own: the name, and whose it is."""
+    """Raise UserError where an operator is none of ONNX's own: the name, and whose it is."""
     for node in proto.graph.node:
         if node.domain not in _STANDARD:
             raise _refuse(
@@ -46,7 +46,7 @@ def refuse_other_domains(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def refuse_unheld(proto: onnx.ModelProto, path: Path) -> None:
-    """UserError where an operator repeats, chooses, is quantized, random, or works on what is no tensor of numbers."""
+    """Raise UserError where an operator repeats, chooses, is quantized, random, or works on what is no tensor of numbers."""
     for node in proto.graph.node:
         for operators, reason, hint in _REASONS:
             if node.op_type in operators:

@@ -8,12 +8,12 @@ import onnx_ir as ir
 
 
 def has_own_pads(convolution: ir.Node) -> bool:
-    """Whether what it pads with is in `pads`, and not named by `auto_pad`."""
+    """Return whether what it pads with is in `pads`, and not named by `auto_pad`."""
     return "auto_pad" not in convolution.attributes or convolution.attributes["auto_pad"].as_string() == "NOTSET"
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:  # noqa: ANN401 # of whatever type ONNX gives it
-    """The value of an attribute, or what it is where it is left out."""
+    """Return the value of an attribute, or what it is where it is left out."""
     return node.attributes[name].value if name in node.attributes else default
 
 
@@ -22,6 +22,6 @@ def groups(convolution: ir.Node) -> int:
 
 
 def pads(convolution: ir.Node) -> bool:
-    """Whether it reads anything beyond its input."""
+    """Return whether it reads anything beyond its input."""
     named = "auto_pad" in convolution.attributes and convolution.attributes["auto_pad"].as_string() not in ("NOTSET", "VALID")
     return named or ("pads" in convolution.attributes and any(convolution.attributes["pads"].as_ints()))

@@ -46,7 +46,7 @@ def write_out_shuffle(shuffle: ir.Node) -> None:
 
 
 def _shapes(shuffle: ir.Node, source: ir.Value, shape: ir.Shape, split: list[int], factor: int) -> tuple[ir.Value, ir.Value]:
-    """What the two Reshapes are told: constants, or computed from the source's height and width where those are free."""
+    """Return what the two Reshapes are told: constants, or computed from the source's height and width where those are free."""
     graph = shuffle.graph
     assert graph is not None
     heads = ("split_channels", [0, *split]), ("merged_factors", [0, 0])

@@ -1,4 +1,4 @@
-"""What the rewrites share: constants of a graph read and replaced, a value handed on from one node to another."""
+"""Edit an ONNX graph: read and set a convolution's weights, insert a node, hand a value's readers to another value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weights(node: ir.Node) -> tuple[Array, Array] | None:
 
 
 def set_weights(node: ir.Node, weight: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
-    """Gives a Conv these parameters in place, under the names they had; no bias where it is all zero and there was none."""
+    """Give a Conv these parameters in place, under the names they had; no bias where it is all zero and there was none."""
     weight_name = str(node.inputs[1].name) if node.inputs[1] is not None else "weight"
     _set_constant(node, 1, weight, name=weight_name)
     if bias.any() or len(node.inputs) > 2:
@@ -36,13 +36,13 @@ def set_weights(node: ir.Node, weight: NDArray[np.floating], bias: NDArray[np.fl
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads `value`, if it is one, reads it once, and the value is no output of the graph."""
+    """Return the one node that reads `value`, if it is one, reads it once, and the value is no output of the graph."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
-    """The node that makes `value`, if it is of one of these operators and nothing else reads what it makes."""
+    """Return the node that makes `value`, if it is of one of these operators and nothing else reads what it makes."""
     node = None if value is None else value.producer()
     if node is None or node.op_type not in operators or only_reader(node.outputs[0]) is None:
         return None
@@ -60,7 +60,7 @@ def hand_over(old: ir.Value, new: ir.Value) -> None:
 
 
 def discard(node: ir.Node) -> None:
-    """Takes out a node whose output nothing reads any more; what it read has one reader less."""
+    """Take out a node whose output nothing reads any more; what it read has one reader less."""
     assert node.graph is not None
     node.graph.remove(node, safe=True)
 
@@ -68,7 +68,7 @@ def discard(node: ir.Node) -> None:
 def insert_node(
     before: ir.Node, operator: str, inputs: Sequence[ir.Value | None], attributes: Sequence[ir.Attr] = (), *, like: ir.Value
 ) -> ir.Value:
-    """A new node ahead of `before`; its output, with the type and shape of `like`."""
+    """Return a new node ahead of `before`; its output, with the type and shape of `like`."""
     made = ir.Node("", operator, inputs, attributes)
     made.outputs[0].shape, made.outputs[0].type = like.shape, like.type
     made.outputs[0].meta.update(like.meta)

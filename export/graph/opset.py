@@ -1,4 +1,4 @@
-"""The opset that a graph is written at, and raising it."""
+"""Read a graph's opset, and raise it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from onnx import version_converter
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that `model` imports."""
+    """Return the version of ONNX's own operators that `model` imports."""
     return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
 def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """`model` at opset `least` where it is below that, else as it is."""
+    """Return `model` at opset `least` where it is below that, else as it is."""
     return version_converter.convert_version(model, least) if opset_of(model) < least else model

@@ -1,4 +1,6 @@
-"""Raw frames in and out of a graph: (N, H, W, C) uint8 -> (N, H·scale, W·scale, C) uint8, for an app that has no float code.
+"""Wrap a graph so that it takes and gives raw pixels: (N, H, W, C) uint8 in, (N, H·scale, W·scale, C) uint8 out.
+
+An app then needs no code for floats.
 
 What `runtime/pictures/pixels.py` does around a graph of floats, in ONNX operators. With x the picture and f the graph,
 
@@ -54,7 +56,7 @@ def add_pixel_io(bundle: Bundle, variant: Variant) -> Bundle:
 
 
 def with_pixel_io(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, (N, C, H, W) float32 in [0, 1] in and out, as one that takes and gives pixels, `pixels_in` to `pixels_out`.
+    """Return `model`, (N, C, H, W) float32 in [0, 1] in and out, as one that takes and gives pixels, `pixels_in` to `pixels_out`.
 
     Works on an fp32 or int8 graph alike: what is quantized stays as it is, and so do the names in it. Opset 11 or above.
     """
@@ -98,7 +100,7 @@ def _add(
 
 
 def _make_pixels(value: onnx.ValueInfoProto, name: str) -> None:
-    """Declares (N, C, H, W) of floats as (N, H, W, C) of bytes, under that name."""
+    """Declare (N, C, H, W) of floats as (N, H, W, C) of bytes, under that name."""
     value.name = name
     tensor = value.type.tensor_type
     sizes = [copy.deepcopy(tensor.shape.dim[axis]) for axis in _TO_PIXELS]

@@ -1,4 +1,4 @@
-"""Whether a graph that was written is one."""
+"""Check that a graph that was written is valid; raise PipelineError where it is not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime.errors import PipelineError
 
 
 def check_graph(model: onnx.ModelProto, *, what: str) -> onnx.ModelProto:
-    """`model`, or PipelineError where onnx's checker finds it invalid."""
+    """Return `model`, or PipelineError where onnx's checker finds it invalid."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

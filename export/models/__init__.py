@@ -1,4 +1,4 @@
-"""The networks sredge exports: one file a family, and this list."""
+"""The networks that sredge exports: one file per family, and this list."""
 
 from export.models import espcn, lesrcnn, mdsr, srcnn, srgan
 from export.models.network import Network, PublishedWeights, Shapes
@@ -19,7 +19,7 @@ NETWORKS: tuple[Network, ...] = (
 
 
 def find_network(name: str, *, scale: float) -> Network:
-    """The network of that name, checked to have that scale; an error lists what there is.
+    """Return the network of that name, checked to have that scale; an error lists what there is.
 
     Args:
         name: one of NETWORKS, one that an installed package announces, or `my_package.my_net:NETWORK`.

@@ -1,4 +1,4 @@
-"""Weights that interpolate: what a network is started from, so that training only has to teach it what interpolation misses."""
+"""Make weights that interpolate, to start training from: training then teaches only what interpolation misses."""
 
 from __future__ import annotations
 

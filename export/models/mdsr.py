@@ -1,4 +1,4 @@
-"""MDSR: a deep residual network with a head, a tail and an upsampler for each scale, here of one scale at a time.
+"""MDSR: a deep residual network with a head, a tail and an upsampler per scale, built here for one scale at a time.
 
 Lim et al. 2017, arXiv 1707.02921, without batch normalisation and with its residuals a tenth; with the balanced attention of
 Wang et al. 2021, arXiv 2104.07566, it is MDSR-BAM. Keys are those of the super-image library.

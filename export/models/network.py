@@ -1,4 +1,4 @@
-"""What export needs to know of a network family: one `Network` a family, built in its own file."""
+"""Describe a network family to export: one frozen `Network` per family, made in the family's own file."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Network:
     file_pattern: str = ""
 
     def __post_init__(self) -> None:
-        """Raises UserError where something is missing that export or its reports need."""
+        """Raise UserError where something is missing that export or its reports need."""
         wrong = self._find_mistake()
         if wrong:
             raise UserError(f"Network {self.name!r}: {wrong}", hint="deploy_docs/add-a-network.md shows one")
 
     def _find_mistake(self) -> str:
-        """The first thing that is wrong with it, in words; empty where nothing is."""
+        """Return the first thing that is wrong with it, in words; empty where nothing is."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):  # it becomes the bundle's folder
             return f"name is {self.name!r}, expected letters, digits, dots and dashes"
         if not any(re.fullmatch(r"\d{4}", word) for word in re.split(r"[\s,;()]+", self.paper)):
@@ -93,6 +93,6 @@ class Network:
         return "any above 1" if self.pre_upscale else ", ".join(str(scale) for scale in self.scales)
 
     def build_for(self, scale: float, shapes: Shapes) -> nn.Module:
-        """The module that a checkpoint of those shapes is of, if it is this network's at all."""
+        """Return the module that a checkpoint of those shapes is of, if it is this network's at all."""
         whole = round(scale)  # where it was not, the network is enlarged before and does not ask for it
         return self.build(whole) if self.build_like is None else self.build_like(whole, shapes)

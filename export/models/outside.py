@@ -1,4 +1,4 @@
-"""Networks from outside this package: `my_package.my_net:NETWORK`, and those that installed packages announce.
+"""Find networks from outside this package: `my_package.my_net:NETWORK`, and those that installed packages announce.
 
 A package announces a network in its pyproject.toml, under the name that the command line then takes:
 
@@ -25,7 +25,7 @@ def announced_names() -> tuple[str, ...]:
 
 
 def find_outside(name: str) -> Network | None:
-    """The network `name`: a `module:ATTRIBUTE`, or announced by an installed package; None where it is neither.
+    """Return the network `name`: a `module:ATTRIBUTE`, or announced by an installed package; None where it is neither.
 
     Modules are looked for in the current folder too.
 

@@ -1,4 +1,4 @@
-"""Exact graph rewrites, in the order they run: one file each, and these lists."""
+"""Rewrite a graph exactly: one pass per file, in the order of these lists."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _check_names(kind: str, names: Collection[str], known: Sequence[Pass], *, op
 def run_passes(
     model: ir.Model, *, passes: tuple[Pass, ...] = PASSES, side: int = SIDE, difference: Difference | None = None
 ) -> tuple[ir.Model, tuple[PassRecord, ...]]:
-    """Runs `passes` in order and checks the graph after each; the first record is of the graph as it came.
+    """Run `passes` in order and check the graph after each; the first record is of the graph as it came.
 
     Raises:
         PipelineError: a pass left an invalid graph; names it.

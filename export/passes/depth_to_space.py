@@ -1,4 +1,4 @@
-"""Reshape-Transpose-Reshape turned back into DepthToSpace, which every accelerator has and which fixes no size.
+"""Turn Reshape-Transpose-Reshape back into DepthToSpace, which every accelerator has and which fixes no size.
 
 (N, C·r², H, W) -> (N, C, r, r, H, W) -> (N, C, H, r, W, r) -> (N, C, H·r, W·r) is DepthToSpace of mode CRD, PixelShuffle's order;
 with (N, r, r, C, H, W) -> (N, C, H, r, W, r) in the middle it is mode DCR (https://onnx.ai/onnx/operators/onnx__DepthToSpace.html).
@@ -32,7 +32,7 @@ def restore_depth_to_space(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def with_shuffles(model: ir.Model) -> ir.Model:
-    """A copy in which what is written out is DepthToSpace again, of which cost and reach can be told, and for any size."""
+    """Return a copy in which what is written out is DepthToSpace again, of which cost and reach can be told, and for any size."""
     return restore_depth_to_space(ir.from_proto(ir.to_proto(model)))[0]
 
 

@@ -1,4 +1,4 @@
-"""Scales and offsets by constants become weights of the convolution beside them.
+"""Fold multiplications and additions by constants into the weights of the convolution beside them.
 
 Behind it, per output channel: s (W x + b) + t = (s W) x + (s b + t), exact at the borders too.
 Ahead of it, per input channel: W (s x + t) + b = (W s) x + (b + Σ W t). The scale is always exact, since padding's zeros stay
@@ -94,7 +94,10 @@ def _scale_and_offset(node: ir.Node) -> tuple[ir.Value, Numbers, Numbers] | None
 
 
 def _per_channel(array: NDArray[np.generic], value: ir.Value) -> Numbers | None:
-    """The constant as one number, or one a channel of (N, C, H, W); None where it varies over the picture or widens the result."""
+    """Return the constant as one number, or one a channel of (N, C, H, W).
+
+    None where it varies over the picture or widens the result.
+    """
     if value.shape is None or len(value.shape) != 4 or array.ndim > 4:
         return None
     shape = (1,) * (4 - array.ndim) + array.shape

@@ -1,4 +1,4 @@
-"""BatchNormalization at inference is affine per channel; behind a convolution it becomes that convolution's weights:
+"""Fold BatchNormalization into the convolution before it; at inference it is affine per channel:
 
     γ (W x + b − μ) / √(σ² + ε) + β = (s W) x + s (b − μ) + β,  s = γ / √(σ² + ε)   (Ioffe & Szegedy 2015, arXiv 1502.03167).
 

@@ -1,4 +1,4 @@
-"""One affine chain over a sum instead of one over each branch.
+"""Apply an affine chain once to a sum, instead of once to each branch of the sum.
 
 For a chain f(x) = A x + c of convolutions, shuffles and reshapes with the same weights in every branch,
 
@@ -34,7 +34,7 @@ _Chain = list[tuple[ir.Node, ir.Node]]  # what the two branches have in common, 
 
 
 def _match(add: ir.Node) -> tuple[ir.Node, _Chain] | None:
-    """The Add and the affine chain common to its branches, where that has a convolution in it."""
+    """Return the Add and the affine chain common to its branches, where that has a convolution in it."""
     if add.op_type != "Add" or add.inputs[0] is add.inputs[1]:
         return None
     chain: _Chain = []
@@ -50,7 +50,7 @@ def _match(add: ir.Node) -> tuple[ir.Node, _Chain] | None:
 
 
 def _alike(left: ir.Value | None, right: ir.Value | None) -> tuple[ir.Node, ir.Node] | None:
-    """The nodes that make the two values, where they are the same affine operator but for a bias."""
+    """Return the nodes that make the two values, where they are the same affine operator but for a bias."""
     one, other = (producer(value, *_MOVING, "Conv") for value in (left, right))
     if one is None or other is None or one is other:
         return None

@@ -1,4 +1,4 @@
-"""Two convolutions with nothing between become one, where that multiplies less.
+"""Merge two convolutions that have nothing between them, where one of them multiplies less than the two.
 
     W₂ (W₁ x + b₁) + b₂ = (W₂ W₁) x + (W₂ b₁ + b₂)
 
@@ -26,7 +26,7 @@ def merge_convolutions(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def _merge(first: ir.Node, second: ir.Node) -> bool:
-    """Makes `first` do the work of both; whether that is exact and cheaper."""
+    """Make `first` do the work of both; whether that is exact and cheaper."""
     before, after = weights(first), weights(second)
     if before is None or after is None or not (_is_plain(first) and _is_plain(second)):
         return False
@@ -60,6 +60,6 @@ def _matrix(weight: Array) -> Array:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """One group, no stride."""
+    """Return one group, no stride."""
     strides = node.attributes["strides"].as_ints() if "strides" in node.attributes else (1, 1)
     return groups(node) == 1 and set(strides) == {1}

@@ -1,4 +1,4 @@
-"""Activations moved ahead of DepthToSpace, to the convolution that a runtime can fuse them into.
+"""Move an activation ahead of DepthToSpace, to the convolution that a runtime can fuse it into.
 
 DepthToSpace only moves values, so an operator that treats each value by itself commutes with it: a(D(x)) = D(a(x)). A PReLU with a
 slope a channel has that slope repeated for the r² channels that one channel is shuffled from.
@@ -36,7 +36,7 @@ def move_activations(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def _parameters(activation: ir.Node, shuffle: ir.Node) -> list[ir.Value | None] | None:
-    """The activation's further inputs as they must be ahead of the shuffle; None where it cannot be moved."""
+    """Return the activation's further inputs as they must be ahead of the shuffle; None where it cannot be moved."""
     given = list(activation.inputs[1:])
     if activation.op_type != "PRelu":
         return given if activation.inputs[0] is shuffle.outputs[0] else None

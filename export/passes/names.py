@@ -1,5 +1,4 @@
-"""Every node and tensor named for the weight it applies, so that names are those of the checkpoint and outlive the exporter's
-version.
+"""Name every node and tensor for the weight it applies, so that names are the checkpoint's and outlive the exporter's version.
 
 A node takes the name of its last parameter (`conv17_1.0`), a second user of the same parameter gets `@2`; a node without
 parameters is `<operator>_<n>`, counted in topological order. Its output takes the node's name, a second one `NAME.1`; the graph's

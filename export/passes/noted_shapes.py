@@ -14,7 +14,7 @@ _ODD = (3, 61, 97)  # primes: no two dimensions come out equal by chance
 
 
 def note_shapes(model: ir.Model) -> None:
-    """Notes on every tensor the shape it has for one odd input: tells tensors of one shape from those that broadcast, and sizes.
+    """Note on every tensor the shape it has for one odd input: tells tensors of one shape from those that broadcast, and sizes.
 
     Where sizes burnt into the graph forbid that input, nothing is noted.
     """
@@ -33,6 +33,6 @@ def note_shapes(model: ir.Model) -> None:
 
 
 def noted_shape(value: ir.Value) -> tuple[int, ...] | None:
-    """What `note_shapes` noted of it."""
+    """Return what `note_shapes` noted of it."""
     shape: tuple[int, ...] | None = value.meta.get(_NOTED)
     return shape

@@ -1,4 +1,4 @@
-"""A factor s > 0 and an offset t, each one number, passed back through what makes a value to the convolutions behind it.
+"""Pass a factor s > 0 and an offset t back through the operators that make a value, into the convolutions before them.
 
 s clip(x, low, high) + t = clip(s x + t, s low + t, s high + t);  s relu(x) = relu(s x), and so of the leaky ones;  what only moves
 values passes both on. Nothing is changed unless all of the way ends in convolutions that nothing else reads.
@@ -18,7 +18,7 @@ _BOUNDS = ("Clip", "Min", "Max")
 
 
 def pass_back(value: ir.Value | None, scale: float, offset: float) -> bool:
-    """Makes `value` scale · value + offset, in place; whether that could be done."""
+    """Make `value` scale · value + offset, in place; whether that could be done."""
     way = _way(value, offset) if scale > 0 else None
     if way is None:
         return False
@@ -33,7 +33,7 @@ def pass_back(value: ir.Value | None, scale: float, offset: float) -> bool:
 
 
 def _way(value: ir.Value | None, offset: float) -> list[ir.Node] | None:
-    """What is to be changed: operators with bounds, and at last the convolution."""
+    """Return what is to be changed: operators with bounds, and at last the convolution."""
     found: list[ir.Node] = []
     while (maker := producer(value, "Conv", *_MOVES, *_HOMOGENEOUS, *_BOUNDS)) is not None:
         if maker.op_type == "Conv":

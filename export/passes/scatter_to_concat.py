@@ -1,4 +1,4 @@
-"""Turns an assignment to some channels, which torch exports as ScatterND, into a Concat.
+"""Rewrite an assignment to some channels, which torch exports as ScatterND, as a Concat.
 
     x[:, a:b] = u    =    [x[:, :a] ; u ; x[:, b:]]
 
@@ -38,7 +38,10 @@ def _assigns(node: ir.Node) -> bool:
 
 
 def _run_for_indices(model: ir.Model, nodes: list[ir.Node]) -> list[NDArray[np.generic] | None]:
-    """The indices that each of `nodes` reads in a run with two pictures; None each where the graph does not run with them."""
+    """Return the indices that each of `nodes` reads in a run with two pictures.
+
+    None each where the graph does not run with them.
+    """
     names = [str(node.inputs[1].name) for node in nodes if node.inputs[1] is not None]
     asked = ir.to_proto(model)
     del asked.graph.output[:]
@@ -59,7 +62,7 @@ def _run_for_indices(model: ir.Model, nodes: list[ir.Node]) -> list[NDArray[np.g
 
 
 def _replace(graph: ir.Graph, node: ir.Node, indices: NDArray[np.generic] | None) -> bool:
-    """Whether `node` assigns to neighbouring places along one axis, and to all along those before it, and is a Concat now."""
+    """Replace `node` by a Concat where it assigns to neighbouring places along one axis, and to all places along those before."""
     data, updates = node.inputs[0], node.inputs[2]
     if indices is None or not indices.size or data is None or updates is None or data.shape is None:
         return False
@@ -87,7 +90,10 @@ def _replace(graph: ir.Graph, node: ir.Node, indices: NDArray[np.generic] | None
 
 
 def _before_transposes(node: ir.Node, data: ir.Value, updates: ir.Value, axis: int) -> tuple[ir.Value, ir.Value, int, ir.Node]:
-    """What is assigned to, what is assigned, the axis, and the node whose output it becomes: outside Transposes around `node`."""
+    """Return what is assigned to, what is assigned, the axis, and the node whose output it becomes.
+
+    Outside Transposes around `node`.
+    """
     turns = [value.producer() for value in (data, updates)]
     back = only_reader(node.outputs[0])
     if back is None or not all(one is not None and one.op_type == "Transpose" for one in (*turns, back)):

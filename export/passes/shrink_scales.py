@@ -1,4 +1,4 @@
-"""A number multiplies the smallest factor of a product: s (a b) = (s a) b.
+"""Multiply the smallest factor of a product by a number, instead of the product: s (a b) = (s a) b.
 
 Attention scales a picture's features by a few numbers a channel and then by a constant: the constant can scale those few numbers.
 MDSR-BAM multiplies every feature by 0.1 in each of its blocks; here it multiplies 64 numbers.
@@ -21,7 +21,7 @@ def shrink_scales(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def _shrink(scaling: ir.Node) -> bool:
-    """Moves the constant of a product with a number to that product's smallest factor; whether there is a smaller one."""
+    """Move the constant of a product with a number to that product's smallest factor; whether there is a smaller one."""
     if scaling.op_type != "Mul":
         return False
     product, number = scaling.inputs if constant(scaling.inputs[1]) is not None else scaling.inputs[::-1]
@@ -42,7 +42,7 @@ def _shrink(scaling: ir.Node) -> bool:
 
 
 def _factors(product: ir.Value | None) -> list[tuple[ir.Node, int]]:
-    """Where the factors of a product, of products, enter it: (Mul, which of its inputs)."""
+    """Return where the factors of a product, of products, enter it: (Mul, which of its inputs)."""
     node = producer(product, "Mul")
     if node is None:
         return []

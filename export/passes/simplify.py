@@ -1,4 +1,4 @@
-"""Constants folded, dead and identity nodes dropped: onnxsim (https://github.com/onnxsim/onnxsim).
+"""Fold constants, drop dead and identity nodes: onnxsim (https://github.com/onnxsim/onnxsim).
 
 Its own notes and the exporter's (metadata, producer) are dropped with them, so that the same network gives the same bytes.
 """

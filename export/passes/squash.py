@@ -1,4 +1,4 @@
-"""(tanh(x) + 1) / 2 = σ(2x), the logistic function: one operator for three, and the 2 folds into the convolution before it."""
+"""Rewrite (tanh(x) + 1) / 2 as σ(2x): one operator for three, and the 2 folds into the convolution before it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replace_tanh(model: ir.Model) -> tuple[ir.Model, str]:
 
 
 def _other_than(node: ir.Node, number: float | None) -> ir.Value | None:
-    """Of a node's two inputs the one that is not the constant `number`, if the other is."""
+    """Return the input of a node that is not the constant `number`, if the other input is."""
     for value, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
         found = constant(value)
         if found is not None and found.size == 1 and found.item() == number:

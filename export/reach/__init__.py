@@ -1,4 +1,4 @@
-"""How far a network looks, and on which grid: its receptive field, operator by operator, then measured.
+"""Find how far a network looks, and on which grid: a graph in, its receptive field out, followed operator by operator and measured.
 
 `receptive_field` follows a graph at a few sizes along both axes: which rows and columns each element depends on, and whether it is
 computed alike everywhere. What holds for every size it tries is taken to hold; what it cannot follow looks at the whole picture.

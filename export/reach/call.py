@@ -1,4 +1,4 @@
-"""An operator to follow: its attributes and what its inputs hold."""
+"""One operator to follow, as data: its attributes and what its inputs hold."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Call:
         return self.pixels(0)
 
     def pixels(self, index: int) -> Dependence:
-        """The input of that index; NotFollowedError where it holds none."""
+        """Return the input of that index; NotFollowedError where it holds none."""
         value = self.inputs[index]
         if not isinstance(value, Dependence):
             raise NotFollowedError
         return value
 
     def given(self, index: int) -> Known | None:
-        """The input of that index where there is one; NotFollowedError where it depends on pixels."""
+        """Return the input of that index where there is one; NotFollowedError where it depends on pixels."""
         value = self.inputs[index] if index < len(self.inputs) else None
         if isinstance(value, Dependence):
             raise NotFollowedError
@@ -68,5 +68,5 @@ class Call:
         return default if found is None else found.as_string()
 
     def axis(self, default: int) -> int:
-        """The attribute `axis`, counted from the front."""
+        """Return the attribute `axis`, counted from the front."""
         return self.number("axis", default) % self.source.rank

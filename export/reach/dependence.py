@@ -1,4 +1,4 @@
-"""What the elements of a tensor depend on, along one axis of the picture.
+"""What the elements of a tensor depend on, along one axis of the picture, as data.
 
 Each element carries three numbers: the first and the last of the picture's rows (or columns) that it depends on, and a label that
 stands for how it is computed from them. Two elements of one label are the same function of the pixels around them. All pixels of
@@ -34,7 +34,7 @@ _PADDING = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Dependence:
-    """Of a tensor of `shape`: `first`, `last` and `label` as above, each of the same rank and broadcastable to it."""
+    """What a tensor of `shape` depends on: `first`, `last` and `label` as above, each of the same rank and broadcastable to it."""
 
     shape: tuple[int, ...]
     first: Rows
@@ -50,12 +50,12 @@ class Dependence:
         return self.first, self.last, self.label
 
     def varies(self, axis: int) -> bool:
-        """Whether anything changes along the axis."""
+        """Return whether anything changes along the axis."""
         return any(array.shape[axis] > 1 for array in self.arrays)
 
 
 def picture(shape: tuple[int, ...], axis: int) -> Dependence:
-    """The network's input, followed along that axis: each pixel depends on itself."""
+    """Return the network's input, followed along that axis: each pixel depends on itself."""
     sizes = [1] * len(shape)
     sizes[axis] = shape[axis]
     rows = np.arange(shape[axis], dtype=np.int32).reshape(sizes)
@@ -64,17 +64,17 @@ def picture(shape: tuple[int, ...], axis: int) -> Dependence:
 
 @cache
 def seed(text: str) -> np.uint64:
-    """A number for a name."""
+    """Return a number for a name."""
     return np.uint64(hashed(np.array([zlib.crc32(text.encode())], np.uint64))[0])
 
 
 def stamped(label: Labels, name: str) -> Labels:
-    """The label of what the operator of that name computes."""
+    """Return the label of what the operator of that name computes."""
     return label * (seed(name) | np.uint64(1)) + seed(f"{name}+")
 
 
 def hashed(label: Labels) -> Labels:
-    """A random number for each (the finalizer of splitmix64)."""
+    """Return a random number for each (the finalizer of splitmix64)."""
     label = label + np.uint64(0x9E3779B97F4A7C15)
     label = (label ^ (label >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     label = (label ^ (label >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -88,7 +88,7 @@ def coefficients(count: int, *, kind: str = "") -> Labels:
 
 
 def packed(shape: Sequence[int], first: Rows, last: Rows, label: Labels) -> Dependence:
-    """A Dependence, each array as small as it broadcasts."""
+    """Return a Dependence, each array as small as it broadcasts."""
     return Dependence(tuple(shape), _small(first), _small(last), _small(label))
 
 
@@ -104,14 +104,14 @@ def _small(array: NDArray[Number]) -> NDArray[Number]:
 
 
 def known(values: Known) -> Dependence:
-    """A tensor without pixels as one: it depends on no row, and its label is its value."""
+    """Return a tensor without pixels as one: it depends on no row, and its label is its value."""
     numbers = values.astype(np.float64) + 0.0  # no negative zero
     nothing = np.full([1] * values.ndim, NOTHING, np.int32)
     return packed(values.shape, nothing, -nothing, hashed(np.atleast_1d(numbers).view(np.uint64)).reshape(numbers.shape))
 
 
 def combine(name: str, parts: Sequence[Dependence]) -> Dependence:
-    """An operator that looks at one place of each of its inputs, broadcast as NumPy does."""
+    """Return an operator that looks at one place of each of its inputs, broadcast as NumPy does."""
     shape = np.broadcast_shapes(*(part.shape for part in parts))
     parts = [_with_rank(part, len(shape)) for part in parts]
     first, last = parts[0].first, parts[0].last
@@ -134,7 +134,7 @@ def _with_rank(part: Dependence, rank: int) -> Dependence:
 
 
 def numbered(part: Dependence, axis: int, name: str) -> Dependence:
-    """Each index along the axis computed in a way of its own: channels, of which each has its weights."""
+    """Return each index along the axis computed in a way of its own: channels, of which each has its weights."""
     sizes = [1] * part.rank
     sizes[axis] = part.shape[axis]
     numbers = coefficients(part.shape[axis], kind=name).reshape(sizes)
@@ -226,7 +226,7 @@ def _reshaped(
 
 
 def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
-    """The smallest groups of neighbouring axes that become one another."""
+    """Return the smallest groups of neighbouring axes that become one another."""
     blocks, i, j = [], 0, 0
     while i < len(old) or j < len(new):
         start_i, start_j = i, j

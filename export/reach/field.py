@@ -1,4 +1,4 @@
-"""The receptive field of a graph."""
+"""Find the receptive field of a graph: how many pixels to each side decide an output pixel, and on which grid."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReceptiveField:
 
 
 def receptive_field(graph: ir.Graph, *, multiple_of: int = 1) -> ReceptiveField:
-    """The receptive field of a graph of one (N, C, H, W) picture, whose sizes are multiples of `multiple_of`.
+    """Return the receptive field of a graph of one (N, C, H, W) picture, whose sizes are multiples of `multiple_of`.
 
     A graph that is fixed to one size is followed at others where it can be, else at that size.
     """
@@ -57,7 +57,7 @@ def receptive_field(graph: ir.Graph, *, multiple_of: int = 1) -> ReceptiveField:
 
 
 def receptive_halo(graph: ir.Graph) -> tuple[int | Literal["global"], str]:
-    """The halo alone, with the operator that makes it "global", else an empty name."""
+    """Return the halo alone, with the operator that makes it "global", else an empty name."""
     found = receptive_field(graph)
     return found.halo, found.operator
 
@@ -95,7 +95,7 @@ def _at_free_sizes(graph: ir.Graph, axis: int, multiple: int) -> tuple[int, int]
 
 
 def _clear_field(graph: ir.Graph, axis: int, multiple: int, beside: int) -> tuple[int, Field]:
-    """The length of a picture whose borders leave its middle alone, and the output's field there."""
+    """Return the length of a picture whose borders leave its middle alone, and the output's field there."""
     for length in (_up(length, multiple) for length in _LENGTHS):
         field = _look(graph, axis, length, beside=beside)
         if isinstance(field, Field):
@@ -106,7 +106,7 @@ def _clear_field(graph: ir.Graph, axis: int, multiple: int, beside: int) -> tupl
 
 
 def _same_field(graph: ir.Graph, axis: int, lengths: tuple[int, int], beside: int, usual: Field) -> Field:
-    """The output's field in a picture of the first of two lengths, which must be `usual`, that of the second."""
+    """Return the output's field in a picture of the first of two lengths, which must be `usual`, that of the second."""
     field = _look(graph, axis, lengths[0], beside=beside)
     if not isinstance(field, Field) or any(getattr(usual, name) != getattr(field, name) for name in _SAME):
         raise WholePictureError(_first_uneven(graph, axis, lengths, beside))
@@ -119,7 +119,7 @@ class _Failure(Enum):
 
 
 def _look(graph: ir.Graph, axis: int, length: int, *, beside: int) -> Field | _Failure:
-    """The field of the output at one size."""
+    """Return the field of the output at one size."""
     return _field(follow(graph, _shape(graph, axis, length, beside), axis), axis, length)
 
 
@@ -145,7 +145,10 @@ def _fixed_size(graph: ir.Graph) -> tuple[int, int] | None:
 
 
 def _first_uneven(graph: ir.Graph, axis: int, lengths: tuple[int, ...], beside: int) -> str:
-    """The first operator whose output is not computed alike everywhere, or not so at all of those sizes; else the last one."""
+    """Return the first operator whose output is not computed alike everywhere, or not so at all of those sizes.
+
+    Else the last one.
+    """
     walks = [walk(graph, _shape(graph, axis, length, beside), axis) for length in lengths]
     name = ""
     for tensors in zip(*walks, strict=True):
@@ -165,7 +168,7 @@ def _first_uneven(graph: ir.Graph, axis: int, lengths: tuple[int, ...], beside: 
 
 
 def _is_picture(found: Dependence, axis: int) -> bool:
-    """Whether it looks like (1, C, H, W): windows of attention do not."""
+    """Return whether it looks like (1, C, H, W): windows of attention do not."""
     return found.rank == 4 and found.shape[0] == 1 and found.varies(axis)
 
 

@@ -1,4 +1,4 @@
-"""A receptive field held against the graph itself: pixels beyond the halo are changed, and tiles are cut.
+"""Check a receptive field against the graph itself: pixels beyond the halo are changed, and tiles are cut.
 
 Along each axis, on noise, at two sizes: what lies beyond the halo of a middle pixel and of both borders is replaced, and the output
 there must stay; a tile at the top, one inside and one at the bottom, cut as the runtime cuts them, must give what the whole gives.
@@ -47,7 +47,7 @@ class _Strip:
 def measured_field(
     field: ReceptiveField, data: bytes, contract: Contract, *, factor: Fraction, macs_per_pixel: float
 ) -> ReceptiveField:
-    """`field`, or a global one that says what contradicts it.
+    """Return `field`, or a global one that says what contradicts it.
 
     Args:
         data: the graph that takes and gives what `contract` says, `factor` times as large.
@@ -80,7 +80,7 @@ def _strips(halo: int, alignment: int, contract: Contract, factor: Fraction) -> 
 
 
 def _contradiction(backend: Backend, strip: _Strip, halo: int, factor: Fraction, contract: Contract) -> str:
-    """What of the field is not so; empty where all is."""
+    """Return what of the field is not so; empty where all is."""
     rng = np.random.default_rng(0)
     array = _along(strip, rng.random((contract.channels, strip.length, strip.beside), np.float32) * np.float32(0.5))
     other = array + np.float32(0.5)

@@ -1,4 +1,4 @@
-"""Operators that put elements elsewhere and compute nothing: what they read is followed element for element."""
+"""Follow operators that move elements and compute nothing: each output element depends on the element it was."""
 
 from __future__ import annotations
 

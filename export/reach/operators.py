@@ -1,4 +1,4 @@
-"""How each operator of ONNX is followed: one table. An operator that is not in it may look anywhere."""
+"""How each ONNX operator is followed, in one table; an operator that is not in it may look anywhere."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ Follow = Callable[[Call], Dependence | list[Dependence]]
 
 
 def follow_elementwise(call: Call) -> Dependence:
-    """One place of each input, broadcast."""
+    """Return one place of each input, broadcast."""
     parts = [part if isinstance(part, Dependence) else known(part) for part in call.inputs if part is not None]
     return combine(call.name, parts)
 
 
 def follow_unary(call: Call) -> Dependence:
-    """One place of the first input; the others are settings."""
+    """Return one place of the first input; the others are settings."""
     return combine(call.name, [call.source])
 
 
 def follow_per_channel(call: Call) -> Dependence:
-    """One place of the first input, each channel in a way of its own."""
+    """Return one place of the first input, each channel in a way of its own."""
     return numbered(call.source, call.axis(1), call.name)
 
 

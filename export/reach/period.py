@@ -1,4 +1,4 @@
-"""Whether a tensor is computed alike everywhere, and how far its elements look.
+"""Tell whether a tensor is computed alike everywhere, and how far its elements look.
 
 Away from the borders the labels of q elements repeat, and the rows that they depend on move on by p: the tensor's grid is q / p
 times as fine as the picture's, and a picture cut at a multiple of p gives the same elements from there on. What the borders
@@ -42,7 +42,8 @@ class BorderError(Exception):
 
 
 def field_of(found: Dependence, axis: int, length: int) -> Field | None:
-    """The field of a tensor along its `axis`, of a picture of `length` pixels; None where it is not computed alike everywhere.
+    """Return the field of a tensor along its `axis`, of a picture of `length` pixels; None where it is not computed alike
+    everywhere.
 
     Raises:
         BorderError: that cannot be seen, so small is the picture.
@@ -94,7 +95,7 @@ def _lines(array: NDArray[Number], axis: int, size: int) -> NDArray[Number]:
 
 
 def _period(first: NDArray[np.int64], last: NDArray[np.int64], label: NDArray[np.uint64]) -> tuple[int, int] | None:
-    """The least number of elements after which all repeats, and the rows it moves on by."""
+    """Return the least number of elements after which all repeats, and the rows it moves on by."""
     for count in range(1, len(label) // 2 + 1):
         if not np.array_equal(label[count:, 0], label[:-count, 0]) or not np.array_equal(label[count:], label[:-count]):
             continue

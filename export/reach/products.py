@@ -1,4 +1,4 @@
-"""Operators that sum over axes: reductions, normalizations, softmax, matrix products."""
+"""Follow operators that sum over axes: reductions, normalizations, softmax, matrix products."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def follow_mean_variance(call: Call) -> Dependence:
 
 
 def _from_all(call: Call, axes: Sequence[int]) -> Dependence:
-    """Each element from itself and from all along those axes, and numbered along them: scales and biases are their own."""
+    """Return each element from itself and from all along those axes, and numbered along them: scales and biases are their own."""
     result = combine(call.name, [call.source, reduce(call.source, axes, call.name)])
     for axis in axes:
         if not call.source.varies(axis) and axis == 1:
@@ -106,7 +106,7 @@ def follow_gemm(call: Call) -> Dependence:
 
 
 def _operand(call: Call, index: int) -> Dependence:
-    """An input; a table of weights stands for its shape alone, its rows and columns are numbered afterwards."""
+    """Return an input; a table of weights stands for its shape alone, its rows and columns are numbered afterwards."""
     value = call.inputs[index]
     if value is None:
         raise NotFollowedError
@@ -129,7 +129,7 @@ def _product(call: Call, left: Dependence, right: Dependence) -> Dependence:
 
 
 def follow_einsum(call: Call) -> Dependence:
-    """Each operand summed over what the result lacks, then multiplied."""
+    """Return each operand summed over what the result lacks, then multiplied."""
     given, _, wanted = call.text("equation", "").replace(" ", "").partition("->")
     terms = given.split(",")
     if not wanted or "." in given or any(len(set(term)) != len(term) for term in terms):

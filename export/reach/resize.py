@@ -1,4 +1,4 @@
-"""Resize: which pixels each output pixel is made of, by coordinate mode, interpolation and sizes.
+"""Follow Resize: which pixels each output pixel is made from, by coordinate mode, interpolation and sizes.
 
 Output o of m lies at x of the input's n pixels, with the scale r, as ONNX defines it:
 
@@ -96,7 +96,7 @@ def _whole_roi(call: Call, axis: int) -> bool:
 def _read(
     source: Dependence, axis: int, places: list[Fraction], *, scale: Fraction, mode: str, nearest: str, name: str
 ) -> Dependence:
-    """The pixels around each place, as many as the interpolation looks at; `scale` times as many where it is antialiased."""
+    """Return the pixels around each place, as many as the interpolation looks at; `scale` times as many where it is antialiased."""
     length, radius = source.shape[axis], _RADIUS[mode]
     if radius == 0:
         rounded = np.array([_rounded(place, nearest) for place in places])[:, np.newaxis]

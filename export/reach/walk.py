@@ -1,4 +1,4 @@
-"""A graph followed from its picture to its result at one size, along one axis."""
+"""Follow a graph from its picture to its result, at one size and along one axis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WholePictureError(Exception):
 
 
 def follow(graph: ir.Graph, shape: Shape, axis: int) -> Dependence:
-    """What the graph's output depends on along that axis (2 or 3) of a picture of `shape` (N, C, H, W).
+    """Return what the graph's output depends on along that axis (2 or 3) of a picture of `shape` (N, C, H, W).
 
     Raises:
         WholePictureError: an operator looks at the whole picture, or is not known; or the graph does not take that size.
@@ -41,7 +41,7 @@ def follow(graph: ir.Graph, shape: Shape, axis: int) -> Dependence:
 
 
 def walk(graph: ir.Graph, shape: Shape, axis: int) -> Iterator[tuple[ir.Value, Dependence | Known]]:
-    """Each tensor in graph order, and what it depends on; as `follow`."""
+    """Yield each tensor in graph order, and what it depends on; as `follow`."""
     values: dict[ir.Value, Dependence | Known] = {graph.inputs[0]: picture(shape, axis)}
     uses = Counter(value for node in graph for value in node.inputs if value is not None)
     for node in graph:
@@ -90,7 +90,7 @@ def _sizes(node: ir.Node, source: Dependence) -> Known:
 
 
 def _covers(found: Dependence, length: int) -> bool:
-    """Whether each element depends on all rows."""
+    """Return whether each element depends on all rows."""
     return bool(found.first.max() == 0 and found.last.min() == length - 1)
 
 
@@ -101,7 +101,7 @@ def _widest(source: Dependence) -> int:
 
 
 def _evaluate(node: ir.Node, inputs: list[Dependence | Known | None], opset: int) -> list[Known]:
-    """A node that sees no pixels, computed."""
+    """Return a node that sees no pixels, computed."""
     proto = ir.to_proto(node)
     names = [f"in{index}" if value is not None else "" for index, value in enumerate(inputs)]
     del proto.input[:]

@@ -1,4 +1,4 @@
-"""Operators whose window slides over the picture: convolutions and pools.
+"""Follow operators whose window slides over the picture: convolutions and pools.
 
 Output o of a window of k taps, stride s and dilation d, with p pixels of padding in front, reads inputs o·s - p + t·d, t in [0, k);
 of a transposed one inputs j with j·s - p + t·d = o.

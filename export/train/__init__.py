@@ -1,1 +1,1 @@
-"""The recipe behind the weights that ship with sredge, for anybody's pictures: python -m export.train."""
+"""Train the weights that ship with sredge, or a network on anybody's pictures: python -m export.train."""

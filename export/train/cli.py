@@ -1,4 +1,4 @@
-"""python -m export.train MODEL --scale S --data DIR"""
+"""python -m export.train MODEL --scale S --data DIR: photographs in, weights and a log out."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _load(files: Sequence[Path], network: Network, recipe: Recipe, *, sizes: Seq
 
 
 def _write_weights(training: Training, held_out: Sequence[Photograph], out: Path) -> tuple[str, float]:
-    """Writes the averaged weights, large tensors as float16 where that costs next to nothing; says which, and their PSNR."""
+    """Write the averaged weights, large tensors as float16 where that costs next to nothing; says which, and their PSNR."""
     module, scale = training.averaged, training.recipe.scale
     whole = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     before = measure_psnr_db(module, held_out, scale=scale)

@@ -1,4 +1,4 @@
-"""A run's log: a CSV file that grows as it trains, and the plot of it."""
+"""Log a training run: a CSV file that grows as it trains, and the plot of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = tuple(field.name for field in fields(Progress))
 
 
 def read_log(path: Path, *, up_to: int) -> list[Progress]:
-    """The reports of a log up to that step; none where there is no log."""
+    """Return the reports of a log up to that step; none where there is no log."""
     if not path.is_file():
         return []
     rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
@@ -26,7 +26,7 @@ def read_log(path: Path, *, up_to: int) -> list[Progress]:
 
 
 def write_log(path: Path, reports: Sequence[Progress]) -> None:
-    """Writes the CSV file, whole."""
+    """Write the CSV file, whole."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)

@@ -1,4 +1,4 @@
-"""Photographs -> random pairs of low- and high-resolution patches.
+"""Cut training patches: photographs in, random pairs of low- and high-resolution patches out.
 
 The low-resolution picture is the antialiased bicubic reduction of the whole photograph (a = -0.5, the kernel widened by the
 scale), in 8 bits, as evaluation sets are made, and enlarged again for a network that takes it so; patches are cut from it,
@@ -38,7 +38,7 @@ class Photograph:
 
 
 def find_photographs(folder: Path, *, held_out: Path | None) -> tuple[list[Path], list[Path]]:
-    """The pictures below `folder` to train on, and those to hold out: in `held_out`, or one in forty of them.
+    """Return the pictures below `folder` to train on, and those to hold out: in `held_out`, or one in forty of them.
 
     Raises:
         DatasetError: there is no such folder, or too few pictures in it.
@@ -61,7 +61,7 @@ def load_photographs(
     on_step: Callable[[int, int], None],
     sizes: Sequence[float] = (1.0,),
 ) -> list[Photograph]:
-    """Decodes `files`, 8-bit grey or RGB, and makes a pair of each at each of `sizes`, relative to its own.
+    """Decode `files`, 8-bit grey or RGB, and make a pair of each at each of `sizes`, relative to its own.
 
     `smallest` is the least side of what the network is given; a picture too small at its own size is an error, at others left out.
     """

@@ -76,7 +76,7 @@ class Training:
     """A run in progress: the weights, their average, the optimizer's state, and how many steps were taken."""
 
     def __init__(self, network: Network, recipe: Recipe, *, init: dict[str, Tensor] | None = None) -> None:
-        """Starts `network` as `recipe` says, from the tensors of `init` that fit by key and shape."""
+        """Start `network` as `recipe` says, from the tensors of `init` that fit by key and shape."""
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.step = 0
@@ -104,7 +104,7 @@ class Training:
         return module.eval()
 
     def take_step(self, photographs: Sequence[Photograph]) -> float:
-        """One update; the loss before it."""
+        """Return one update; the loss before it."""
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.step))
         low, high = draw_batch(photographs, batch=recipe.batch, patch=recipe.patch, rng=rng)
@@ -122,13 +122,13 @@ class Training:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Writes all of it, whole or not at all."""
+        """Write all of it, whole or not at all."""
         buffer = io.BytesIO()
         torch.save({"recipe": asdict(self.recipe), "step": self.step, **self._state()}, buffer)
         write_whole(path, buffer.getvalue())
 
     def resume(self, path: Path) -> None:
-        """Goes on where the run that wrote `path` stood.
+        """Go on where the run that wrote `path` stood.
 
         Raises:
             WeightsError: it cannot be read as a checkpoint.
@@ -157,7 +157,7 @@ def run(
     on_report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Takes the steps that are left, or those until `should_stop`; `on_report` hears of every `report_every`th and the last."""
+    """Take the steps that are left, or those until `should_stop`; `on_report` hears of every `report_every`th and the last."""
     losses: list[float] = []
     while training.step < training.recipe.steps and not should_stop():
         rate = training.rate
@@ -184,7 +184,7 @@ def measure_psnr_db(module: nn.Module, photographs: Sequence[Photograph], *, sca
 
 
 def fitting(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `state` that `module` has under the same key and in the same shape."""
+    """Return the tensors of `state` that `module` has under the same key and in the same shape."""
     shapes = {key: value.shape for key, value in module.state_dict().items()}
     return {key: value for key, value in state.items() if shapes.get(key) == value.shape}
 

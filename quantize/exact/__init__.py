@@ -1,1 +1,1 @@
-"""Rewrites that keep the function and make int8 lose less: they run before any weight is rounded."""
+"""Rewrite a graph exactly, so that int8 loses less: these rewrites run before any weight is rounded."""

@@ -1,4 +1,4 @@
-"""Other forms of the same graph, for backends that compute the plain form wrongly or in float; each exact, each with its case.
+"""Rewrite a graph for backends that compute its plain form wrongly or in float: each form exact, each with its case.
 
 A backend is held against the simulation anyway, and refused where it gives something else. Where a form of the same graph is known
 that it computes right, that form is written, whether the backend is installed here or not: the same inputs give the same bytes.
@@ -42,7 +42,7 @@ from runtime.targets import Target
 
 
 def shape_of_convolution(graph: ir.Graph) -> None:
-    """Puts a 1×1 MaxPool before each Shape of an activation that the graph makes, (N, C, H, W); of the written int8 graph.
+    """Put a 1×1 MaxPool before each Shape of an activation that the graph makes, (N, C, H, W); of the written int8 graph.
 
     What is made from sizes alone, a mask or a piece of one, may be empty, which no MaxPool takes.
     """
@@ -68,7 +68,7 @@ def shape_of_convolution(graph: ir.Graph) -> None:
 
 
 def batch_of_shapes(graph: ir.Graph) -> None:
-    """Reads the first number of each Shape as the larger of it and itself, (rank,) as before; of the written int8 graph."""
+    """Read the first number of each Shape as the larger of it and itself, (rank,) as before; of the written int8 graph."""
     for node in [node for node in graph if node.op_type == "Shape" and "start" not in node.attributes]:
         shape = node.outputs[0]
         rank = shape.shape[0] if shape.shape is not None else None
@@ -95,7 +95,7 @@ def batch_of_shapes(graph: ir.Graph) -> None:
 
 
 def turned_convolution(graph: ir.Graph) -> None:
-    """Puts a 1×1 MaxPool behind the quantizer of each convolution that is then transposed, in a graph that asks for sizes."""
+    """Put a 1×1 MaxPool behind the quantizer of each convolution that is then transposed, in a graph that asks for sizes."""
     if all(node.op_type != "Shape" or node.inputs[0] in graph.inputs for node in graph):
         return
     for node in [node for node in graph if node.op_type == "QuantizeLinear"]:
@@ -108,7 +108,7 @@ def turned_convolution(graph: ir.Graph) -> None:
 
 
 def number_of_each_channel(graph: ir.Graph) -> None:
-    """Puts a Reshape to (0, C, 0, 0) behind what a constant of C numbers makes of a tensor of unknown channels, (N, C, H, W).
+    """Put a Reshape to (0, C, 0, 0) behind what a constant of C numbers makes of a tensor of unknown channels, (N, C, H, W).
 
     Where a constant has more than one number along an axis, what it makes has as many.
     """
@@ -129,7 +129,7 @@ def number_of_each_channel(graph: ir.Graph) -> None:
 
 
 def joined_signed(graph: ir.Graph) -> None:
-    """Puts a 1×1 MaxPool between each Concat, (N, C, H, W), and a quantizer to signed integers."""
+    """Put a 1×1 MaxPool between each Concat, (N, C, H, W), and a quantizer to signed integers."""
     for node in [node for node in graph if node.op_type == "Concat"]:
         made = node.outputs[0]
         readers = [use.node for use in made.uses() if use.node.op_type == "QuantizeLinear"]
@@ -144,12 +144,12 @@ def joined_signed(graph: ir.Graph) -> None:
 
 
 def _pool(graph: ir.Graph, value: ir.Value, suffix: str) -> None:
-    """Lets all that reads `value`, (N, C, H, W), read it through a 1×1 MaxPool, which changes nothing."""
+    """Let all that reads `value`, (N, C, H, W), read it through a 1×1 MaxPool, which changes nothing."""
     _put_behind(graph, value, ir.node("MaxPool", [value], {"kernel_shape": [1, 1]}, name=f"{value.name}{suffix}"))
 
 
 def _put_behind(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
-    """Lets all else that reads `value` read what `node`, which changes nothing, makes of it."""
+    """Let all else that reads `value` read what `node`, which changes nothing, makes of it."""
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = node.name, value.type, value.shape
     for use in [use for use in value.uses() if use.node is not node]:
         use.node.replace_input_with(use.idx, node.outputs[0])
@@ -157,7 +157,7 @@ def _put_behind(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
 
 
 def padded_average(graph: ir.Graph) -> None:
-    """Gives each AveragePool that counts its padding a Pad instead; of the fp32 graph, before it has quantizers."""
+    """Give each AveragePool that counts its padding a Pad instead; of the fp32 graph, before it has quantizers."""
     for node in [node for node in graph if node.op_type == "AveragePool"]:
         pads = tuple(node.attributes["pads"].as_ints()) if "pads" in node.attributes else ()
         counts = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int() == 1
@@ -189,14 +189,14 @@ OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (
 
 
 def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], ...]) -> None:
-    """Brings `graph`, in place, into those of `forms` that a backend of `target` needs."""
+    """Bring `graph`, in place, into those of `forms` that a backend of `target` needs."""
     for backend, form in forms:
         if backend in target.backends:
             form(graph)
 
 
 def in_forms(graph: ir.Graph, target: Target) -> ir.Graph:
-    """A copy of the fp32 `graph` as its operators are before they have quantizers."""
+    """Return a copy of the fp32 `graph` as its operators are before they have quantizers."""
     copy = graph.clone()
     take_forms(copy, target, BEFORE_QUANTIZERS)
     return copy

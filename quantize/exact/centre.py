@@ -1,4 +1,4 @@
-"""Gives what a ReLU makes all 256 codes of a symmetric scheme: it is shifted to the middle of them, exactly.
+"""Shift ReLU outputs to the middle of a symmetric scheme's 256 codes, exactly, so that they use all of them.
 
 A scheme whose zero point is 0 has codes -128 to 127, and a ReLU's values would take the half of them. With c = 128 scale,
 
@@ -45,7 +45,7 @@ class Centred:
 
 
 def centre(graph: ir.Graph, target: Target, largest: Mapping[str, float]) -> Centred:
-    """Shifts what each ReLU makes whose `largest` value is given by name, in place, where what reads it can take that in."""
+    """Shift what each ReLU makes whose `largest` value is given by name, in place, where what reads it can take that in."""
     offsets: dict[ir.Value, float] = {}
     added: dict[ir.Node, NDArray[np.float64] | float] = defaultdict(float)
     padded: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
@@ -77,7 +77,7 @@ def centre(graph: ir.Graph, target: Target, largest: Mapping[str, float]) -> Cen
 
 
 def leave_clips_to_quantizers(graph: ir.Graph) -> None:
-    """Takes out what a quantizer behind it does anyway: codes end where it clips."""
+    """Take out what a quantizer behind it does anyway: codes end where it clips."""
     for node in [node for node in graph if node.op_type == "Clip"]:
         readers = [use.node for use in node.outputs[0].uses()]
         if len(node.inputs) == 2 and len(readers) == 1 and readers[0].op_type == "QuantizeLinear":
@@ -89,7 +89,7 @@ def leave_clips_to_quantizers(graph: ir.Graph) -> None:
 
 
 def _is_absorbed(value: ir.Value) -> bool:
-    """Whether all that reads `value` can take a shift in: convolutions, additions of what one makes, and moves to such."""
+    """Return whether all that reads `value` can take a shift in: convolutions, additions of what one makes, and moves to such."""
     return not value.is_graph_output() and all(_absorbs(use.node, value) for use in value.uses())
 
 
@@ -104,7 +104,7 @@ def _absorbs(node: ir.Node, value: ir.Value) -> bool:
 
 
 def _is_never_negative(value: ir.Value) -> bool:
-    """Whether ReLUs made `value`, shifted already or not, added or moved: the lowest code may then stand for its 0."""
+    """Return whether ReLUs made `value`, shifted already or not, added or moved: the lowest code may then stand for its 0."""
     node = value.producer()
     if node is None or node.op_type not in ("Relu", "Clip", "Add", "DepthToSpace"):
         return False
@@ -115,13 +115,13 @@ def _is_never_negative(value: ir.Value) -> bool:
 
 
 def _branch(addition: ir.Node) -> ir.Node | None:
-    """The convolution whose bias shifts what `addition` makes."""
+    """Return the convolution whose bias shifts what `addition` makes."""
     found = [_shifted_by(value) for value in activations(addition)]
     return next((node for node in found if node is not None), None)
 
 
 def _shifted_by(value: ir.Value | None) -> ir.Node | None:
-    """The convolution whose bias shifts `value` and nothing else."""
+    """Return the convolution whose bias shifts `value` and nothing else."""
     producer = None if value is None else value.producer()
     if value is None or producer is None or len(list(value.uses())) != 1 or value.is_graph_output():
         return None
@@ -143,7 +143,7 @@ def _clip_at(graph: ir.Graph, relu: ir.Node, lowest: float) -> None:
 
 
 def _pad_with(graph: ir.Graph, node: ir.Node, fill: float, padded: dict[tuple[ir.Value, tuple[int, ...]], ir.Value]) -> None:
-    """Lets `node` read its input padded with `fill`, and pad nothing itself; convolutions that pad alike share it."""
+    """Let `node` read its input padded with `fill`, and pad nothing itself; convolutions that pad alike share it."""
     source = node.inputs[0]
     assert source is not None
     pads = tuple(node.attributes["pads"].as_ints()) if "pads" in node.attributes else ()
@@ -171,7 +171,7 @@ def _add_to_bias(graph: ir.Graph, node: ir.Node, added: NDArray[np.float64] | fl
 
 
 def _highest(value: ir.Value, offset: float, largest: Mapping[str, float]) -> float:
-    """Of a ReLU's values, what the highest code stands for; of a sum's, what was measured."""
+    """Return what the highest code stands for of a ReLU's values, or what was measured of a sum's."""
     writer = value.producer()
     is_whole = (writer is not None and writer.op_type == "Clip") or str(value.name) not in largest
     return offset * (_MIDDLE - 1) / _MIDDLE if is_whole else largest[str(value.name)] - offset

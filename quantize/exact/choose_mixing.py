@@ -1,4 +1,4 @@
-"""Chooses the matrices that `quantize/exact/mix_channels.py` mixes channels by: a graph and pictures in, a matrix for each group out.
+"""Choose the matrices that mix_channels.py mixes channels by: a graph and crops in, one matrix per group of tensors out.
 
 A tensor x has one scale for all its channels, so that rounding adds noise of variance r² / (12 · 255²) to each, r the width of the
 range of A x. What that costs the picture y is, over the tensors t of a group,
@@ -31,7 +31,10 @@ _MOST_TENSORS = 12  # of a group that are measured, evenly: each of 23 blocks is
 
 
 def choose_matrices(model: ir.Model, crops: Sequence[Array]) -> Matrices:
-    """A for each group of the fp32 `model` that can be mixed, measured on `crops`, (1, C, H, W) each; six digits of each entry."""
+    """Return a for each group of the fp32 `model` that can be mixed, measured on `crops`, (1, C, H, W) each.
+
+    Six digits of each entry.
+    """
     groups = {name: group for name, group in mixable_groups(model.graph).items() if group.channels >= _FEWEST_CHANNELS}
     wanted = {name: _evenly([str(value.name) for value in group.tensors]) for name, group in groups.items()}
     measured = measure_noise_cost(model, [tensor for tensors in wanted.values() for tensor in tensors], crops)
@@ -46,7 +49,7 @@ def choose_matrices(model: ir.Model, crops: Sequence[Array]) -> Matrices:
 
 
 def minimise(samples: Sequence[Numbers], grams: Sequence[Numbers]) -> Numbers:
-    """The (C, C) matrix of least J, with determinant 1 or -1; values (C, S) and M (C, C) of each tensor are given."""
+    """Return the (C, C) matrix of least J, with determinant 1 or -1; values (C, S) and M (C, C) of each tensor are given."""
     count = len(grams[0])
     identity = np.eye(count)
     values = [np.concatenate([given, _FLOOR * np.abs(given).max(initial=1e-12) * identity], axis=1) for given in samples]
@@ -86,7 +89,10 @@ def _ends(mixed: Numbers) -> tuple[float, float]:
 
 
 def _spread(count: int) -> Numbers:
-    """An orthogonal matrix whose entries are all of much the same size: the discrete cosine transform (DCT-II), transposed."""
+    """Return an orthogonal matrix whose entries are all of much the same size.
+
+    The discrete cosine transform (DCT-II), transposed.
+    """
     angles = np.pi / count * np.outer(np.arange(count) + 0.5, np.arange(count))
     matrix: Numbers = np.sqrt(2 / count) * np.cos(angles)
     matrix[:, 0] /= np.sqrt(2)
@@ -94,7 +100,7 @@ def _spread(count: int) -> Numbers:
 
 
 def _evenly(names: Sequence[str]) -> Sequence[str]:
-    """The first, the last, and as many between as are measured."""
+    """Return the first, the last, and as many between as are measured."""
     if len(names) <= _MOST_TENSORS:
         return names
     return [names[index] for index in np.linspace(0, len(names) - 1, _MOST_TENSORS).round().astype(int)]

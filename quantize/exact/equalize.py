@@ -1,4 +1,4 @@
-"""Equalizes the ranges of channels, exactly: what a convolution writes is scaled up, and scaled down again by what reads it.
+"""Equalize the ranges of channels, exactly: scale up what a convolution writes, and scale it down again in what reads it.
 
 For s > 0 and any positively homogeneous f (ReLU, PReLU, a sum of equals, PixelShuffle):
 
@@ -44,7 +44,7 @@ class _Group:
 
 
 def choose_scales(graph: ir.Graph, largest: Mapping[str, NDArray[np.float64]]) -> Scales:
-    """A scale for each channel of each group; `largest` holds max |x_c| of the tensors measured, (C,) by name."""
+    """Return a scale for each channel of each group; `largest` holds max |x_c| of the tensors measured, (C,) by name."""
     scales = {}
     for name, group in scalable_groups(graph).items():
         channels = min((len(largest[tensor]) for tensor in _names(group) if tensor in largest), default=0)
@@ -60,7 +60,7 @@ def choose_scales(graph: ir.Graph, largest: Mapping[str, NDArray[np.float64]]) -
 
 
 def equalize(graph: ir.Graph, scales: Scales) -> None:
-    """Scales the weights of `graph` in place; its output stays what it was, up to rounding.
+    """Scale the weights of `graph` in place; its output stays what it was, up to rounding.
 
     Raises:
         KeyError: `scales` are of another graph.
@@ -79,7 +79,7 @@ def equalize(graph: ir.Graph, scales: Scales) -> None:
 
 
 def scalable_groups(graph: ir.Graph) -> dict[str, _Group]:
-    """The groups that may be scaled: written and read by convolutions alone."""
+    """Return the groups that may be scaled: written and read by convolutions alone."""
     leaders: dict[ir.Value, ir.Value] = {}
 
     def lead(value: ir.Value) -> ir.Value:
@@ -112,7 +112,10 @@ def scalable_groups(graph: ir.Graph) -> dict[str, _Group]:
 
 
 def _breaks_ties(node: ir.Node) -> bool:
-    """Whether channels are not simply handed on: a constant is added, or what is shuffled comes from more than one convolution."""
+    """Return whether channels are not simply handed on.
+
+    A constant is added, or what is shuffled comes from more than one convolution.
+    """
     if node.op_type == "Add":
         return len(activations(node)) != 2
     if node.op_type != "DepthToSpace":
@@ -130,7 +133,10 @@ def _breaks_ties(node: ir.Node) -> bool:
 
 
 def shuffle_of(value: ir.Value) -> ir.Node | None:
-    """The PixelShuffle that `value` goes into, if any: its channels are then those of the group, times the block's pixels."""
+    """Return the PixelShuffle that `value` goes into, if any.
+
+    Its channels are then those of the group, times the block's pixels.
+    """
     readers = [use.node for use in value.uses()]
     while len(readers) == 1 and readers[0].op_type in _ELEMENTWISE:
         readers = [use.node for use in readers[0].outputs[0].uses()]
@@ -153,7 +159,7 @@ def _mode(shuffle: ir.Node) -> str:
 
 
 def _own_constants(node: ir.Node) -> bool:
-    """Whether weight and bias are constants that no other node reads, of a convolution without groups."""
+    """Return whether weight and bias are constants that no other node reads, of a convolution without groups."""
     parameters = [value for value in node.inputs[1:] if value is not None]
     grouped = "group" in node.attributes and node.attributes["group"].as_int() != 1
     return not grouped and all(value.const_value is not None and len(list(value.uses())) == 1 for value in parameters)

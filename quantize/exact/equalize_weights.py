@@ -1,7 +1,7 @@
-"""Equalizes the columns of weights where activations have codes to spare: 16 bits.
+"""Equalize the columns of weights where activations have codes to spare, at 16 bits: weights then round less coarsely.
 
-For s > 0 and any positively homogeneous f, as `quantize/exact/equalize.py` has it, W₂ f(W₁ x) = (W₂ S⁻¹) f(S W₁ x). The rows of W₁ have a
-scale of their own each, and lose nothing. Row o of W₂ is rounded in steps of max_c |w_oc| / 127, so that its output errs by
+For s > 0 and any positively homogeneous f, as `quantize/exact/equalize.py` has it, W₂ f(W₁ x) = (W₂ S⁻¹) f(S W₁ x). The rows of W₁
+have a scale of their own each, and lose nothing. Row o of W₂ is rounded in steps of max_c |w_oc| / 127, so that its output errs by
 
     (max_c |w_oc| / s_c)² · Σ_c s_c² E[x_c²] / (12 · 127²)
 
@@ -27,7 +27,7 @@ Numbers = NDArray[np.float64]
 
 
 def equalize_weights(graph: ir.Graph, table: CalibrationTable) -> dict[str, Numbers]:
-    """Rescales the weights of `graph` in place; its output stays what it was, up to rounding.
+    """Rescale the weights of `graph` in place; its output stays what it was, up to rounding.
 
     Returns:
         What each channel was multiplied by, (C,), of the tensors whose channels `table` knows.

@@ -1,4 +1,4 @@
-"""Mixes the channels of tensors that nothing nonlinear touches, exactly, so that storing them in 8 bits costs the picture less.
+"""Mix the channels of tensors that nothing nonlinear touches, exactly, so that storing them in 8 bits costs the picture less.
 
 For an invertible A and convolutions, sums and moves alone between the writers W₁ and the readers W₂ of a tensor:
 
@@ -6,7 +6,8 @@ For an invertible A and convolutions, sums and moves alone between the writers W
 
 The residual stream of an EDSR or an RRDBNet is such a tensor: all of its blocks add to it, none has an activation on it. (Language
 models' streams are rotated so: Ashkboos et al. 2024, arXiv 2404.00456; Liu et al. 2024, arXiv 2405.16406.)
-`quantize/exact/choose_mixing.py` chooses A. Equalizing (`quantize/exact/equalize.py`) is the case of a diagonal A, which may also pass a ReLU.
+`quantize/exact/choose_mixing.py` chooses A. Equalizing (`quantize/exact/equalize.py`) is the case of a diagonal A, which may also
+pass a ReLU.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Shuffle:
     mode: str = "CRD"
 
     def expand(self, matrix: Numbers) -> Numbers:
-        """`matrix` over the tensor's channels as one over the writer's."""
+        """Return `matrix` over the tensor's channels as one over the writer's."""
         same = np.eye(self.pixels)
         return np.asarray(np.kron(matrix, same) if self.mode == "CRD" else np.kron(same, matrix), np.float64)
 
@@ -57,7 +58,7 @@ class MixableGroup:
 
 
 def mixable_groups(graph: ir.Graph) -> dict[str, MixableGroup]:
-    """The groups of `graph` that can be mixed, by the name of their first tensor, in the order they run."""
+    """Return the groups of `graph` that can be mixed, by the name of their first tensor, in the order they run."""
     leaders: dict[ir.Value, ir.Value] = {}
 
     def lead(value: ir.Value) -> ir.Value:
@@ -98,7 +99,7 @@ def mixable_groups(graph: ir.Graph) -> dict[str, MixableGroup]:
 
 
 def mix_channels(graph: ir.Graph, matrices: Matrices) -> None:
-    """Mixes the weights of `graph` in place; its output stays what it was, up to rounding.
+    """Mix the weights of `graph` in place; its output stays what it was, up to rounding.
 
     Raises:
         KeyError: `matrices` are of another graph.
@@ -120,7 +121,7 @@ def mix_channels(graph: ir.Graph, matrices: Matrices) -> None:
 
 
 def _hands_on(node: ir.Node) -> bool:
-    """Whether what `node` makes is linear in what it reads, each channel in the same one, and nothing is added to it."""
+    """Return whether what `node` makes is linear in what it reads, each channel in the same one, and nothing is added to it."""
     read = activations(node)
     if node.op_type in ("Add", "Sub"):
         return len(read) == 2 and len(node.inputs) == 2
@@ -133,7 +134,7 @@ def _hands_on(node: ir.Node) -> bool:
 
 
 def _writer(value: ir.Value) -> tuple[ir.Node, Shuffle] | None:
-    """The convolution that writes `value`, directly or for a DepthToSpace alone."""
+    """Return the convolution that writes `value`, directly or for a DepthToSpace alone."""
     node, shuffle = value.producer(), Shuffle()
     if node is not None and node.op_type == "DepthToSpace":
         between = node.inputs[0]
@@ -146,7 +147,7 @@ def _writer(value: ir.Value) -> tuple[ir.Node, Shuffle] | None:
 
 
 def _readings(node: ir.Node, value: ir.Value) -> list[tuple[ir.Node, int]] | None:
-    """The convolutions by which `node` reads `value`, itself or those behind a Concat; None where others read it too."""
+    """Return the convolutions by which `node` reads `value`, itself or those behind a Concat; None where others read it too."""
     if node.op_type == "DepthToSpace" and _writer(node.outputs[0]) is not None:
         return []  # what it reads is no tensor of a group, but inside a writer
     if node.inputs[0] is value and _is_own(node):
@@ -168,7 +169,7 @@ def _channels(value: ir.Value | None) -> int | None:
 
 
 def _is_own(node: ir.Node) -> bool:
-    """Whether `node` is a convolution of pictures without groups, with weights that no other node reads."""
+    """Return whether `node` is a convolution of pictures without groups, with weights that no other node reads."""
     parameters = [value for value in node.inputs[1:] if value is not None]
     grouped = "group" in node.attributes and node.attributes["group"].as_int() != 1
     return (

@@ -1,4 +1,4 @@
-"""Measures what noise on a tensor costs the picture, channel against channel: a graph and pictures in, matrices M out.
+"""Measure what noise on a tensor costs the picture, channel against channel: a graph and crops in, matrices M out.
 
 Let e be noise added to tensor x, as much as rounding to 8 bits makes, d the change of the output, and d(p) what of it lies where
 pixel p of x does. With noise of different channels and pixels independent, and s over a pixel's neighbours,
@@ -50,7 +50,7 @@ class NoiseCost:
     count: int = 0
 
     def add(self, values: Array, noise: Array, change: Array) -> None:
-        """Takes note of a crop: values and noise (C, H, W), and the change of the output, (V, H·W)."""
+        """Take note of a crop: values and noise (C, H, W), and the change of the output, (V, H·W)."""
         self.pixels.append(_widest(values.reshape(len(values), -1), _WIDEST))
         self.maps = self.maps + linear_part(change, noise)
         self.change += float(np.square(change, dtype=np.float64).sum())
@@ -72,7 +72,7 @@ class NoiseCost:
 
 
 def measure_noise_cost(model: ir.Model, tensors: Sequence[str], crops: Sequence[Array]) -> dict[str, NoiseCost]:
-    """Measures each of `tensors`, (N, C, H, W), with a whole number of the output's pixels for each of its own.
+    """Measure each of `tensors`, (N, C, H, W), with a whole number of the output's pixels for each of its own.
 
     `model` is fp32; `crops` are (1, C, H, W) each.
     """
@@ -100,7 +100,7 @@ def measure_noise_cost(model: ir.Model, tensors: Sequence[str], crops: Sequence[
 
 
 def _with_noise(model: ir.Model, tensors: Sequence[str]) -> ir.Model:
-    """`model` with an input for each of `tensors` that is added to it."""
+    """Return `model` with an input for each of `tensors` that is added to it."""
     noisy = ir.from_proto(ir.to_proto(model))
     graph = noisy.graph
     for value in [value for node in graph for value in node.outputs if value.name in tensors]:

@@ -1,4 +1,4 @@
-"""Puts the first and the last quantizer on the grid of a picture's own 8-bit values: scale 1/255.
+"""Put the first and the last quantizer on the picture's own 8-bit values, scale 1/255: the input is then exact.
 
 A picture is 8-bit already, so that its quantizer then rounds nothing, and the rounding at the end is the one any picture needs.
 Where a mean is taken off first, x - m would lie between the codes. It moves into the convolution behind:
@@ -79,7 +79,7 @@ class PixelGrid:
 
 
 def align_ends(model: ir.Model, target: Target) -> PixelGrid:
-    """Rewrites `model` in place so that both ends lie on the grid, as far as its shape allows; the network stays the same."""
+    """Rewrite `model` in place so that both ends lie on the grid, as far as its shape allows; the network stays the same."""
     graph = model.graph
     picture = graph.inputs[0]
     if target.has_wide_codes:
@@ -214,7 +214,7 @@ def _insert(graph: ir.Graph, node: ir.Node, *, name: str, like: ir.Value) -> ir.
 
 
 def _is_pointwise(node: ir.Node) -> bool:
-    """A 1×1 convolution from the picture's colours to as many: a mean taken off, or a change of colours."""
+    """Return a 1×1 convolution from the picture's colours to as many: a mean taken off, or a change of colours."""
     if node.op_type != "Conv" or node.inputs[1] is None or node.inputs[1].const_value is None:
         return False
     shape = constant_input(node, 1).shape
@@ -224,7 +224,7 @@ def _is_pointwise(node: ir.Node) -> bool:
 
 
 def _added_constant(node: ir.Node) -> NDArray[np.float64] | None:
-    """What `node` adds to a picture, a number or one a channel; None where it does something else."""
+    """Return what `node` adds to a picture, a number or one a channel; None where it does something else."""
     if node.op_type not in ("Add", "Sub") or node.outputs[0].is_graph_output():
         return None
     index = next((index for index, value in enumerate(node.inputs) if value is not None and value.const_value is not None), None)
@@ -237,7 +237,7 @@ def _added_constant(node: ir.Node) -> NDArray[np.float64] | None:
 
 
 def _takes_a_channel(node: ir.Node) -> bool:
-    """A convolution whose weight is its own and may get one input channel more."""
+    """Return a convolution whose weight is its own and may get one input channel more."""
     weight = node.inputs[1] if node.op_type == "Conv" else None
     grouped = "group" in node.attributes and node.attributes["group"].as_int() != 1
     return weight is not None and weight.const_value is not None and len(list(weight.uses())) == 1 and not grouped

@@ -1,4 +1,4 @@
-"""Writes a ConvTranspose as Conv and DepthToSpace, the same function: int8 kernels are there for these two on every backend.
+"""Write a ConvTranspose as Conv and DepthToSpace, the same function: every backend has int8 kernels for these two.
 
 ONNX Runtime 1.x has no ConvTranspose in int8, and openvino 2026.4 none whose input has a zero point. A transposed convolution of
 stride s adds w[k] x[i] to output y = s·i + k - p. With y + c = s·m + r, 0 ≤ r < s, and j = m - i,
@@ -49,7 +49,7 @@ class _Axis:
 
 
 def write_subpixel(graph: ir.Graph) -> None:
-    """Rewrites each ConvTranspose in place whose kernel is constant and undilated and whose strides are alike.
+    """Rewrite each ConvTranspose in place whose kernel is constant and undilated and whose strides are alike.
 
     Nodes keep their names. The convolution writes the tensor of the old name, so that ranges which were measured hold for it; the
     graph's output keeps its name too.
@@ -79,7 +79,7 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _axis(kernel: int, stride: int, *, begin: int, end: int, more: int) -> _Axis:
-    """The crop with the fewest taps; of several the one with the least to slice off."""
+    """Return the crop with the fewest taps; of several the one with the least to slice off."""
     found = []
     for crop in range(stride):
         offset = begin - crop
@@ -119,7 +119,10 @@ def _rewrite(graph: ir.Graph, node: ir.Node, axes: list[_Axis]) -> None:
 
 
 def _through_activations(value: ir.Value) -> list[ir.Value]:
-    """`value`, and what activations make of it that alone read it: they change each number by itself, in whatever order it lies."""
+    """Return `value`, and what activations make of it that alone read it.
+
+    They change each number by itself, in whatever order it lies.
+    """
     readers = [use.node for use in value.uses()]
     if len(readers) != 1 or value.is_graph_output() or readers[0].op_type not in _ACTIVATIONS:
         return [value]
@@ -127,7 +130,7 @@ def _through_activations(value: ir.Value) -> list[ir.Value]:
 
 
 def _put_behind(graph: ir.Graph, made: ir.Value, moves: list[ir.Node]) -> None:
-    """Lets all that reads `made` read what the last of `moves` makes of it."""
+    """Let all that reads `made` read what the last of `moves` makes of it."""
     name, end = str(made.name), moves[-1].outputs[0]
     end.type, end.shape, end.name = made.type, made.shape, f"{name}{SHUFFLED}"
     for move in moves[:-1]:

@@ -1,4 +1,4 @@
-"""python -m quantize explain [BUNDLE]"""
+"""python -m quantize explain [BUNDLE]: an int8 graph in, where it loses what it loses out; a table, JSON, a plot."""
 
 from __future__ import annotations
 

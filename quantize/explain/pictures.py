@@ -1,4 +1,4 @@
-"""Whole pictures through fp32 and int8: how far apart they come out, and what that costs against the truth."""
+"""Run whole pictures in fp32 and int8: how far apart the results are, and what that costs against the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PEAK = 255.0
 def compare_pictures(
     fp32: Upscaler, int8: Upscaler, pairs: Sequence[Pair], *, on_step: Callable[[int, int], None]
 ) -> list[ExplainedPicture]:
-    """Each of `pairs`, the one that int8 is furthest from fp32 on first."""
+    """Return each of `pairs`, the one that int8 is furthest from fp32 on first."""
     scale = fp32.bundle.manifest.scale
     found = []
     for index, pair in enumerate(pairs):

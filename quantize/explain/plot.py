@@ -1,4 +1,4 @@
-"""The plot of an explanation: every layer a line, error, clipping, codes and cost side by side; below, pictures and colours."""
+"""Plot an explanation: one line per layer with error, clipping, codes and cost; below, pictures and colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What explaining an int8 graph found: what `--json` prints, and the table and the plot are made from."""
+"""What explaining an int8 graph found, as data: `--json` prints it, and the table and the plot are made from it."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def mean_shift(shifts: Sequence[Shift]) -> Shift:
 
 
 def is_exact(value_db: float | None) -> bool:
-    """Whether a ratio leaves no error worth a name."""
+    """Return whether a ratio leaves no error worth a name."""
     return value_db is None or value_db > _EXACT_DB

@@ -1,4 +1,4 @@
-"""Where an int8 network's error comes from, layer by layer, against the fp32 network it was made of.
+"""Find where an int8 network's error comes from: the fp32 and the int8 graph and crops in, one row per layer out.
 
     SQNR = 10 log10(Σ x² / Σ (x̂ - x)²)
 
@@ -72,7 +72,7 @@ def measure_layers(
     target: Target,
     on_step: Callable[[int, int], None],
 ) -> list[LayerNoise]:
-    """The error of every tensor that `int8` stores, and of every one of `layers`, in the order they run.
+    """Return the error of every tensor that `int8` stores, and of every one of `layers`, in the order they run.
 
     Args:
         reference: the fp32 graph that `int8` was made of, of the same tensors and layers: equalized, its ends aligned.
@@ -174,7 +174,7 @@ class _Tally:
 
 
 def _tallies(graph: ir.Graph, stored: Mapping[str, StoredTensor], layers: Collection[str], target: Target) -> list[_Tally]:
-    """A row for each stored tensor that is not only moved, each layer, and the output where no stored tensor becomes it.
+    """Return a row for each stored tensor that is not only moved, each layer, and the output where no stored tensor becomes it.
 
     Nodes that end in one tensor are one row, that of the first.
     """
@@ -196,7 +196,7 @@ def _tallies(graph: ir.Graph, stored: Mapping[str, StoredTensor], layers: Collec
 
 
 def _picture_ranges(graph: ir.Graph, target: Target) -> dict[str, tuple[float, float]]:
-    """The range a picture has in the output, and in the tensors that are only scaled, shifted or moved to become it."""
+    """Return the range a picture has in the output, and in the tensors that are only scaled, shifted or moved to become it."""
     value, (low, high) = graph.outputs[0], _PICTURE_RANGE
     ranges = {str(value.name): (low, high)}
     while (node := value.producer()) is not None and (number := _constant_number(node)) is not None:
@@ -216,7 +216,7 @@ def _clipped_at(value: ir.Value) -> float:
 
 
 def _constant_number(node: ir.Node) -> float | None:
-    """What an Add adds or a Mul multiplies by (more than 0), where that is one number for all values."""
+    """Return what an Add adds or a Mul multiplies by (more than 0), where that is one number for all values."""
     constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
     if node.op_type not in ("Add", "Mul") or len(constants) != 1 or constants[0].size != 1:
         return None
@@ -251,7 +251,7 @@ def _like(node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
 
 
 def _codes(parameters: QuantizationParameters) -> int:
-    """How many there are."""
+    """Return how many there are."""
     limits = np.iinfo(parameters.dtype)
     return int(limits.max) - int(limits.min) + 1
 

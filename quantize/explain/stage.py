@@ -1,4 +1,4 @@
-"""Looks into a bundle's int8 graph: each layer on crops, whole pictures, and what the backend ran."""
+"""Explain a bundle's int8 graph: each layer on crops, whole pictures, and what the backend ran."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ExplainRequest:
 
 
 def explain(bundle: Bundle, request: ExplainRequest, *, on_step: OnStep) -> Explanation:
-    """Measures the int8 graph of `bundle` for a target against fp32.
+    """Measure the int8 graph of `bundle` for a target against fp32.
 
     Raises:
         BundleError: there is no such graph, or the bundle's calibration table is not the one it was made with.

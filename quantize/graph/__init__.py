@@ -1,1 +1,1 @@
-"""The int8 graph itself: which tensors get a quantizer, writing and reading Q/DQ pairs, running a graph operator by operator."""
+"""Place, write and read the quantizers of an int8 graph, and run a graph operator by operator."""

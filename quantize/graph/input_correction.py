@@ -1,4 +1,4 @@
-"""Which int8 layers can read their input's rounding error, which of a graph do, and what that costs in multiply-accumulates."""
+"""Tell which int8 layers can read their input's rounding error, which of a graph do, and what that costs in MACs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANK = 4  # R; with eight, LESRCNN x2 gains a seventh more for twice the arithme
 
 
 def is_correctable(layer: ir.Node, target: Target) -> bool:
-    """Whether `layer`, a convolution of an fp32 graph that is to be in int8, can read its input's rounding error."""
+    """Return whether `layer`, a convolution of an fp32 graph that is to be in int8, can read its input's rounding error."""
     groups = layer.attributes["group"].as_int() if "group" in layer.attributes else 1
     if not target.writes_floats or groups != 1 or constant_input(layer, 1).shape[1] <= extra_channels(target):
         return False
@@ -33,7 +33,7 @@ def extra_channels(target: Target) -> int:
 
 
 def added_macs(graph: ir.Graph, layers: Collection[str], manifest: Manifest, target: Target) -> AddedMacs:
-    """What `layers` of the fp32 `graph` then have beside their own."""
+    """Return what `layers` of the fp32 `graph` then have beside their own."""
     more, int8, in_float = extra_channels(target), 0, 0
     macs = {layer.name: layer.macs for layer in manifest.layers}
     for node in [node for node in graph if node.name in layers]:
@@ -52,19 +52,21 @@ class Reading:
 
 
 def readings_of_input(layer: ir.Node, target: Target) -> list[Reading]:
-    """Of an fp32 graph, from the tensor that `layer` is given, before it is moved about for it, to what the layer reads."""
+    """Return the tensors from the one that `layer` of an fp32 graph is given, through operators that move it, to what `layer`
+    reads.
+    """
     source, *moved = reversed(moved_chain(activations(layer)[0], target))
     return [Reading(*both) for both in zip((source, *moved), (*map(producer_of, moved), layer), strict=True)]
 
 
 def corrected_layers(graph: ir.Graph) -> frozenset[str]:
-    """Those of an int8 graph."""
+    """Return those of an int8 graph."""
     names = [str(node.name) for node in graph]
     return frozenset(name for name in names if directions_name(name) in graph.initializers)
 
 
 def own_weight(graph: ir.Graph, layer: str, weight: Array) -> Array:
-    """Of the weight that `layer` of an int8 graph has, what it had before it was widened."""
+    """Return the weight that `layer` of an int8 graph had before it was widened."""
     directions = graph.initializers.get(directions_name(layer))
     if directions is None or directions.const_value is None:
         return weight

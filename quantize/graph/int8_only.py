@@ -1,4 +1,4 @@
-"""Operators that a target runs on int8 alone, as PixelShuffle on vacc: whether a graph has them so, as written and as optimised.
+"""Check operators that a target runs on int8 alone, such as PixelShuffle on vacc: as written, and as a backend optimised them.
 
 An operator that moves data has no scale of its own. It reads and writes int8 at one scale where what is moved, however often, comes
 from one QuantizeLinear and goes to DequantizeLinears of that scale and zero point.
@@ -20,7 +20,7 @@ from runtime.targets import Precision, Target
 
 @dataclass(frozen=True)
 class BackendAccount:
-    """Of operators that are to run on int8 alone, what a backend says they read and wrote, by their names in the graph."""
+    """What a backend says that the operators for int8 alone read and wrote, by their names in the graph."""
 
     backend: str
     ran: dict[str, str]
@@ -39,12 +39,12 @@ _KEPT = "int8 to int8"
 
 
 def int8_only_nodes(graph: ir.Graph, target: Target) -> list[ir.Node]:
-    """The operators of `graph` that `target` runs on int8 alone."""
+    """Return the operators of `graph` that `target` runs on int8 alone."""
     return [node for node in graph if node.op_type in target.int8_only_ops]
 
 
 def check_int8_only(model: onnx.ModelProto, target: Target, *, precision: Precision) -> int:
-    """How many operators of `model`, a graph of `precision`, `target` runs on int8 alone.
+    """Return how many operators of `model`, a graph of `precision`, `target` runs on int8 alone.
 
     Raises:
         PipelineError: one of them does not read and write int8 at one scale, as the graph is written.
@@ -62,7 +62,7 @@ def check_int8_only(model: onnx.ModelProto, target: Target, *, precision: Precis
 
 
 def ask_backend(backend: str, model: bytes, target: Target, *, precision: Precision) -> BackendAccount:
-    """What `backend`, having optimised `model`, says its operators for int8 alone ran in; it runs the graph once.
+    """Return what `backend`, having optimised `model`, says its operators for int8 alone ran in; it runs the graph once.
 
     Raises:
         BackendError: it cannot run the graph.
@@ -74,7 +74,7 @@ def ask_backend(backend: str, model: bytes, target: Target, *, precision: Precis
 
 
 def _sources(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
-    """What writes what `node` moves, moves before it left out; None of the graph's input."""
+    """Yield what writes what `node` moves, moves before it left out; None of the graph's input."""
     producer = activations(node)[0].producer()
     if producer is not None and is_moved(producer.outputs[0], target):
         yield from _sources(producer, target)
@@ -83,7 +83,7 @@ def _sources(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
 
 
 def _readers(node: ir.Node, target: Target) -> Iterator[ir.Node | None]:
-    """What reads what `node` moved, moves after it left out; None of the graph's output."""
+    """Yield what reads what `node` moved, moves after it left out; None of the graph's output."""
     if node.outputs[0].is_graph_output():
         yield None
     for reader in (use.node for use in node.outputs[0].uses()):

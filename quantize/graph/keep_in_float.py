@@ -1,4 +1,4 @@
-"""What can be lifted out of int8, by name, and what a graph becomes of it.
+"""Keep layers and additions in float: their names in, the placement of quantizers without them out.
 
 A layer, which then runs in float; an addition inside one, which then reads what was never rounded; and the input of a layer, as
 LAYER.input: the layer stays in int8 and reads its input's rounding error too (`low_rank_correction.py`).
@@ -19,7 +19,7 @@ from runtime.targets import Target
 
 @dataclass(frozen=True)
 class Liftable:
-    """The names that a graph has for what can be lifted, in the order it runs; inputs by the layer that reads them."""
+    """The names of what a graph can keep in float, in the order it runs; inputs by the layer that reads them."""
 
     layers: tuple[str, ...]
     additions: tuple[str, ...]
@@ -32,7 +32,7 @@ class Liftable:
 
 @dataclass(frozen=True)
 class LiftedGraph:
-    """Where quantizers are with something lifted.
+    """Where quantizers are with something kept in float.
 
     Attributes:
         corrected: the layers in int8 that read their input's rounding error.
@@ -46,25 +46,29 @@ class LiftedGraph:
 
 
 def find_liftable(graph: ir.Graph, target: Target) -> Liftable:
-    """What can be lifted in `graph`, an fp32 network that nothing is lifted of."""
+    """Return what can be kept in float in `graph`, an fp32 network."""
     layers = place_quantizers(graph, target).int8_layers
     inputs = {f"{node.name}.input": str(node.name) for node in graph if node.name in layers and is_correctable(node, target)}
     return Liftable(layers, liftable_additions(graph, target), {name: of for name, of in inputs.items() if name not in layers})
 
 
 def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph:
-    """Where quantizers are with `lifted` names in float, if any.
+    """Return where quantizers are with `lifted` names in float, if any.
 
     Raises:
-        UserError: the target has no float, a name is unknown, or all layers are lifted.
+        UserError: the target has no float, a name is unknown, or all layers are to be kept in float.
     """
     if lifted and target.everything_int8:
-        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="choose another target")
+        raise UserError(
+            f"target {target.name} runs everything in int8: no layer can be kept in float", hint="choose another target"
+        )
     known = find_liftable(graph, target)
     for name in sorted(lifted.difference(known.names)):
         raise UnknownNameError("layer", name, valid=known.names)
     if lifted and lifted.issuperset(known.layers):
-        raise UserError("with every layer lifted nothing is left in int8", hint="that is the bundle's fp32 graph: lift fewer")
+        raise UserError(
+            "with every layer kept in float nothing is left in int8", hint="that is the bundle's fp32 graph: keep fewer in float"
+        )
     inputs = known.inputs.keys() & lifted
     placement = place_quantizers(graph, target, lifted=lifted - inputs)
     reading = {known.inputs[name] for name in inputs} - lifted
@@ -75,7 +79,7 @@ def lift(graph: ir.Graph, lifted: frozenset[str], target: Target) -> LiftedGraph
 
 
 def _moved_as_floats(placement: Placement, layers: Sequence[ir.Node], target: Target) -> Placement:
-    """`placement` where the inputs of `layers` are moved about for them before they are rounded, and not after."""
+    """Return `placement` where the inputs of `layers` are moved about for them before they are rounded, and not after."""
     quantizers = dict(placement.quantizers)
     movers: set[str] = set()
     for layer in layers:

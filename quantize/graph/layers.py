@@ -1,4 +1,4 @@
-"""What a layer's weight means: which axis its output channels lie along, and what becomes of its bias.
+"""Tell what a layer's weight means: the axis of its output channels, and what the layer multiplies its bias by.
 
 Conv (O, I/g, kH, kW) · ConvTranspose (I, O/g, kH, kW) · Gemm (I, O), or (O, I) with transB · MatMul (…, I, O)
 """
@@ -14,14 +14,14 @@ from export.graph.attributes import attribute
 
 
 def output_axis(node: ir.Node) -> int:
-    """The axis of a layer's weight along which its output channels lie."""
+    """Return the axis of a layer's weight along which its output channels lie."""
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     return {"ConvTranspose": 1, "MatMul": -1}.get(node.op_type, 0)
 
 
 def bias_gain(node: ir.Node) -> float:
-    """What a layer multiplies its bias by; 0 where it can have none."""
+    """Return what a layer multiplies its bias by; 0 where it can have none."""
     if node.op_type == "Gemm":
         return float(attribute(node, "beta", 1.0))
     return 0.0 if node.op_type == "MatMul" else 1.0

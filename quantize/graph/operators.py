@@ -1,4 +1,4 @@
-"""What an operator of a graph reads, and which row of a target's table is its own.
+"""Tell what an operator reads, and which row of a target's table is the operator's.
 
 An activation is a tensor of floats, or of the codes of quantized ones, that depends on what the picture holds. Shapes, indices and
 masks are none, nor is what is computed from the picture's size alone: they are the same for every picture, and never quantized.
@@ -32,22 +32,22 @@ _OPSET_OF_DEFAULTS = 26  # the defaults of attributes do not change
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
-    """The activations that a node reads."""
+    """Return the activations that a node reads."""
     return [value for value in node.inputs if value is not None and is_activation(value)]
 
 
 def computed_inputs(node: ir.Node) -> list[ir.Value]:
-    """What a node reads that is no constant: activations, and what is computed from the picture's size."""
+    """Return what a node reads that is no constant: activations, and what is computed from the picture's size."""
     return [value for value in node.inputs if value is not None and value.const_value is None]
 
 
 def is_activation(value: ir.Value) -> bool:
-    """Whether `value` depends on what the picture holds, and is of floats or their codes."""
+    """Return whether `value` depends on what the picture holds, and is of floats or their codes."""
     return value.const_value is None and value.dtype not in _OTHER_TYPES and _depends_on_picture(value)
 
 
 def _depends_on_picture(value: ir.Value) -> bool:
-    """Looks back as far as the next layer, or the graph's input."""
+    """Look back as far as the next layer, or the graph's input."""
     waiting, seen = [value], {value}
     while waiting:
         producer = waiting.pop().producer()
@@ -63,26 +63,26 @@ def _depends_on_picture(value: ir.Value) -> bool:
 
 
 def row_of(node: ir.Node, target: Target) -> Row | None:
-    """The row of the target's table that fits `node`; None where there is none, or where `node` reads no activation."""
+    """Return the row of the target's table that fits `node`; None where there is none, or where `node` reads no activation."""
     if node.domain != "" or not node.outputs or not is_activation(node.outputs[0]):
         return None
     return next((row for row in target.operators if row.operator == node.op_type and _fits(row, node)), None)
 
 
 def part_of(node: ir.Node, target: Target) -> Part | None:
-    """What `node` does in an int8 graph for `target`; None where it is in float."""
+    """Return what `node` does in an int8 graph for `target`; None where it is in float."""
     row = row_of(node, target)
     return None if row is None else row.part
 
 
 def is_moved(value: ir.Value, target: Target) -> bool:
-    """Whether an operator made `value` that only moves data, of one tensor."""
+    """Return whether an operator made `value` that only moves data, of one tensor."""
     producer = value.producer()
     return producer is not None and part_of(producer, target) is Part.MOVE and len(set(activations(producer))) == 1
 
 
 def is_weighted(node: ir.Node) -> bool:
-    """Whether `node` multiplies what it reads by a constant weight."""
+    """Return whether `node` multiplies what it reads by a constant weight."""
     return node.op_type in _WEIGHTED and _has_constant(node, 1) and bool(activations(node))
 
 
@@ -108,7 +108,7 @@ def _fits(row: Row, node: ir.Node) -> bool:
 
 
 def fused_branch(addition: ir.Node) -> ir.Value | None:
-    """The side of an addition of two activations that a layer writes for it alone; of two, the first."""
+    """Return the side of an addition of two activations that a layer writes for it alone; of two, the first."""
     read = activations(addition)
     if addition.op_type != "Add" or len(read) != 2:
         return None

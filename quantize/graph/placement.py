@@ -1,4 +1,4 @@
-"""Which tensors of a graph get a quantizer, for a target.
+"""Place quantizers: an fp32 graph and a target in, the tensors that get a quantizer and the layers in int8 out.
 
 A tensor gets one where an int8 operator reads or writes it, unless its only reader is an activation or an addition that the target
 fuses into the operator before. Operators that only move data tie their output to their input: one quantizer, passed through, where
@@ -61,7 +61,9 @@ class Placement:
 
 
 def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str] = ()) -> Placement:
-    """Decides where `target` wants quantizers in `graph`, an fp32 network in topological order, with `lifted` layers in float."""
+    """Decide where `target` wants quantizers in `graph`, an fp32 network in topological order, with the layers of `lifted` kept in
+    float.
+    """
     roles = tensor_roles(graph, target)
     in_float = lifted_operators(graph, target, lifted)
     parts = {node: part_of(node, target) for node in graph}
@@ -96,7 +98,7 @@ def place_quantizers(graph: ir.Graph, target: Target, *, lifted: Collection[str]
 
 
 def _touched(node: ir.Node, part: Part | None, target: Target) -> list[ir.Value]:
-    """The tensors that `node` itself wants as integers."""
+    """Return the tensors that `node` itself wants as integers."""
     if part in (Part.LAYER, Part.COMPUTE):
         if part is Part.COMPUTE and _has_number(node) and _is_at_an_end(node, target):
             return []
@@ -110,7 +112,10 @@ def _touched(node: ir.Node, part: Part | None, target: Target) -> list[ir.Value]
 
 
 def _range_of(value: ir.Value, quantized: Collection[ir.Value], target: Target) -> ir.Value:
-    """The tensor whose range is that of `value`: what it was moved from, or what it is joined into, where nothing else reads it."""
+    """Return the tensor whose range is that of `value`.
+
+    What it was moved from, or what it is joined into, where nothing else reads it.
+    """
     chain = moved_chain(value, target)
     source = end = chain[-1]
     while not source.is_graph_input() and not end.is_graph_output() and len(readers := [use.node for use in end.uses()]) == 1:
@@ -135,7 +140,7 @@ def _joins(node: ir.Node) -> bool:
 
 
 def _made(node: ir.Node) -> list[ir.Value]:
-    """What a node writes, but for outputs that it leaves out."""
+    """Return what a node writes, but for outputs that it leaves out."""
     return [value for value in node.outputs if value.name]
 
 
@@ -145,7 +150,7 @@ def liftable_additions(graph: ir.Graph, target: Target) -> tuple[str, ...]:
 
 
 def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -> frozenset[str]:
-    """`layers`, and the operators without weights that would be in int8 but read what one of those makes."""
+    """Return `layers`, and the operators without weights that would be in int8 but read what one of those makes."""
     if not layers:
         return frozenset()
     made = {_after_activation(node.outputs[0], target) for node in graph if node.name in layers}
@@ -155,7 +160,7 @@ def lifted_operators(graph: ir.Graph, target: Target, layers: Collection[str]) -
 
 
 def check_operators(graph: ir.Graph, target: Target) -> None:
-    """UserError where `target` runs everything in int8 and `graph` has an operator that it has not."""
+    """Raise UserError where `target` runs everything in int8 and `graph` has an operator that it has not."""
     if not target.everything_int8:
         return
     for node in graph:
@@ -170,7 +175,7 @@ def check_operators(graph: ir.Graph, target: Target) -> None:
 
 
 def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
-    """The role of every activation of `graph`, by name; what is only moved has the role of what it is moved to.
+    """Return the role of every activation of `graph`, by name; what is only moved has the role of what it is moved to.
 
     A global skip is the shallower side of an Add (and that Add's result) where the two sides differ by more than half of the
     network's depth, depth being the largest number of convolutions on a path from the input.
@@ -196,7 +201,7 @@ def tensor_roles(graph: ir.Graph, target: Target) -> dict[str, Role]:
 
 
 def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
-    """`value`, what an operator that only moves data moved it from, and so on back."""
+    """Return `value`, what an operator that only moves data moved it from, and so on back."""
     chain = [value]
     while is_moved(chain[-1], target):
         producer = chain[-1].producer()
@@ -206,12 +211,12 @@ def moved_chain(value: ir.Value, target: Target) -> list[ir.Value]:
 
 
 def may_stay_float(value: ir.Value, target: Target) -> bool:
-    """Whether the layer in int8 that makes `value` may write it as floats: all but what becomes the picture."""
+    """Return whether the layer in int8 that makes `value` may write it as floats: all but what becomes the picture."""
     return target.writes_floats and not _becomes_output(value, target)
 
 
 def _becomes_output(value: ir.Value, target: Target) -> bool:
-    """Whether `value` is an output of its graph, or moved, scaled or shifted to become one and nothing else."""
+    """Return whether `value` is an output of its graph, or moved, scaled or shifted to become one and nothing else."""
     while not value.is_graph_output():
         readers = [use.node for use in value.uses()]
         if len(readers) != 1 or len(activations(readers[0])) != 1:
@@ -230,7 +235,7 @@ def _has_number(node: ir.Node) -> bool:
 
 
 def _is_at_an_end(node: ir.Node, target: Target) -> bool:
-    """Whether `node`, with a constant, only brings the picture to the codes that the network reads, or back from them."""
+    """Return whether `node`, with a constant, only brings the picture to the codes that the network reads, or back from them."""
     value = activations(node)[0]
     while (producer := value.producer()) is not None and (_has_number(producer) or is_moved(value, target)):
         value = activations(producer)[0]
@@ -238,13 +243,13 @@ def _is_at_an_end(node: ir.Node, target: Target) -> bool:
 
 
 def _goes_into_addition(node: ir.Node, target: Target) -> bool:
-    """Whether all that reads what `node` writes is an addition that the target fuses into it."""
+    """Return whether all that reads what `node` writes is an addition that the target fuses into it."""
     readers = [use.node for use in node.outputs[0].uses()]
     return len(readers) == 1 and part_of(readers[0], target) is Part.INSIDE and fused_branch(readers[0]) is node.outputs[0]
 
 
 def _after_activation(value: ir.Value, target: Target) -> ir.Value:
-    """`value`, or what the bias and the activation make of it that are its only readers and computed inside its operator."""
+    """Return `value`, or what the bias and the activation make of it that are its only readers and computed inside its operator."""
     for part in (Part.BIAS, Part.FUSED):
         readers = list(value.uses())
         if len(readers) == 1 and not value.is_graph_output() and part_of(readers[0].node, target) is part:

@@ -1,4 +1,4 @@
-"""Writes QuantizeLinear/DequantizeLinear pairs into an fp32 graph.
+"""Write QuantizeLinear/DequantizeLinear pairs: an fp32 graph, scales and rounded weights in, the int8 graph out.
 
     q = clip(round(x / scale) + zero_point, q_min, q_max),   dq = (q - zero_point) · scale
 
@@ -66,7 +66,7 @@ def activation_parameters(activation_range: ActivationRange, target: Target, *, 
 
 
 def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:
-    """What QuantizeLinear and DequantizeLinear make of `array`."""
+    """Return what QuantizeLinear and DequantizeLinear make of `array`."""
     limits = np.iinfo(parameters.dtype)
     codes = np.clip(np.rint(array / np.float32(parameters.scale)) + parameters.zero_point, limits.min, limits.max)
     restored: NDArray[np.float32] = ((codes - parameters.zero_point) * np.float32(parameters.scale)).astype(np.float32)
@@ -74,7 +74,7 @@ def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters
 
 
 def storable_scale(scale: NDArray[np.floating] | float, target: Target) -> NDArray[np.float32]:
-    """`scale` as `target` stores it: the next power of two where it must be one, else the nearest value of its type."""
+    """Return `scale` as `target` stores it: the next power of two where it must be one, else the nearest value of its type."""
     if target.power_of_two_scales:
         exponent = np.ceil(np.log2(np.maximum(scale, SMALLEST_SCALE)) - _POWER_TOLERANCE)
         return np.exp2(exponent).astype(np.float32)
@@ -92,7 +92,7 @@ def write_qdq(
     target: Target,
     float_readers: Collection[str] = (),
 ) -> None:
-    """Adds quantizers to `model` in place: `parameters` for each quantized tensor and `rounded` weights for each layer, by name.
+    """Add quantizers to `model` in place: `parameters` for each quantized tensor and `rounded` weights for each layer, by name.
 
     `float_readers`, by name, go on reading what a tensor was, where an operator made it that does not only move data.
     """
@@ -138,7 +138,7 @@ def _move_integers(
 
 
 def _may_move_integers(node: ir.Node, target: Target, parameters: Mapping[str, QuantizationParameters]) -> bool:
-    """Whether `node` moves what was stored as integers and all it writes is stored so, at one scale and zero point."""
+    """Return whether `node` moves what was stored as integers and all it writes is stored so, at one scale and zero point."""
     row = row_of(node, target)
     if row is None or row.part is not Part.MOVE or not row.integers or node.inputs[0] is None or len(set(activations(node))) != 1:
         return False
@@ -187,7 +187,7 @@ class _Writer:
         self._weights: dict[tuple[int, tuple[int, ...], bytes], ir.Value] = {}
 
     def quantize_parameters(self, layer: ir.Node, rounded: RoundedWeight, *, input_scale: float) -> None:
-        """Replaces the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
+        """Replace the weight, and the bias where the target wants it, by DequantizeLinear of integers."""
         axis = output_axis(layer) % rounded.weight.ndim
         key = axis, rounded.weight.shape, rounded.weight.tobytes() + rounded.scale.tobytes()
         if key not in self._weights:
@@ -207,7 +207,7 @@ class _Writer:
         layer.replace_input_with(2, self._dequantize(f"{layer.name}.bias", integers, bias_scale, None))
 
     def quantize_activation(self, value: ir.Value, parameters: QuantizationParameters, *, float_readers: Collection[str]) -> None:
-        """Puts QuantizeLinear and DequantizeLinear between `value` and all that read it, but for `float_readers`."""
+        """Put QuantizeLinear and DequantizeLinear between `value` and all that read it, but for `float_readers`."""
         readers = [use for use in value.uses() if use.node.name not in float_readers]
         name = value.name
         scale = self._initializer(f"{name}.scale", np.array(parameters.scale, np.float32))

@@ -1,4 +1,4 @@
-"""Reads back what `quantize/graph/qdq.py` wrote: which tensors an int8 graph stores, and what its layers' integers stand for."""
+"""Read back what qdq.py wrote: which tensors an int8 graph stores, and what its layers' integers stand for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoredTensor:
 
 
 def stored_tensors(graph: ir.Graph) -> dict[str, StoredTensor]:
-    """The tensors that quantizers of `graph` store, by the name they have in the fp32 graph."""
+    """Return the tensors that quantizers of `graph` store, by the name they have in the fp32 graph."""
     stored = {}
     for node in graph:
         if node.op_type != "QuantizeLinear" or not str(node.name).endswith(_SUFFIX):  # others store what the fp32 graph has not
@@ -45,9 +45,9 @@ def stored_tensors(graph: ir.Graph) -> dict[str, StoredTensor]:
 
 
 def rounded_layers(graph: ir.Graph) -> dict[str, Constants]:
-    """The weight and bias of every layer whose weight is stored as integers, as those are dequantized, by the layer's name.
+    """Return the weight and bias of every layer whose weight is stored as integers, as those are dequantized, by the layer's name.
 
-    Of what a corrected layer reads, without its input's rounding error.
+    A corrected layer counts as reading its input alone, without the input's rounding error.
     """
     found = {}
     for node in graph:
@@ -59,7 +59,7 @@ def rounded_layers(graph: ir.Graph) -> dict[str, Constants]:
 
 
 def stored_end(value: ir.Value, stored: Collection[str], layers: Collection[str]) -> ir.Value:
-    """`value`, or what activations make of it that are its only readers, up to what is stored."""
+    """Return `value`, or what activations make of it that are its only readers, up to what is stored."""
     while value.name not in stored and not value.is_graph_output():
         readers = [use.node for use in value.uses()]
         if len(readers) != 1 or readers[0].name in layers or len(activations(readers[0])) != 1 or len(readers[0].outputs) != 1:

@@ -1,4 +1,4 @@
-"""One compiled graph for any part of a network in int8: every quantizer has a switch, and so have a layer's rounded weights.
+"""Compile one graph that runs any part of a network in int8: each quantizer and each layer's rounded weights has a switch.
 
     x' = s ? dequantize(quantize(x)) : x,    W' = s ? W_q : W
 
@@ -118,7 +118,7 @@ class _Reading:
 
 
 def _readings_of_input(layer: ir.Node, target: Target) -> frozenset[tuple[str, str | None]]:
-    """The tensors, and who reads them, that are not rounded where `layer` is corrected; none where it cannot be."""
+    """Return the tensors, and who reads them, that are not rounded where `layer` is corrected; none where it cannot be."""
     if not is_correctable(layer, target):
         return frozenset()
     source, *moved = readings_of_input(layer, target)
@@ -133,7 +133,7 @@ def _written(layer: ir.Node, stored: Collection[str], layers: Collection[str], t
 def _switch_tensor(
     graph: ir.Graph, value: ir.Value, parameters: QuantizationParameters, operators: Collection[str], target: Target
 ) -> list[_Reading]:
-    """Puts a quantizer with switches between `value` and all that read it."""
+    """Put a quantizer with switches between `value` and all that read it."""
     name, uses = str(value.name), list(value.uses())
     scale = new_constant(graph, np.array(parameters.scale, np.float32), name=f"{name}.scale")
     zero_point = new_constant(graph, np.array(parameters.zero_point, parameters.dtype), name=f"{name}.zero_point")
@@ -155,7 +155,7 @@ def _switch_tensor(
 
 
 def _switch_constants(graph: ir.Graph, layer: ir.Node, rounded: Constants) -> str:
-    """Gives `layer` its rounded weight and bias while a switch is on; the switch's name."""
+    """Give `layer` its rounded weight and bias while a switch is on; the switch's name."""
     switch = _add_switch(graph, f"{layer.name}.rounded")
     layer.resize_inputs(max(len(layer.inputs), 1 + len(rounded)))
     for index, array in enumerate(rounded, start=1):

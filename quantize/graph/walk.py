@@ -1,4 +1,4 @@
-"""Runs a graph one operator at a time, so that what a layer is given and what it makes can be looked at and changed on the way."""
+"""Run a graph one operator at a time: what a layer is given and what it makes can be read and changed on the way."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from runtime.backends.onnxruntime import session_options
 
 Array = NDArray[np.float32]
-"""Of a picture; tensors of indices and sizes are of other types."""
+"""Floats that depend on the picture; tensors of indices and sizes are of other types."""
 _IR_VERSION = 10
 
 
 def run_node(
     node: ir.Node, inputs: Sequence[Sequence[Array]], *, opsets: Mapping[str, int], crops: int
 ) -> list[list[Array] | None]:
-    """What `node` makes, each output crop by crop, None for one that it leaves out.
+    """Return what `node` makes, each output crop by crop, None for one that it leaves out.
 
     Args:
         inputs: crop by crop, what it reads that is no constant, in that order.

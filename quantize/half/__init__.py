@@ -1,1 +1,1 @@
-"""fp16 and bf16 graphs: cast, kept in range, checked."""
+"""Make fp16 and bf16 graphs: cast, keep in range, check."""

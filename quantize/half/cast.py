@@ -1,8 +1,8 @@
-"""fp32 graph -> fp16 or bf16 graph: weights and arithmetic in half precision, float32 at the graph's input and output.
+"""Cast a graph to half precision: fp32 in, fp16 or bf16 weights and arithmetic out, with float32 at the graph's ends.
 
 What ONNX's schemas do not allow in half precision stays in float32, and so does what computes sizes, with Casts around it. In fp16
-so does what would leave its range, or lose more in it than rounding costs (`quantize/half/float16_range.py`), where the graph cannot be
-rescaled so that it does not (`quantize/half/rescale.py`).
+so does what would leave its range, or lose more in it than rounding costs (`quantize/half/float16_range.py`), where the graph
+cannot be rescaled so that it does not (`quantize/half/rescale.py`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make_half(
     ranges: Mapping[str, float] | None = None,
     tolerance_db: float | None = TOLERANCE_DB,
 ) -> HalfGraph:
-    """A half-precision copy of `model`; its contract (float32 in, float32 out) stays. A bf16 graph has opset 22 or more.
+    """Return a half-precision copy of `model`; its contract (float32 in, float32 out) stays. A bf16 graph has opset 22 or more.
 
     Args:
         ranges: the largest magnitude that calibration saw of a tensor, by name, beside what is measured here.
@@ -82,14 +82,14 @@ def make_half(
 
 
 def _positions(model: ir.Model, precision: Half) -> dict[ir.Node, HalfPositions]:
-    """The operators that could run in half precision."""
+    """Return the operators that could run in half precision."""
     about_sizes, opset = _about_sizes(model.graph), model.graph.opset_imports[""]
     found = {node: half_positions(node, opset=opset, to=_TYPES[precision]) for node in model.graph if node not in about_sizes}
     return {node: positions for node, positions in found.items() if positions is not None}
 
 
 def _in_range(model: ir.Model, ranges: Mapping[str, float]) -> tuple[ir.Model, dict[ir.Node, str], int]:
-    """`model` or the same rescaled, whichever keeps fewer operators in float32; those, and how many tensors are rescaled."""
+    """Return `model` or the same rescaled, whichever keeps fewer operators in float32; those, and how many tensors are rescaled."""
     magnitudes = measure_magnitudes(model).with_seen(ranges)
     kept = magnitudes.keep_in_float(_positions(model, "fp16"))
     if all(in_float(node) is not None for node in kept):
@@ -103,7 +103,7 @@ def _in_range(model: ir.Model, ranges: Mapping[str, float]) -> tuple[ir.Model, d
 
 
 def _typed(model: onnx.ModelProto, precision: Half) -> ir.Model:
-    """A copy with constants as initializers, every node named, and every tensor's type known where ONNX can tell."""
+    """Return a copy with constants as initializers, every node named, and every tensor's type known where ONNX can tell."""
     try:
         inferred = onnx.shape_inference.infer_shapes(raise_opset(model, _BFLOAT16_OPSET) if precision == "bf16" else model)
     except (RuntimeError, onnx.shape_inference.InferenceError) as error:
@@ -196,7 +196,10 @@ class _Converter:
         return cast.outputs[0]
 
     def _restored(self, value: ir.Value) -> ir.Value:
-        """The graph's output under its own name, in float32; the half value takes its producer's, by which the runtime knows it."""
+        """Return the graph's output under its own name, in float32.
+
+        The half value takes its producer's, by which the runtime knows it.
+        """
         producer = value.producer()
         assert producer is not None
         cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=_fresh("from_half", self._names))
@@ -212,7 +215,7 @@ class _Converter:
 
 
 def _fresh(wanted: str, names: set[str]) -> str:
-    """`wanted`, or with a number behind it where there is such a name; it is taken from then on."""
+    """Return `wanted`, or with a number behind it where there is such a name; it is taken from then on."""
     name, count = wanted, 1
     while name in names:
         count += 1

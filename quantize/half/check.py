@@ -1,4 +1,4 @@
-"""What a half-precision graph gives on hardware that rounds every tensor, held against fp32.
+"""Check a half-precision graph as hardware would run it: every tensor rounded, the output compared with fp32's.
 
 ONNX Runtime on a CPU computes float16 operators in float32 and rounds nothing between them, so that it shows neither what leaves
 float16's range nor what 11 bits are too few for. Here each tensor in half precision is cast to it and back, in a float32 graph that
@@ -22,7 +22,7 @@ from runtime.verify.value_check import psnr_db
 
 
 def check_rounded(model: ir.Model, halves: Mapping[ir.Node, HalfPositions], to: ir.DataType, *, tolerance_db: float) -> None:
-    """Runs the float32 `model` as it is, and with what `halves`, operators of it, read and write rounded to type `to`.
+    """Run the float32 `model` as it is, and with what `halves`, operators of it, read and write rounded to type `to`.
 
     Raises:
         PipelineError: the two are less alike than `tolerance_db`; or it does not run.

@@ -1,4 +1,4 @@
-"""What an fp16 graph must compute in float32: what leaves float16's range, or loses more in it than rounding costs.
+"""Find what an fp16 graph must compute in float32: tensors that leave float16's range, or lose more in it than rounding costs.
 
 float16 ends at 65504 and has 11 bits down to 6e-5; below that the bits go, and 6e-8 is the least. Measured here, in float32 on
 pictures that are made for it (black, white, noise of nothing but the two, a photograph's kind), are of every tensor the largest
@@ -66,12 +66,12 @@ class Magnitudes:
         return Magnitudes(larger, self.sums)
 
     def scaled(self, exponents: Mapping[str, int]) -> Magnitudes:
-        """Of the graph with each tensor times 2 to its exponent, by name."""
+        """The largest magnitudes in the graph with each tensor multiplied by 2 to its exponent, by name."""
         values = {name: value * 2.0 ** exponents.get(name, 0) for name, value in self.values.items()}
         return Magnitudes(values, {name: value * 2.0 ** exponents.get(name, 0) for name, value in self.sums.items()})
 
     def keep_in_float(self, nodes: Mapping[ir.Node, HalfPositions]) -> dict[ir.Node, str]:
-        """Those of `nodes` that must compute in float32, each with the reason in words."""
+        """Return those of `nodes` that must compute in float32, each with the reason in words."""
         found = {node: self._reason(node, positions) for node, positions in nodes.items()}
         return {node: reason for node, reason in found.items() if reason is not None}
 
@@ -113,14 +113,17 @@ class Magnitudes:
 
 
 def in_float(node: ir.Node) -> str | None:
-    """Why `node` computes in float32 in any half-precision graph; None where it need not."""
+    """Return why `node` computes in float32 in any half-precision graph; None where it need not."""
     if node.op_type == "Div" and node.inputs[1] is not None and node.inputs[1].const_value is None:
         return _SMALL
     return _INSIDE.get(node.op_type)
 
 
 def convert_constant(array: NDArray[np.generic], to: ir.DataType, *, saturates: bool) -> NDArray[np.generic]:
-    """`array` in half precision; where it `saturates`, what is beyond float16 becomes its largest value, and infinity elsewhere."""
+    """Return `array` in half precision.
+
+    Where it `saturates`, what is beyond float16 becomes its largest value, and infinity elsewhere.
+    """
     limit = np.finfo(np.float16).max
     held = array.clip(-limit, limit) if saturates and to == ir.DataType.FLOAT16 else array
     with np.errstate(over="ignore"):
@@ -129,7 +132,7 @@ def convert_constant(array: NDArray[np.generic], to: ir.DataType, *, saturates: 
 
 
 def measure_magnitudes(model: ir.Model) -> Magnitudes:
-    """Runs the pictures through the float32 `model`, its constants initializers and its types inferred.
+    """Run the pictures through the float32 `model`, its constants initializers and its types inferred.
 
     Raises:
         PipelineError: ONNX Runtime cannot run it.
@@ -167,7 +170,7 @@ def probe_pictures(graph: ir.Graph, size: tuple[int, int]) -> Iterator[Floats]:
 
 
 def _sizes(graph: ir.Graph) -> Sequence[tuple[int, int]]:
-    """The one size that `graph` takes, or those that are tried."""
+    """Return the one size that `graph` takes, or those that are tried."""
     _, _, height, width = _sides(graph)
     return _SIZES if height is None or width is None else ((height, width),)
 
@@ -180,7 +183,7 @@ def _sides(graph: ir.Graph) -> list[int | None]:
 
 
 def first_pictures(graph: ir.Graph) -> Iterator[Floats]:
-    """The first picture at each size that is tried."""
+    """Yield the first picture at each size that is tried."""
     for size in _sizes(graph):
         yield next(probe_pictures(graph, size))
 
@@ -196,7 +199,7 @@ def _name(tensor: str, *, sums: bool = False) -> str:
 
 
 def _watched(model: ir.Model, values: Iterable[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """`model` with the largest magnitude of each of `values` among its outputs, and of what bounds each sum of products."""
+    """Return `model` with the largest magnitude of each of `values` among its outputs, and of what bounds each sum of products."""
     proto = ir.to_proto(model)
     graph, made, names = proto.graph, [], []
 

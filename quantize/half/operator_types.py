@@ -1,4 +1,4 @@
-"""Which tensors an operator takes and gives in half precision, by ONNX's own schemas: no list of operators to keep up.
+"""Tell which tensors an operator takes and gives in half precision, from ONNX's own schemas: there is no list to maintain.
 
 A schema names each input's and output's type by a variable (T, T1) with the types that it allows, or by one fixed type. Where an
 operator runs in half precision, every variable that stands for float32 stands for the half type instead, constants included; an
@@ -29,7 +29,7 @@ class HalfPositions:
 
 
 def half_positions(node: ir.Node, *, opset: int, to: ir.DataType) -> HalfPositions | None:
-    """What `node` reads and writes as `to`; None where it stays as it is: it touches no floats, or cannot run so.
+    """Return what `node` reads and writes as `to`; None where it stays as it is: it touches no floats, or cannot run so.
 
     The types of what it reads and writes are known, as shape inference finds them.
     """
@@ -63,7 +63,7 @@ def _schema(node: ir.Node, opset: int) -> OpSchema | None:
 
 
 def _variable(formal: Sequence[OpSchema.FormalParameter], index: int) -> str:
-    """The type variable of a parameter; the last formal one stands for all that follow it."""
+    """Return the type variable of a parameter; the last formal one stands for all that follow it."""
     return str(formal[min(index, len(formal) - 1)].type_str)
 
 

@@ -1,7 +1,7 @@
-"""fp32 graph -> fp16 graph for a target that runs PixelShuffle on int8 alone: an int8 island in it, or written out.
+"""Make an fp16 graph for a target that runs PixelShuffle on int8 alone: an int8 island in it, or PixelShuffle written out.
 
-An island is QuantizeLinear, DepthToSpace on int8, DequantizeLinear, with the range that was calibrated. Written out, DepthToSpace is
-Reshape, Transpose, Reshape (`export/graph/depth_to_space.py`).
+An island is QuantizeLinear, DepthToSpace on int8, DequantizeLinear, with the range that was calibrated. Written out, DepthToSpace
+is Reshape, Transpose, Reshape (`export/graph/depth_to_space.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PixelShuffle(Enum):
 
 
 def check_pixel_shuffle(model: onnx.ModelProto, target: Target, chosen: PixelShuffle) -> None:
-    """UserError where half-precision graphs of `model` are to be refused, or cannot be made as `chosen`."""
+    """Raise UserError where half-precision graphs of `model` are to be refused, or cannot be made as `chosen`."""
     shuffles = int8_only_nodes(ir.from_proto(model).graph, target)
     halves = [precision for precision in target.precisions if precision in ("fp16", "bf16")]
     if not shuffles or not halves or chosen is PixelShuffle.ISLAND:
@@ -62,7 +62,7 @@ def convert_to_own_half(
     *,
     chosen: PixelShuffle,
 ) -> HalfGraph:
-    """`model` in half precision for a target that has it, and runs some operators on int8 alone.
+    """Return `model` in half precision for a target that has it, and runs some operators on int8 alone.
 
     `chosen` is one that `check_pixel_shuffle` lets pass.
 
@@ -77,7 +77,7 @@ def convert_to_own_half(
 
 
 def _write_islands(model: onnx.ModelProto, table: CalibrationTable, options: Int8Options) -> onnx.ModelProto:
-    """`model` with quantizers around the operators for int8 alone and nowhere else, with scales that float16 can hold."""
+    """Return `model` with quantizers around the operators for int8 alone and nowhere else, with scales that float16 can hold."""
     islands_alone = tuple(row for row in options.target.operators if row.int8_only)
     target = replace(options.target, operators=islands_alone, float_dtype="float16")
     islands = ir.from_proto(raise_opset(model, _FLOAT16_SCALES_OPSET))

@@ -1,4 +1,4 @@
-"""Multiplies the tensors of a graph by powers of two, exactly, so that float16 holds them and the weights between them.
+"""Multiply the tensors of a graph by powers of two, exactly, so that float16 holds them and the weights between them.
 
 For any positively homogeneous f (ReLU, a sum of equals, Concat, Resize) and powers of two s and t
 
@@ -37,7 +37,7 @@ _LIMIT = 60  # of an exponent: float32 has 126 either way
 
 
 def rescale(graph: ir.Graph, largest: Mapping[str, float]) -> dict[str, int]:
-    """Rescales `graph` in place, its constants initializers; `largest` is each tensor's largest magnitude, by name.
+    """Rescale `graph` in place, its constants initializers; `largest` is each tensor's largest magnitude, by name.
 
     Returns:
         The exponent of each tensor's factor, by name.
@@ -106,7 +106,7 @@ class _Groups:
             self.fixed.add(two)
 
     def _join_product(self, node: ir.Node) -> None:
-        """Of two activations one keeps its factor, a gate's rather than what it weighs, and the other shares the product's."""
+        """Keep the factor of one of two activations, a gate's rather than what the gate weighs; the other shares the product's."""
         left, right = _activations(node)
         gate, weighed = (left, right) if self.lead(left) in self.fixed else (right, left)
         self._fix(gate)
@@ -114,7 +114,7 @@ class _Groups:
 
 
 def _constant_exponents(node: ir.Node, exponents: Mapping[ir.Value, int]) -> Iterator[tuple[int, int]]:
-    """The constant inputs of `node` that are multiplied, each with its exponent."""
+    """Yield the constant inputs of `node` that are multiplied, each with its exponent."""
     made = exponents.get(node.outputs[0], 0)
     if node.op_type in _HOMOGENEOUS and _is_homogeneous(node):
         yield from ((index, made) for index, value in _tied(node) if value.const_value is not None)
@@ -128,7 +128,7 @@ def _constant_exponents(node: ir.Node, exponents: Mapping[ir.Value, int]) -> Ite
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, index: int, exponent: int, copies: dict[tuple[ir.Value, int], ir.Value]) -> None:
-    """Gives `node` its constant times 2 to `exponent`; another reader of the same constant may want another."""
+    """Give `node` its constant times 2 to `exponent`; another reader of the same constant may want another."""
     value = node.inputs[index]
     assert value is not None
     assert value.const_value is not None
@@ -143,13 +143,13 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, exponent: int, copies:
 
 
 def _activations(node: ir.Node) -> list[ir.Value]:
-    """What `node` reads that is no constant, and a float as far as is known."""
+    """Return what `node` reads that is no constant, and a float as far as is known."""
     read = [value for value in node.inputs if value is not None and value.const_value is None]
     return [value for value in read if value.dtype in (ir.DataType.FLOAT, None)]
 
 
 def _tied(node: ir.Node) -> list[tuple[int, ir.Value]]:
-    """The inputs of a homogeneous operator that share its output's factor."""
+    """Return the inputs of a homogeneous operator that share its output's factor."""
     indices = _HOMOGENEOUS[node.op_type]
     return [(index, value) for index, value in enumerate(node.inputs) if value is not None and index in indices]
 
@@ -163,7 +163,7 @@ _SLOPES = {"LeakyRelu": {"alpha"}}
 
 
 def _is_linear(node: ir.Node) -> bool:
-    """One activation and a constant that it is multiplied with, or divided by."""
+    """Return one activation and a constant that it is multiplied with, or divided by."""
     if node.op_type not in _LINEAR or node.domain != "" or len(_activations(node)) != 1:
         return False
     constants = [value is not None and value.const_value is not None for value in node.inputs]

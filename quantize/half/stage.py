@@ -1,4 +1,4 @@
-"""The half-precision graphs beside an int8 one: made if they can be, and if not, why not. int8 does not wait for them."""
+"""Make a target's half-precision graphs: an fp32 graph in; the graphs, and why one is missing, out. int8 goes on without them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Halves:
 
 
 def halves_of(target: Target) -> tuple[Half, ...]:
-    """The half precisions that `target` has; graphs of others stay in a bundle as other targets left them."""
+    """Return the half precisions that `target` has; graphs of others stay in a bundle as other targets left them."""
     return tuple(half for half in HALVES if half in target.precisions)
 
 
 def make_halves(model: onnx.ModelProto, target: Target, contract: Contract, *, ranges: Mapping[str, float] | None = None) -> Halves:
-    """The fp32 `model` in each half precision of `target`, checked against fp32 on the backends that are installed.
+    """Return the fp32 `model` in each half precision of `target`, checked against fp32 on the backends that are installed.
 
     Args:
         ranges: the largest magnitudes that calibration saw, by tensor, beside those measured on made pictures.
@@ -60,7 +60,8 @@ def make_halves(model: onnx.ModelProto, target: Target, contract: Contract, *, r
 
 
 def seen_ranges(table: CalibrationTable) -> dict[str, float]:
-    """The largest magnitude of each tensor of the fp32 graph that `table` has, where it is beyond what float16 is trusted with.
+    """Return the largest magnitude of each tensor of the fp32 graph that `table` has, where it is beyond what float16 is trusted
+    with.
 
     A table of an equalized graph says nothing of the graph as it was.
     """

@@ -1,1 +1,1 @@
-"""Gradient-based recovery, and the only code outside `export` that imports torch: imported where it is wanted, not before."""
+"""Recover what rounding lost, by gradients: the only code outside `export` that imports torch, imported where it is needed."""

@@ -1,4 +1,4 @@
-"""End-to-end distillation: the int8 network learns from the fp32 one, on calibration pictures alone.
+"""Distil end to end: the int8 network learns from the fp32 one, on calibration crops alone.
 
     min over integer weights and biases   E ‖255 · (f_int8(x) - f_fp32(x))‖²
 
@@ -94,7 +94,7 @@ def _save(progress: Path, network: torch.nn.Module, optimizer: torch.optim.Optim
 
 
 def _resume(progress: Path | None, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """How many steps were done already; a damaged file, and one of another torch, counts for nothing."""
+    """Return how many steps were done already; a damaged file, and one of another torch, counts for nothing."""
     if progress is None or not progress.is_file():
         return 0
     with suppress(pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""A placed int8 graph as a torch module that can be differentiated: what a backend computes, with rounding passed straight through.
+"""Simulate a placed int8 graph as a differentiable torch module: a backend's arithmetic, with rounding passed straight through.
 
     q(x) = s · (clip(round(x / s) + z, q_min, q_max) - z),   ∂ round(x) / ∂x = 1
 
@@ -24,7 +24,7 @@ _OWN_DOMAIN = ""
 
 
 def check_simulated(graph: ir.Graph) -> None:
-    """UserError where `graph` has an operator that is not simulated."""
+    """Raise UserError where `graph` has an operator that is not simulated."""
     for node in _strange(graph):
         raise UserError(
             f"distillation does not support {node.op_type} (node {node.name})",
@@ -56,7 +56,7 @@ class SimulatedNetwork(torch.nn.Module):
         *,
         float_readers: Collection[str] = (),
     ) -> None:
-        """Raises UserError where the graph has an operator that is not simulated."""
+        """Raise UserError where the graph has an operator that is not simulated."""
         super().__init__()
         check_simulated(graph)
         self._graph, self._stored, self._float_readers = graph, parameters, float_readers
@@ -112,5 +112,5 @@ def _float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def key(name: str) -> str:
-    """The name of a parameter, in which torch allows no dot."""
+    """Return the name of a parameter, in which torch allows no dot."""
     return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Which layers to lift out of int8: few graphs are tried, the ones that sensitivity promises most of.
+"""Choose which layers to keep in float: few graphs are tried, those that sensitivity promises most of.
 
     gain(l) = noise(nothing lifted) - noise(l lifted),    order: gain(l) / MACs(l), the largest first
 
@@ -27,7 +27,7 @@ NOTHING: Lifted = frozenset()
 
 @dataclass(frozen=True)
 class LiftingCost:
-    """What lifting something costs, in shares of the network's multiply-accumulates.
+    """What keeping something in float costs, in shares of the network's multiply-accumulates.
 
     Attributes:
         touched: that are slower or added.
@@ -59,12 +59,12 @@ def choose_lifted(
     attempt: Callable[[Lifted], Trial],
     fit: Callable[[Lifted], Trial],
 ) -> Trial:
-    """The trial of least cost among those within `budget`.
+    """Return the trial of least cost among those within `budget`.
 
     Args:
-        costs: of all that could be lifted.
-        noise: estimated mean square of the output's error with those lifted.
-        attempt: writes, runs and times the graph with those lifted.
+        costs: of all that could be kept in float.
+        noise: estimated mean square of the output's error with those kept in float.
+        attempt: writes, runs and times the graph with those kept in float.
         fit: the same, with weights rounded for it.
 
     Raises:
@@ -74,7 +74,7 @@ def choose_lifted(
     most_int8 = tried[NOTHING].int8_mac_share
     if most_int8 < budget.min_int8_macs:
         raise UserError(
-            f"--min-int8-macs {budget.min_int8_macs:g} cannot be met: with nothing lifted {most_int8:.4f} of MACs are in int8",
+            f"--min-int8-macs {budget.min_int8_macs:g} cannot be met: {most_int8:.4f} of MACs are in int8 at most",
             hint=f"--min-int8-macs {math.floor(most_int8 * 1000) / 1000:g}",
         )
     if not budget.allows(tried[NOTHING]):
@@ -98,7 +98,8 @@ def choose_lifted(
 
 
 def lifting_order(costs: Mapping[str, LiftingCost], noise: Callable[[Lifted], float], *, spare: float) -> list[str]:
-    """By what lifting gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has any.
+    """Choose by what keeping in float gains for its multiply-accumulates, as much as fits into `spare` of them; never all that has
+    any.
 
     Where what gains most of all has no room behind others, it comes first if that leaves less noise.
     """
@@ -136,7 +137,7 @@ def _fewest(
     attempt: Callable[[Lifted], Trial],
     tried: dict[Lifted, Trial],
 ) -> Lifted | None:
-    """The fewest layers from the front of `order` that a trial found within the budget."""
+    """Return the fewest layers from the front of `order` that a trial found within the budget."""
     per_noise = _drop_per_noise(NOTHING, noise, tried)
     promising = (count for count in range(1, len(order)) if noise(frozenset(order[:count])) * per_noise <= budget.max_drop_db)
     count, over, within = next(promising, len(order)), 0, None
@@ -161,7 +162,7 @@ def _prune(
     noise: Callable[[Lifted], float],
     tried: Mapping[Lifted, Trial],
 ) -> Lifted:
-    """`lifted` without the layers that, by the estimate, it can do without, the costliest first."""
+    """Return `lifted` without the layers that, by the estimate, it can do without, the costliest first."""
     per_noise = max(_drop_per_noise(NOTHING, noise, tried), _drop_per_noise(lifted, noise, tried))
     kept = lifted
     for layer in sorted(lifted, key=lambda layer: (-costs[layer].touched, layer)):
@@ -182,6 +183,6 @@ def _over_budget(budget: Budget, tried: Iterable[Trial], *, most: int) -> UserEr
     looser = " or a lower --min-int8-macs" if budget.min_int8_macs else ", or the bundle's fp32 graph"
     return UserError(
         f"a drop of {budget.max_drop_db:g} dB on held-back crops cannot be met{limit}: the least that was reached is "
-        f"{least.drop_db:.3f} dB, {len(least.lifted)} layers lifted of {most} that can be",
+        f"{least.drop_db:.3f} dB, {len(least.lifted)} layers kept in float, of {most} that can be",
         hint=f"--max-drop-db {reached:g}{looser}",
     )

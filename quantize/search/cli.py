@@ -1,4 +1,4 @@
-"""What `python -m quantize … --max-drop-db D` searches with and shows."""
+"""Search for `python -m quantize … --max-drop-db D`: run the search, and show the front that it found."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from runtime.terminal.figures import share_text
 def make_budget(
     max_drop_db: float | None, *, min_int8_macs: float | None, backend: str | None, lifted: Collection[str]
 ) -> Budget | None:
-    """What was asked for, None where no search was; UserError where the options do not go together."""
+    """Return what was asked for, None where no search was; UserError where the options do not go together."""
     if max_drop_db is None:
         for option, value in (("--min-int8-macs", min_int8_macs), ("--backend", backend)):
             if value is not None:
                 raise UserError(f"{option} has no effect without --max-drop-db", hint=f"drop {option}, or add --max-drop-db 0.03")
         return None
     if lifted:
-        raise UserError("--max-drop-db finds the layers to lift: --lift names them", hint="drop one of the two")
+        raise UserError("--max-drop-db finds the layers to keep in float: --keep-in-float names them", hint="drop one of the two")
     if not math.isfinite(max_drop_db) or math.isnan(min_int8_macs or 0):
         raise UserError(
             f"--max-drop-db {max_drop_db}, --min-int8-macs {min_int8_macs}: expected numbers",
@@ -81,7 +81,7 @@ def search(
     return found
 
 
-_HEADINGS = ("", "drop dB", "p50 ms", "× int8", "× fp32", "int8 MACs", "lifted")
+_HEADINGS = ("", "drop dB", "p50 ms", "× int8", "× fp32", "int8 MACs", "kept in float")
 
 
 def _show(bundle: Bundle, found: Found) -> None:
@@ -122,5 +122,5 @@ def _conditions(state: SearchState, *, tried_now: int) -> str:
         f"Pareto front of {len(state.trials)} graphs tried, {tried_now} of them now. Drop: PSNR of luma below fp32's, mean over "
         f"{where} {which}. Latency on {state.backend}, {shape}, its own number of threads, median of {timing.n} after "
         f"{timing.warm_up}, in turn with fp32 and with everything in int8, on {processor_name()}, {count_cores()} cores. "
-        "What is chosen has weights rounded for what it lifts."
+        "The chosen graph has weights rounded for what it keeps in float."
     )

@@ -1,4 +1,4 @@
-"""Crops with the truth beside them that neither ranges nor rounding were chosen on, and what a network scores there.
+"""Make crops to judge a network on, with the truth beside them: pictures in, crops that calibration did not use out.
 
     drop = mean over pictures of PSNR(fp32, truth) - PSNR(int8, truth)
 
@@ -44,14 +44,14 @@ class ScoredCrop:
     border: int
 
     def square_error(self, output: Array) -> float:
-        """The mean over pixels, of (1, C, H·scale, W·scale) float32, clipped to [0, 1]."""
+        """Return the mean over pixels, of (1, C, H·scale, W·scale) float32, clipped to [0, 1]."""
         difference = _plane(output) - self.truth
         inside = slice(self.border, -self.border)
         return float(np.square(difference[inside, inside]).mean())
 
 
 def psnr_db(square_errors: Sequence[float]) -> float:
-    """Of one picture, from those of its crops."""
+    """Return the PSNR of one picture, in dB, from the mean squared errors of its crops."""
     return 10 * math.log10(255**2 / max(float(np.mean(square_errors)), 1e-9))
 
 

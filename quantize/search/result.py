@@ -1,4 +1,4 @@
-"""What a search for layers to lift out of int8 tried and found: the state it resumes from, and what its table is made of."""
+"""What a search for layers to keep in float tried and found, as data: a search resumes from it, and its table is made from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HeldBack(Noun):
     """Ranges and weights were not chosen on these pictures; else they were, on other crops of them."""
     crops: int
     crop_size: tuple[int, int]
-    """Of the low-resolution picture, before it is enlarged for a network that takes it so."""
+    """The size of the low-resolution crop, before it is enlarged for a network that takes an enlarged picture."""
     seed: int
 
 
@@ -44,16 +44,16 @@ class Trial(Noun):
     lifted: tuple[str, ...]
     """Layers left in float, in the order the network runs them."""
     fitted: bool = False
-    """Weights were rounded for what is lifted; else they are those of everything in int8."""
+    """Weights were rounded for what is kept in float; else they are those of everything in int8."""
     sha256: Sha256
     int8_mac_share: float
     drop_db: float
     """Mean over the held-back pictures of fp32's PSNR less its own; negative where int8 happens to be nearer the truth."""
     p50_ms: float
     int8_p50_ms: float
-    """Of the graph with nothing lifted, timed in turn with this one."""
+    """The median of the graph with nothing kept in float, timed in turn with this one."""
     fp32_p50_ms: float
-    """Of the fp32 graph, timed in turn with this one."""
+    """The median of the fp32 graph, timed in turn with this one."""
 
     @property
     def cost(self) -> float:
@@ -70,12 +70,12 @@ class SearchState(Noun):
     held_back: HeldBack
     timing: Timing
     noise: dict[str, float] = Field(default_factory=dict)
-    """Mean square of the output's error against fp32 by the layers lifted, as `lifted_key` names them, integers simulated."""
+    """Mean square of the output's error against fp32, integers simulated, by what is kept in float (named by `lifted_key`)."""
     trials: tuple[Trial, ...] = ()
 
 
 def read_state(file: Path) -> SearchState | None:
-    """What a search wrote; None where there is no such file, or nothing that one could have written."""
+    """Return what a search wrote; None where there is no such file, or nothing that one could have written."""
     try:
         return SearchState.model_validate_json(read_regular(file, most_bytes=_MOST_BYTES))
     except (OSError, ValidationError):
@@ -83,7 +83,7 @@ def read_state(file: Path) -> SearchState | None:
 
 
 def write_state(file: Path, state: SearchState, *, replace: bool = False) -> None:
-    """Writes `state` and, unless it is to `replace` that, what another search of the same key has written meanwhile.
+    """Write `state` and, unless it is to `replace` that, what another search of the same key has written meanwhile.
 
     Raises:
         UserError: the file cannot be written.
@@ -105,9 +105,9 @@ def lifted_key(lifted: Iterable[str]) -> str:
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that none of the others beats in drop and in cost at once, the fastest first.
+    """Return the trials that none of the others beats in drop and in cost at once, the fastest first.
 
-    Of those that lift the same the last one counts.
+    Where several trials keep the same in float, the last one counts.
     """
     front: list[Trial] = []
     last = {trial.lifted: trial for trial in trials}

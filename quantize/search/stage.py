@@ -1,4 +1,7 @@
-"""Finds the layers to lift out of int8 for a bundle; what was measured stays in its reports, for the next search to go on from."""
+"""Find the layers to keep in float for a bundle: a budget in dB in, the fastest mix within it out.
+
+What was measured stays in the bundle's reports, and the next search goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,8 @@ def state_file(bundle: Bundle, target: str) -> Path:
 
 
 def search_bundle(bundle: Bundle, model: onnx.ModelProto, request: SearchRequest, *, on_step: OnStep) -> Found:
-    """The mix of int8 and float of least measured latency within the budget; nothing that was measured before is measured again.
+    """Return the mix of int8 and float of least measured latency within the budget; nothing that was measured before is measured
+    again.
 
     Args:
         model: the bundle's fp32 graph.
@@ -78,7 +82,7 @@ def search_bundle(bundle: Bundle, model: onnx.ModelProto, request: SearchRequest
     """
     manifest, target = bundle.manifest, request.options.target
     if target.everything_int8:
-        raise UserError(f"target {target.name} runs everything in int8: no layer can be lifted", hint="drop --max-drop-db")
+        raise UserError(f"target {target.name} runs everything in int8: no layer can be kept in float", hint="drop --max-drop-db")
     check_writable(bundle.directory / REPORTS)
     backend = backend_for(target, request.backend)
     held_back, crops = hold_back(
@@ -135,7 +139,7 @@ class _Memory:
         for trial in self.state.trials:
             if (frozenset(trial.lifted), trial.fitted) == (lifted, fitted):
                 return trial
-        self._on_step(f"{'fitting' if fitted else 'trying'} {len(lifted)} lifted", 0, 1)
+        self._on_step(f"{'fitting' if fitted else 'trying'} {len(lifted)} kept in float", 0, 1)
         trial = self._trials.measure(lifted, fitted=fitted)
         self._note({"trials": (*self.state.trials, trial)})
         return trial
@@ -147,7 +151,7 @@ class _Memory:
 
 
 def _key(bundle: Bundle, request: SearchRequest, held_back: HeldBack, timing: Timing, *, version: str) -> str:
-    """Of all that the figures depend on, this machine too; not of the budget."""
+    """Hash all that the figures depend on, this machine included; not the budget."""
     parts = [
         bundle.variant("fp32").sha256,
         recorded_options(request.options),

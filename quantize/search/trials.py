@@ -1,4 +1,4 @@
-"""One trial: the graph with something lifted is written, compared with the truth on held-back crops, and timed."""
+"""Run one trial: a graph with some layers kept in float is written, compared with the truth on held-back crops, and timed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Trials:
 
     @cached_property
     def costs(self) -> dict[str, LiftingCost]:
-        """Of what can be lifted: layers in the order they run, additions, and inputs of layers."""
+        """What can be kept in float, with its cost: layers in the order they run, additions, and inputs of layers."""
         macs = {layer.name: layer.macs for layer in self._subject.manifest.layers}
         total = max(self._subject.manifest.macs, 1)
         layers = {name: LiftingCost(macs.get(name, 0) / total, macs.get(name, 0) / total, name) for name in self._liftable.layers}
@@ -92,32 +92,32 @@ class Trials:
 
     @cached_property
     def plain(self) -> Int8Graph:
-        """With nothing lifted."""
+        """The graph with nothing kept in float."""
         return self._quantize(self._subject.options, None)
 
     def graph(self, lifted: Lifted) -> Int8Graph:
-        """With those lifted, weights as they are with nothing lifted."""
+        """Return the graph with those kept in float, its weights as they are with nothing kept in float."""
         return self._quantize(replace(self._subject.options, lifted=lifted), self.plain.rounded) if lifted else self.plain
 
     def fitted(self, lifted: Lifted) -> Int8Graph:
-        """With those lifted, and weights rounded for it; the same again, if it was asked for before."""
+        """Return the graph with those kept in float, and weights rounded for that; made once."""
         if lifted not in self._fitted:
             self._fitted[lifted] = self._quantize(replace(self._subject.options, lifted=lifted), None)
         return self._fitted[lifted]
 
     @property
     def rounded(self) -> Mapping[Lifted, Mapping[str, RoundedWeight]]:
-        """By what is lifted, the weights that were rounded for it so far."""
+        """The weights that were rounded so far, by what is kept in float."""
         plain = {NOTHING: self.plain} if "plain" in self.__dict__ else {}
         return {lifted: graph.rounded for lifted, graph in {**plain, **self._fitted}.items()}
 
     @property
     def learns(self) -> bool:
-        """Whether weights are rounded on pictures, and so for what is lifted."""
+        """Whether weights are rounded on pictures, and so for what is kept in float."""
         return bool(self._subject.crops) and not self._subject.options.steps.isdisjoint(LEARNING_STEPS)
 
     def measure(self, lifted: Lifted, *, fitted: bool = False) -> Trial:
-        """What the graph with those lifted loses, and how long it takes."""
+        """Measure what the graph with those kept in float loses, and how long it takes."""
         graph = self.fitted(lifted) if fitted else self.graph(lifted)
         data = serialize(graph.model)
         with open_backend(self._subject.backend, data, precision="int8") as tried:
@@ -135,12 +135,12 @@ class Trials:
         )
 
     def int8_mac_share(self, graph: Int8Graph) -> float:
-        """Of the multiply-accumulates of one of these graphs, those that reading rounding errors adds among them."""
+        """Return the share of int8 in a graph's multiply-accumulates, those that reading rounding errors adds included."""
         layers = {*graph.int8_layers, *graph.merged_layers}
         return self._subject.manifest.share_in_int8(layers, added=self._added_macs(graph.corrected_layers))
 
     def noise(self, lifted: Lifted) -> float:
-        """Mean square of the output's error against fp32 with those lifted, integers simulated."""
+        """Mean square of the output's error against fp32 with those kept in float, integers simulated."""
         in_float = lifted_operators(self._prepared.model.graph, self._prepared.target, lifted - self._liftable.inputs.keys())
         quantized = self._switched.operators - in_float
         corrected = {layer for name, layer in self._liftable.inputs.items() if name in lifted}
@@ -197,7 +197,7 @@ class Trials:
 
 
 def median_ms(backends: Sequence[Backend], timing: Timing) -> list[float]:
-    """The median of each one's runs, on one random input, after warming up."""
+    """Return the median of each one's runs, on one random input, after warming up."""
     array = np.random.default_rng(0).random(timing.shape, np.float32)
     taken: list[list[float]] = [[] for _ in backends]
     for backend in backends:

@@ -1,1 +1,1 @@
-"""Rounding the weights of layers, and correcting what rounding changed."""
+"""Round the weights of layers, and correct what rounding changed."""

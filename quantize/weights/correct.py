@@ -1,4 +1,4 @@
-"""Bias correction: what rounding the weights adds to a layer's output on the average is taken off its bias.
+"""Correct a layer's bias: subtract from it what rounding the weights adds to the output on average.
 
     E[W_q * x] - E[W * x] = Σ_i (Σ_hw W_q - W)_oi · E[x_i]
 

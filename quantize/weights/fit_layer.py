@@ -1,4 +1,6 @@
-"""Rounds a layer's weights so that its output changes least, and not each weight to what is nearest.
+"""Round a layer's weights so that its output changes least: weights and the layer's inputs in, int8 weights out.
+
+Rounding each weight to its nearest step changes the output more.
 
 With X what the layer is given in the quantized network, Y what it makes in the fp32 one, positions in rows, weights in columns:
 
@@ -10,8 +12,8 @@ With X what the layer is given in the quantized network, Y what it makes in the 
 What a network sees is smooth and never negative, so that the errors of a window's weights can cancel almost wholly. The bias, which
 is not rounded, comes last and takes what is left on the average.
 
-A layer is as many such products as it has groups, or phases of a ConvTranspose (`quantize/weights/layer_parts.py`); a channel has one scale
-and one bias in all of them.
+A layer is as many such products as it has groups, or phases of a ConvTranspose (`quantize/weights/layer_parts.py`); a channel has
+one scale and one bias in all of them.
 
 Where a channel's scale ends is tried, and so is leaving W as it was, each weight rounded to the nearest; channel by channel the one
 stays that errs least. A layer of so many weights that its sample could be fitted whatever it is of is judged on windows of other
@@ -88,7 +90,10 @@ def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -
 def fit_layer(
     node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, target: Target, input_scale: float
 ) -> RoundedWeight | None:
-    """`node` rounded so that of the inputs `given`, crop by crop, it makes what is `wanted` of it; None where it has no parts."""
+    """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is `wanted` of it.
+
+    None where it has no parts.
+    """
     parts = layer_parts(node)
     if not parts:
         return None
@@ -112,7 +117,7 @@ def fit_layer(
 def _candidates(
     node: ir.Node, fits: Sequence[_Fit], nearest: RoundedWeight, *, target: Target, input_scale: float
 ) -> Iterator[_Candidate]:
-    """`nearest` with its bias corrected, then weights that are fitted and rounded to the steps of some scales."""
+    """Yield `nearest` with its bias corrected, then weights that are fitted and rounded to the steps of some scales."""
     axis, scale = output_axis(node), nearest.scale.astype(np.float64)
     weight = nearest.weight * along(scale, nearest.weight.ndim, axis)
     plain = _Candidate(weight, scale, nearest.bias)

@@ -1,11 +1,11 @@
-"""A layer as products of matrices: which values make each of its outputs, and by which of its weights.
+"""Write a layer as products of matrices: which values make each of its outputs, and by which of its weights.
 
     Conv:           y[o, p] = Σ x[i, s p - pad + d k] · w[o, i, k]        a part for each group
     ConvTranspose:  y[o, p] = Σ x[i, (p + pad - d k) / s] · w[i, o, k]    a part for each phase (p + pad) mod s: other taps k
     Gemm, MatMul:   y[…, o] = Σ x[…, i] · w[i, o]                         one part
 
-(https://onnx.ai/onnx/operators/.) Rounding weights for what a layer makes (`quantize/weights/rounding.py`) is a least-squares problem for
-each part.
+(https://onnx.ai/onnx/operators/.) Rounding weights for what a layer makes (`quantize/weights/rounding.py`) is a least-squares
+problem for each part.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Part:
 
 
 def layer_parts(node: ir.Node) -> list[Part] | None:
-    """The parts of `node`, a layer with a constant weight; None where it is none of those above: of one dimension, or a
+    """Return the parts of `node`, a layer with a constant weight; None where it is none of those above: of one dimension, or a
     ConvTranspose with groups or with padding that follows from a size.
     """
     weight = node.inputs[1] if len(node.inputs) > 1 else None
@@ -87,7 +87,7 @@ def windows_at(node: ir.Node, part: Part, given: Array, positions: Indices) -> A
 
 
 def positions_of(node: ir.Node, part: Part, given: Array) -> Indices:
-    """Where an output of `part` is: all rows of a matrix product, or pixels of the output."""
+    """Return where an output of `part` is: all rows of a matrix product, or pixels of the output."""
     if node.op_type in ("Gemm", "MatMul"):
         return np.arange(given.size // given.shape[-1])
     height, width = output_size(node, given)

@@ -1,4 +1,4 @@
-"""A layer in int8 that also reads what rounding took from its input, along the few directions that the picture depends on most.
+"""Correct an int8 layer's input-rounding error along the few directions that the picture depends on most.
 
     y = W x̂ + (W U) Uᵀ(x - x̂)
 
@@ -92,7 +92,7 @@ def widen_weight(rounded: RoundedWeight, directions: Numbers, target: Target) ->
 
 
 def correct_input(graph: ir.Graph, layer: ir.Node, directions: Numbers, target: Target) -> None:
-    """Gives `layer` of an int8 graph, whose weight is widened, the channels that its new columns are for."""
+    """Give `layer` of an int8 graph, whose weight is widened, the channels that its new columns are for."""
     name = f"{layer.name}.input"
     restored = layer.inputs[0]
     quantize = producer_of(producer_of(restored).inputs[0])

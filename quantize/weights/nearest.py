@@ -32,7 +32,10 @@ def quantize_weight(
 def round_nearest(
     layer: ir.Node, target: Target, *, input_scale: float, channel_means: NDArray[np.float64] | None = None
 ) -> RoundedWeight:
-    """A layer's weights, each to its nearest step; its bias corrected where `channel_means`, (I,) of its input, are given."""
+    """Return a layer's weights, each to its nearest step.
+
+    Its bias corrected where `channel_means`, (I,) of its input, are given.
+    """
     weight, axis = constant_input(layer, 1), output_axis(layer)
     groups = attribute(layer, "group", 1) if layer.op_type == "ConvTranspose" else 1
     outputs = weight.shape[axis] * groups
@@ -48,5 +51,5 @@ def round_nearest(
 
 
 def smallest_scale(bias: NDArray[np.float64], input_scale: float) -> NDArray[np.float32]:
-    """The least scale of each output channel's weights: a bias is stored in steps of it times `input_scale`, as an int32."""
+    """Return the least scale of each output channel's weights: a bias is stored in steps of it times `input_scale`, as an int32."""
     return np.maximum(np.abs(bias) / (input_scale * LARGEST_BIAS), SMALLEST_SCALE).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Rounds the weights of a network layer by layer, from input to output, each for what the int8 network then gives it.
+"""Round a network's weights layer by layer, from input to output, each layer for the inputs that the int8 network then gives it.
 
-Every layer is fitted so that it makes of that what it makes in fp32 (`quantize/weights/fit_layer.py`), and makes up for what rounding did
-to the layers before.
+Every layer is fitted so that it makes of that what it makes in fp32 (`quantize/weights/fit_layer.py`), and makes up for what
+rounding did to the layers before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def round_layers(
     on_step: Callable[[int, int], None],
     float_readers: Collection[str] = (),
 ) -> dict[str, RoundedWeight]:
-    """Rounds every layer of `model` in int8 that has parts (`quantize/weights/layer_parts.py`), on `crops`, (1, C, H, W) each.
+    """Round every layer of `model` in int8 that has parts (`quantize/weights/layer_parts.py`), on `crops`, (1, C, H, W) each.
 
     `float_readers`, operators by name, read no tensor rounded.
     """
@@ -67,7 +67,7 @@ def round_layers(
 
 
 def _with_rounded(node: ir.Node, layer: RoundedWeight) -> ir.Node:
-    """A node like `node`, with the weight and the bias that its rounded ones stand for."""
+    """Return a node like `node`, with the weight and the bias that its rounded ones stand for."""
     axis = output_axis(node)
     parts = {"weight": (layer.weight * along(layer.scale, layer.weight.ndim, axis)).astype(np.float32)}
     if bias_gain(node):

@@ -1,4 +1,4 @@
-"""The rounded weights that come with sredge, for the networks that do: `calibration/shipped/<model>_x<scale>.safetensors`.
+"""Find the rounded weights that come with sredge: how a graph is made in, its weights out (`calibration/shipped/*.safetensors`).
 
 Rounding layers wants pictures; a fresh machine has none. `make calibration-tables` takes these out of the int8 graphs it makes.
 """
@@ -45,7 +45,7 @@ def find_shipped_rounding(made_of: str) -> dict[str, RoundedWeight]:
 
 
 def write_rounding(path: Path, rounded: Mapping[str, RoundedWeight], *, made_of: str) -> None:
-    """Writes weights that were rounded, whole or not at all."""
+    """Write weights that were rounded, whole or not at all."""
     parts: dict[str, NDArray[np.generic]] = {}
     for layer, weight in rounded.items():
         parts |= {f"{layer}.weight": weight.weight, f"{layer}.scale": weight.scale, f"{layer}.bias": weight.bias}
@@ -53,7 +53,7 @@ def write_rounding(path: Path, rounded: Mapping[str, RoundedWeight], *, made_of:
 
 
 def read_rounding(model: onnx.ModelProto, layers: tuple[str, ...]) -> dict[str, RoundedWeight]:
-    """The rounded weights that an int8 graph holds."""
+    """Return the rounded weights that an int8 graph holds."""
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     rounded = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Inference backends: one file each, and this list, the fastest first.
+"""Open a graph on a backend: ONNX bytes in, a `Backend` that runs arrays out; one file per backend, the fastest first.
 
 The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/verify/pairs.py.
 """
@@ -81,7 +81,7 @@ BACKENDS: tuple[BackendEntry, ...] = (
 
 
 def choose_backend(name: str) -> BackendEntry:
-    """The backend of that name.
+    """Return the backend of that name.
 
     Raises:
         UnknownNameError: no such backend; lists them.
@@ -108,7 +108,7 @@ def open_backend(
     engines: Path | None = None,
     io: Io = "float32",
 ) -> Backend:
-    """Compiles `graph`, a serialized ONNX model.
+    """Compile `graph`, a serialized ONNX model.
 
     Args:
         precision: what its arithmetic should run in.
@@ -135,7 +135,7 @@ def open_backend(
 
 
 def load_backend(entry: BackendEntry) -> ModuleType:
-    """The backend's module; BackendError where a library that its packages need is missing."""
+    """Return the backend's module; BackendError where a library that its packages need is missing."""
     try:
         return importlib.import_module(entry.module, __name__)
     except (ImportError, OSError) as error:

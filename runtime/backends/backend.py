@@ -54,7 +54,7 @@ class Backend(Protocol):
 
     name: str
     limits: SizeLimits | None
-    """Of the inputs it takes; None where it takes all that the graph does."""
+    """The limits of the inputs' sizes; None where the backend takes all that the graph does."""
 
     def __enter__(self) -> Self: ...
 
@@ -65,7 +65,7 @@ class Backend(Protocol):
         ...
 
     def precisions(self) -> tuple[LayerPrecision, ...]:
-        """What each operator of the compiled graph ran in, by its name in the ONNX graph; may run the graph once."""
+        """Return what each operator of the compiled graph ran in, by its name in the ONNX graph; may run the graph once."""
         ...
 
 
@@ -74,5 +74,5 @@ class DeviceTimer(Protocol):
     """A backend whose accelerator has a clock of its own."""
 
     def time_on_device(self, array: NDArray[Values], count: int) -> DeviceTimes:
-        """Runs `array` so many times, one after the other."""
+        """Run `array` so many times, one after the other."""
         ...

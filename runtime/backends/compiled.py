@@ -1,4 +1,4 @@
-"""Compiled graphs that are kept in a folder for the next start: what is read is what was written, or it is not used.
+"""Keep compiled graphs in a folder for the next start: a kept graph is used only if it is the one that was written.
 
 A file is the SHA-256 of its key and its graph, then the graph as the backend exports it. It is written under a name of its own and
 renamed into place, so that the graph and its sum appear at once and whole; it is read into memory and checked before the backend
@@ -33,7 +33,7 @@ class CompiledGraphs:
         self._folder = folder
 
     def read(self, key: bytes) -> bytes | None:
-        """The graph of that key as it was written; None where there is none."""
+        """Return the graph of that key as it was written; None where there is none."""
         path = self._path(key)
         try:
             data = read_regular(path, most_bytes=_MOST_BYTES)
@@ -52,7 +52,7 @@ class CompiledGraphs:
         return graph
 
     def write(self, key: bytes, graph: bytes) -> None:
-        """Keeps `graph`; where that fails, nothing is left behind and the user is warned."""
+        """Keep `graph`; where that fails, nothing is left behind and the user is warned."""
         path = self._path(key)
         if len(graph) + _DIGEST > _MOST_BYTES:
             _log.warning("the compiled graph has %d bytes and is not kept: %s keeps %d", len(graph), self._folder, _MOST_BYTES)
@@ -74,7 +74,7 @@ class CompiledGraphs:
         return self._folder / f"{hashlib.sha256(key).hexdigest()}{_SUFFIX}"
 
     def _clear(self, newest: Path, size: int) -> None:
-        """Removes the graphs beyond the limit, those not used for longest first."""
+        """Remove the graphs beyond the limit, those not used for longest first."""
         left = _MOST_BYTES - size
         for path, status in sorted(_files(self._folder, _SUFFIX), key=lambda entry: -entry[1].st_mtime):
             if path != newest:

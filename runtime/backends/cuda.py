@@ -1,4 +1,4 @@
-"""CUDA through pycuda: a GPU's primary context, buffers, and graphs of captured work.
+"""Use CUDA through pycuda: a GPU's primary context, buffers, and graphs of captured work.
 
 TensorRT works in the primary context, so that is the one taken. pycuda has no calls for graphs; those are the driver's own.
 https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__GRAPH.html
@@ -42,7 +42,7 @@ class Gpu:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        """Finds "cuda", "cuda:N" or "N"; None is the first. Nothing is taken of the GPU until it is entered.
+        """Find "cuda", "cuda:N" or "N"; None is the first. Nothing is taken of the GPU until it is entered.
 
         Raises:
             BackendError: no such GPU, or none at all.
@@ -71,7 +71,7 @@ class Gpu:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Releases the primary context, in whichever thread.
+        """Release the primary context, in whichever thread.
 
         pycuda releases a context only in the thread that retained it or where it is current, so it is made current here. It then
         takes it for popped by the release, which CUDA does not do to a primary context: it is popped here.
@@ -129,7 +129,7 @@ class CapturedWork:
     """Work of a stream that was captured once and is launched as a whole. Made, launched and closed in the GPU's context."""
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
-        """Captures what `work` gives to the stream of that handle.
+        """Capture what `work` gives to the stream of that handle.
 
         Raises:
             BackendError: it gives something that cannot be captured.

@@ -1,4 +1,4 @@
-"""TensorRT engines of a bundle: what a plan was built from and for, and where it may run.
+"""Describe a bundle's TensorRT engines: what a plan was built from and for, and where it may run.
 
 `engines/NAME.json` describes the plan beside it. A plan is named after its own hash, and a build takes effect at the one rename of
 that file: killed before, the engine there was before is whole. Neither is part of the manifest, which holds nothing of a machine.
@@ -79,32 +79,32 @@ class EngineKey(Noun):
     hardware_compatible: HardwareCompatibility = "none"
     refit: bool = False
     structure_sha256: Sha256 | None = None
-    """Of the graph without its weights, where those can be exchanged."""
+    """The hash of the graph without its weights, where those can be exchanged."""
 
     @property
     def channel_axis(self) -> int:
-        """Of the input: floats are (N, C, H, W), raw pixels (N, H, W, C)."""
+        """The shape of the input: floats are (N, C, H, W), raw pixels (N, H, W, C)."""
         return 3 if self.io == "uint8" else 1
 
     def input_shape(self, batch: int, size: tuple[int, int], *, channels: int) -> tuple[int, ...]:
         return (batch, *size, channels) if self.io == "uint8" else (batch, channels, *size)
 
     def holds(self, shape: tuple[int, ...]) -> bool:
-        """Whether the profile holds an input of that shape."""
+        """Return whether the profile holds an input of that shape."""
         batch, height, width = (side for axis, side in enumerate(shape) if axis != self.channel_axis)
         return self.profile.holds(batch, (height, width))
 
     def differences(self, other: EngineKey) -> tuple[str, ...]:
-        """Each part in which `other` is not this one, as "part: this one's, not the other's"."""
+        """Return each part in which `other` is not this one, as "part: this one's, not the other's"."""
         mine, theirs = dict(self), dict(other)
         return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
 
     def refits(self, other: EngineKey) -> bool:
-        """Whether `other` is this one with other weights, which an engine of this one's was built to take."""
+        """Return whether `other` is this one with other weights, which an engine of this one's was built to take."""
         return self.refit and self.model_copy(update={"graph_sha256": other.graph_sha256}) == other
 
     def why_unfit(self, *, tensorrt: str, gpu: str, compute_capability: ComputeCapability) -> str | None:
-        """What keeps the plan from running there; None where nothing does."""
+        """Return what keeps the plan from running there; None where nothing does."""
         if not self._runs_with(tensorrt):
             return f"it was built by TensorRT {self.tensorrt}, and this is {tensorrt}"
         there = f"{gpu} (compute capability {'.'.join(map(str, compute_capability))})"
@@ -134,7 +134,7 @@ class EngineRecord(Noun):
 
 
 def read_engine(path: Path) -> EngineRecord | None:
-    """The record in that file; None where there is none.
+    """Return the record in that file; None where there is none.
 
     Raises:
         BackendError: it cannot be read, or is no record.
@@ -153,7 +153,7 @@ def read_engine(path: Path) -> EngineRecord | None:
 
 
 def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io = "float32") -> EngineRecord:
-    """The record in `folder` of the engine that was built from that graph.
+    """Return the record in `folder` of the engine that was built from that graph.
 
     Raises:
         BackendError: there is none; says how to build it.
@@ -171,7 +171,7 @@ def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io
 
 
 def read_plan(folder: Path, record: EngineRecord) -> bytes:
-    """The plan's bytes, verified.
+    """Return the plan's bytes, verified.
 
     Raises:
         BackendError: it is not there, or another file than the record describes.
@@ -188,7 +188,7 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
 
 
 def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tuple[str, ...] = ()) -> EngineRecord:
-    """Writes the record to `path` (NAME.json) and the plan beside it; plans of that name that were there before go.
+    """Write the record to `path` (NAME.json) and the plan beside it; plans of that name that were there before go.
 
     Raises:
         OSError: the folder cannot be written; the engine there was before is whole.
@@ -207,7 +207,7 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
 
 
 def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
-    """What to type for an engine."""
+    """Return what to type for an engine."""
     ends = "" if io == "float32" else f" --io {io}"
     return f"python -m export.engine {shlex.quote(str(bundle))}" + (f" --precision {precision}" if precision else "") + ends
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU.
+"""Run graphs with ONNX Runtime on the CPU.
 
 Precisions are read from the runtime's own profile of a run: the types each kernel was really given, after its graph optimiser.
 https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
@@ -53,7 +53,7 @@ def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -
 
 
 def open_for_any_size(graph: bytes) -> OnnxRuntimeBackend:
-    """Opens `graph` so that a picture of a size which it does not take ends in a BackendError always; it is slower.
+    """Open `graph` so that a picture of a size which it does not take ends in a BackendError always; it is slower.
 
     Raises:
         BackendError: ONNX Runtime cannot open it.
@@ -121,7 +121,7 @@ def _session(graph: bytes, options: ort.SessionOptions, without: list[str]) -> o
 
 
 def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
-    """Runs each operator of `graph` as ONNX defines it, one after the other: the graph optimiser is off.
+    """Run each operator of `graph` as ONNX defines it, one after the other: the graph optimiser is off.
 
     Raises:
         BackendError: ONNX Runtime cannot open or run it.
@@ -154,5 +154,5 @@ def _layer(event: dict[str, Any]) -> LayerPrecision:
 
 
 def _first_type(tensors: list[dict[str, list[int]]]) -> RanIn:
-    """Of what a profile lists: each tensor is a one-item dict {type: shape}."""
+    """Return the types that a profile lists: each tensor is a one-item dict {type: shape}."""
     return _NAMES.get(next(iter(tensors[0]), ""), "other") if tensors else "other"

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU.
+"""Run graphs with OpenVINO on the CPU.
 
 Precisions are read from the compiled model's runtime graph, where each primitive lists its precision and the layers fused into it.
 """
@@ -131,7 +131,7 @@ def _bound_memory(core: ov.Core) -> None:
 
 
 def _open(core: ov.Core, graph: bytes, device: str, config: dict[str, object], *, cache: Path | None) -> ov.CompiledModel:
-    """The compiled graph, from the cache where there is one that holds it.
+    """Return the compiled graph, from the cache where there is one that holds it.
 
     openvino's own cache is left alone: it maps files that another process may be writing, and believes what they hold.
     """
@@ -160,7 +160,7 @@ def _compile(core: ov.Core, graph: bytes, device: str, config: dict[str, object]
 
 
 def _key(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) -> bytes:
-    """All that a compiled graph follows from: another processor, version, setting or number of cores has another key."""
+    """Return all that a compiled graph follows from: another processor, version, setting or number of cores has another key."""
     # What the device itself names for openvino's own cache: for a GPU its driver, for instance.
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES", *_ask(core, device, "CACHING_PROPERTIES"))
     parts = {
@@ -175,7 +175,7 @@ def _key(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) ->
 
 
 def _ask(core: ov.Core, device: str, name: str) -> Any:  # noqa: ANN401 # each property has a type of its own
-    """What the device says; nothing where it does not know the property."""
+    """Return what the device says; nothing where it does not know the property."""
     try:
         return core.get_property(device, name)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The processor that a measurement was made on, and how many of its cores this process may use."""
+"""Name the processor that a measurement is made on, and count the cores that this process may use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def processor_name() -> str:
 
 
 def describe_processor() -> list[str]:
-    """All that tells which instructions code may be compiled to here; on Linux of every kind of core there is."""
+    """Return all that tells which instructions code may be compiled to here; on Linux of every kind of core there is."""
     found = {f"{key}: {value}" for processor in read_processors() for key, value in processor.items() if key in _KIND}
     return sorted({platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", ""), *found})
 
@@ -35,7 +35,7 @@ def count_cores() -> int:
 
 
 def read_processors() -> list[dict[str, str]]:
-    """The entries of /proc/cpuinfo; none where there is no such file."""
+    """Return the entries of /proc/cpuinfo; none where there is no such file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return []

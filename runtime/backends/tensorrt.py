@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11 on NVIDIA GPUs: runs an engine that `python -m export.engine` built from the bundle's graph on this machine.
+"""Run an engine with TensorRT 10 or 11 on an NVIDIA GPU: a plan that `python -m export.engine` built here in, arrays out.
 
 Each run that may happen at a time has its own execution context, stream and buffers. Where the engine takes but one shape, its work
 is captured once and launched as a CUDA graph.
@@ -148,12 +148,12 @@ class Logger(trt.ILogger):  # type: ignore[misc] # tensorrt has no types
 
 @cache
 def shared_logger() -> Logger:
-    """The one of this process: TensorRT reports to the first it was given, whatever it is given later."""
+    """Return the one of this process: TensorRT reports to the first it was given, whatever it is given later."""
     return Logger()
 
 
 def create(kind: Any, *arguments: object) -> Any:  # noqa: ANN401 # tensorrt has no types
-    """An object of TensorRT; BackendError where it gives none, as it does without a GPU."""
+    """Return an object of TensorRT; BackendError where it gives none, as it does without a GPU."""
     try:
         return kind(*arguments)
     except (TypeError, RuntimeError) as error:
@@ -219,7 +219,7 @@ class _Lane:
         return copied.time_till(computed), before.time_till(after)
 
     def inspect(self) -> str:
-        """The inspector's JSON, for the shape that the engine is fastest at: without one it tells no types."""
+        """Return the inspector's JSON, for the shape that the engine is fastest at: without one it tells no types."""
         channels = self._engine.get_tensor_shape(self._input)[self._key.channel_axis]
         self._set_shape(self._key.input_shape(1, self._key.profile.opt, channels=channels))
         inspector = self._engine.create_engine_inspector()
@@ -271,7 +271,7 @@ class _Lane:
 
 
 def _input_and_output(engine: Any, io: Io) -> tuple[str, str]:  # noqa: ANN401
-    """The names of the one input and the one output; BackendError where there are others, or other types than `io`."""
+    """Return the names of the one input and the one output; BackendError where there are others, or other types than `io`."""
     wanted = trt.uint8 if io == "uint8" else trt.float32
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

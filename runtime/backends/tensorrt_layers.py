@@ -1,4 +1,4 @@
-"""What an engine's layers run in, from the JSON of TensorRT's engine inspector, versions 10 and 11.
+"""Read which precision an engine's layers run in, from the JSON of TensorRT's engine inspector, versions 10 and 11.
 
 A tensor has its layout and type in one text in 10 ("Format/Datatype": "Row major linear FP16 format") and in two fields in 11
 ("Format", "Datatype"). The ONNX nodes that a layer is made of are in its "Metadata", each as "[ONNX Layer: NAME]"; where that is
@@ -35,7 +35,7 @@ _MULTIPLIES = re.compile(r"conv|gemm|matrixmultiply", re.IGNORECASE)
 
 
 def parse_layers(text: str) -> tuple[LayerPrecision, ...]:
-    """One entry for each ONNX node that a layer which computes is made of; of several such layers, that which multiplies.
+    """Return one entry for each ONNX node that a layer which computes is made of; of several such layers, that which multiplies.
 
     Raises:
         PipelineError: this is not what the inspector gives for an engine that was built with detailed profiling.
@@ -60,7 +60,7 @@ def parse_layers(text: str) -> tuple[LayerPrecision, ...]:
 
 
 def _onnx_names(layer: dict[str, Any]) -> Iterator[str]:
-    """The ONNX nodes of a layer."""
+    """Yield the ONNX nodes of a layer."""
     entries = [entry for entry in layer.get("Metadata", "").split(_SEPARATOR) if entry.startswith(_ONNX_LAYER)]
     if entries:
         yield from (entry.removeprefix(_ONNX_LAYER).removesuffix("]") for entry in entries)
@@ -69,7 +69,7 @@ def _onnx_names(layer: dict[str, Any]) -> Iterator[str]:
 
 
 def _ran_in(layer: dict[str, Any]) -> RanIn:
-    """The type a layer multiplies: that of its weights where it tells of them, else of the first tensor that it reads."""
+    """Return the type a layer multiplies: that of its weights where it tells of them, else of the first tensor that it reads."""
     if "Weights" in layer:
         return _type_named(layer["Weights"]["Type"])
     first = layer["Inputs"][0] if layer["Inputs"] else {}

@@ -1,4 +1,6 @@
-"""The memory that a user allows, shared among the pictures in flight: what decodes, holds, runs and encodes one is set aside first.
+"""Share the memory that a user allows among the pictures in flight.
+
+What it takes to decode, hold, run and encode a picture is set aside before the picture is read.
 
 A picture takes the most of two phases: decoding, or its pixels, its tiles and what an encoder holds whole. It waits until that much
 is free, and is refused where it is more than there is. Without an allowance nothing waits and nothing is refused.
@@ -30,13 +32,13 @@ class Share:
         self.taken_bytes = 0
 
     def check_file(self, path: Path) -> None:
-        """ImageError where the file alone is more than is allowed: it is not read at all."""
+        """Raise ImageError where the file alone is more than is allowed: it is not read at all."""
         if self._allowance.total_bytes is not None and path.is_file():
             size_bytes = path.stat().st_size
             self._allowance.check(2 * size_bytes, f"{path} of {format_bytes(size_bytes)}")
 
     def admit(self, header: Header) -> None:
-        """Waits until the picture has room; ImageError where it never will."""
+        """Wait until the picture has room; ImageError where it never will."""
         if self._allowance.total_bytes is None:
             return
         what = f"{header.name} of {header.size[1]}×{header.size[0]} pixels"
@@ -70,7 +72,7 @@ class Allowance:
             self.take(-share.taken_bytes)
 
     def check(self, needed_bytes: int, what: str) -> None:
-        """ImageError where that is more than there is."""
+        """Raise ImageError where that is more than there is."""
         assert self.total_bytes is not None
         if needed_bytes > self.total_bytes:
             raise ImageError(
@@ -80,7 +82,7 @@ class Allowance:
             )
 
     def take(self, needed_bytes: int) -> None:
-        """Sets so much aside, once it is free; gives it back where it is negative."""
+        """Set so much aside, once it is free; gives it back where it is negative."""
         with self._changed:
             self._changed.wait_for(lambda: self._free >= needed_bytes or needed_bytes <= 0)
             self._free -= needed_bytes

@@ -1,4 +1,4 @@
-"""The files that a run writes, checked before its first pixel: no two results meet in one file, and none replaces a source."""
+"""Check the files that a run will write, before its first pixel: no two results share a file, and none replaces a source."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Claim:
 
 
 def check_claims(claims: Iterable[Claim]) -> None:
-    """Compares places, not names: links are followed, and case is folded where the file system folds it.
+    """Compare places, not names: links are followed, and case is folded where the file system folds it.
 
     Raises:
         ImageError: two outputs are one file, an output is a source of the run, or no file can be written there.
@@ -60,7 +60,7 @@ def _place(path: Path, folder: Path) -> Path:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Of the file, whatever its name is: hard links have the same; None where there is none."""
+    """Identify the file, whatever its name is: hard links have the same identity; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Many picture files through one Upscaler: which they are, where each goes, and what became of it."""
+"""Upscale many picture files with one Upscaler: files and folders in, one result or one error per picture out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Job:
         return self.result.with_name(f"{self.result.stem}-compare{self.result.suffix}")
 
     def outputs(self, *, compare: bool) -> tuple[Path, ...]:
-        """What the job writes."""
+        """Return what the job writes."""
         return (self.result, self.comparison) if compare else (self.result,)
 
 
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def megapixels(self) -> float:
-        """Of the result."""
+        """Megapixels of the result."""
         return self.result_size[0] * self.result_size[1] / 1e6
 
 
@@ -75,7 +75,7 @@ class _StoppedError(Exception):
 
 
 def find_jobs(sources: Iterable[Path], out: Path) -> tuple[Job, ...]:
-    """A job for each file named and each picture below a folder named: below `out` it keeps its path there and its name.
+    """Return a job for each file named and each picture below a folder named: below `out` it keeps its path there and its name.
 
     One file goes to `out` itself, unless that is a folder or has no suffix. A GIF becomes a PNG. Pictures below `out` are
     results, and no sources of a folder around it.
@@ -103,7 +103,7 @@ def _find_jobs(sources: Sequence[Path], out: Path) -> tuple[Job, ...]:
 
 
 def _check_is_folder(out: Path) -> None:
-    """ImageError where `out` is, or looks like, one picture."""
+    """Raise ImageError where `out` is, or looks like, one picture."""
     if out.is_dir():
         return
     if out.suffix.lower() in SUFFIXES:
@@ -115,7 +115,7 @@ def _check_is_folder(out: Path) -> None:
 
 
 def _pictures_of(source: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Each picture, and what is below the folder that was named of its path."""
+    """Return each picture, and what is below the folder that was named of its path."""
     if not source.is_dir():
         return [(source, Path(source.name))]
     folder, results = source.resolve(), out.resolve()
@@ -133,7 +133,10 @@ def _pictures_of(source: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def check_outputs(jobs: Sequence[Job], *, compare: bool, in_place: bool) -> None:
-    """ImageError where two outputs of the jobs are one file, or one is a source; `in_place` allows a source its own result."""
+    """Raise ImageError where two outputs of the jobs are one file, or one is a source.
+
+    `in_place` allows a source its own result.
+    """
     claims = [Claim(job.result, job.source, f"the result of {job.source}", in_place=in_place) for job in jobs]
     if compare:
         claims += [Claim(job.comparison, job.source, f"the comparison of {job.source}") for job in jobs]
@@ -143,7 +146,7 @@ def check_outputs(jobs: Sequence[Job], *, compare: bool, in_place: bool) -> None
 def run_jobs(
     upscaler: Upscaler, jobs: Iterable[Job], *, compare: bool = False, on_tile: OnTile | None = None
 ) -> Generator[Outcome, None, None]:
-    """Upscales files in the order of `jobs`; while the network runs, others are decoded and encoded.
+    """Upscale files in the order of `jobs`; while the network runs, others are decoded and encoded.
 
     Leaving early stops those under way: a result is whole or not there, and no folder stays empty.
 
@@ -190,7 +193,7 @@ def _run_job(upscaler: Upscaler, job: Job, *, compare: bool, on_tile: OnTile | N
 
 
 def share_of(upscaler: Upscaler, outputs: Sequence[Path]) -> AbstractContextManager[Share]:
-    """The part of the upscaler's memory that one picture takes which is written to `outputs`."""
+    """Return the part of the upscaler's memory that one picture takes which is written to `outputs`."""
 
     def held(header: Header) -> int:
         size = upscaled_size(header.size, upscaler.bundle.manifest.scale)

@@ -1,4 +1,4 @@
-"""How far pictures are, on a terminal: one by its tiles; of several, the pictures done and the tiles of those under way."""
+"""Show progress on a terminal: one picture by its tiles; several by pictures done, and the tiles of those under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several files in one: a ZIP of stored entries with plain names, so that it is never larger in memory than on disk.
+"""Pack several files into one and unpack them: a ZIP of stored entries with plain names, never larger in memory than on disk.
 
 The same files give the same bytes.
 """
@@ -28,7 +28,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a ZIP can have: no moment of pa
 
 
 def pack_files(files: Mapping[str, bytes]) -> bytes:
-    """The archive of `files`, in the order of their names."""
+    """Return the archive of `files`, in the order of their names."""
     archive = BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as zipped:
         for name in sorted(files):
@@ -38,7 +38,7 @@ def pack_files(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpack_files(path: Path) -> dict[str, bytes]:
-    """What is in the archive `path`, by name; nothing is written to disk.
+    """Return what is in the archive `path`, by name; nothing is written to disk.
 
     Raises:
         BundleError: it cannot be read, is no archive of ours, or has entries that are compressed, encrypted, or oddly named.
@@ -58,7 +58,7 @@ def unpack_files(path: Path) -> dict[str, bytes]:
 
 
 def _check_end(file: BinaryIO, path: Path) -> None:
-    """Refuses a directory of too many entries before zipfile makes an object of each."""
+    """Refuse a directory of too many entries before zipfile makes an object of each."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _END.size, 0))
     last = file.read(_END.size)

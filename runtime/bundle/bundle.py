@@ -1,4 +1,4 @@
-"""An opened bundle: every part is checked against its sha256 on open, and again when it is read.
+"""Open a bundle: a folder or a packed file in, a manifest and verified parts out; sha256 is checked on open and on every read.
 
 A bundle may come from anywhere. Its parts are regular files in it, and a graph that is read says nothing that `graph_bytes`
 refuses, so that no backend reads or runs anything beside it.
@@ -36,7 +36,7 @@ class Bundle:
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
-        """Reads and verifies the bundle in `directory`, or packed into that file; writes nothing.
+        """Read and verifies the bundle in `directory`, or packed into that file; writes nothing.
 
         Raises:
             BundleError: no manifest, a newer schema, a part missing or changed.
@@ -56,14 +56,14 @@ class Bundle:
                 return cls(directory, manifest)
 
     def path(self, part: Part) -> Path:
-        """Where the part's file is; BundleError of a packed bundle, whose parts are no files."""
+        """Return where the part's file is; BundleError of a packed bundle, whose parts are no files."""
         if self.packed is not None:
             unpack = f"python -m zipfile -e {shlex.quote(str(self.directory))} FOLDER, and name that"
             raise BundleError(f"{self.directory} is packed; this needs a bundle that is a folder", hint=unpack)
         return find_part(self.directory, part)
 
     def read(self, part: Part) -> bytes:
-        """The part's bytes, verified: what a backend opens is what was checked, and nothing beside it.
+        """Return the part's bytes, verified: what a backend opens is what was checked, and nothing beside it.
 
         Raises:
             BundleError: it changed since the bundle was opened, or is a graph that says what none here does (`graph_bytes`).
@@ -83,7 +83,7 @@ class Bundle:
             raise BundleError(f"{path} changed since the bundle was opened", hint="open it again") from error
 
     def variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant:
-        """The variant of that precision, as `Manifest.find_variant` finds it; BundleError names those present."""
+        """Return the variant of that precision, as `Manifest.find_variant` finds it; BundleError names those present."""
         found = self.manifest.find_variant(precision, target=target, io=io)
         if found is None:
             pixels = " of raw pixels"
@@ -104,14 +104,14 @@ class Bundle:
 
 
 def pack_bundle(bundle: Bundle) -> bytes:
-    """One file that holds the whole bundle, reports and engines left out; `Bundle.open` opens it."""
+    """Return one file that holds the whole bundle, reports and engines left out; `Bundle.open` opens it."""
     return pack_files(
         {MANIFEST: manifest_bytes(bundle.manifest), **{part.file: bundle.read(part) for part in bundle.manifest.parts}}
     )
 
 
 def resolve_bundle(directory: Path | None) -> Path:
-    """`directory`, or the only bundle under build/ where it is None.
+    """Return `directory`, or the only bundle under build/ where it is None.
 
     Raises:
         BundleError: there is none, or there are several; lists them.
@@ -150,7 +150,7 @@ def _verify(directory: Path, part: Part) -> None:
 
 
 def _last_written(directory: Path) -> tuple[int, int] | None:
-    """Tells one write of the manifest from another; None where there is none."""
+    """Tell one write of the manifest from another; None where there is none."""
     try:
         status = (directory / MANIFEST).stat(follow_symlinks=False)
     except OSError:

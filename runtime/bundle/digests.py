@@ -1,4 +1,4 @@
-"""What tells two files, or two states of the code, from each other."""
+"""Hash files and source code: what tells two files, or two states of the code, apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks the bytes of an ONNX graph before a backend or onnx sees them, and refuses what could read or run anything else.
+"""Check the bytes of an ONNX graph before a backend or onnx parses them; refuse what could read files or run other code.
 
 Backends do far more with a file than this project's graphs need: they read external data from the process's folder, loop for ever,
 load compiled code, and take the formats of other frameworks. A graph of a bundle is in normal form: one graph of operators of the
@@ -56,7 +56,7 @@ Numbers = tuple[float, ...]
 
 
 def check_graph_bytes(data: bytes, *, what: str) -> None:
-    """Reads `data`, said to be a serialized ModelProto in normal form; `what` names it in errors.
+    """Read `data`, said to be a serialized ModelProto in normal form; `what` names it in errors.
 
     Raises:
         BundleError: it is none, or says what no graph of this project says.
@@ -165,7 +165,7 @@ class _Graph:
         return numbers
 
     def _check_value(self, span: Span) -> bytes:
-        """The name of an input, output or value between; its shape is one that fits."""
+        """Return the name of an input, output or value between; its shape is one that fits."""
         reader, name = self._reader, b""
         for number, start, stop in reader.fields(VALUE, span):
             if number == 1:
@@ -186,7 +186,7 @@ class _Graph:
             raise self._reader.refuse(f"has a tensor of {elements} elements")
 
     def _check_tensor(self, span: Span) -> tuple[bytes, Numbers]:
-        """The name of a tensor whose values are in it, as many as its shape says; and those, where they are few."""
+        """Return the name of a tensor whose values are in it, as many as its shape says; and those, where they are few."""
         reader, name = self._reader, b""
         elements, kind = 1, 0
         values: dict[int, Span] = {}

@@ -1,4 +1,4 @@
-"""The fields that messages of an ONNX file may have in a bundle's graph, and why others are refused.
+"""The fields that a bundle's ONNX graph may have, message by message, and why the others are refused.
 
 From https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; values of tensors in their packed form, as onnx writes them.
 """

@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says of its graphs, as frozen data."""
+"""The manifest: what a bundle says about its graphs, as frozen data."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class Manifest(Noun):
         return (*self.variants, *dict.fromkeys(one.calibration for one in self.variants if one.calibration is not None))
 
     def find_variant(self, precision: Precision, *, target: str | None = None, io: Io = "float32") -> Variant | None:
-        """The target's own variant of that precision, else the one for every target; None where there is neither.
+        """Return the target's own variant of that precision, else the one for every target; None where there is neither.
 
         A target that runs some operators on int8 alone is given its own graphs and no others: another could crash it. With None for
         `target`, the one for every target, else the only one.
@@ -245,7 +245,7 @@ class Manifest(Noun):
         return self.share_in_int8({*variant.int8_layers, *variant.merged_layers}, added=variant.added_macs)
 
     def share_in_int8(self, layers: Collection[str], *, added: AddedMacs) -> float:
-        """The same for those of `layers`."""
+        """Return the same for those of `layers`."""
         in_int8 = sum(layer.macs for layer in self.layers if layer.name in layers) + added.int8
         return in_int8 / max(self.macs + added.int8 + added.in_float, 1)
 

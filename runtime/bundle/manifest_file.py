@@ -1,4 +1,4 @@
-"""The manifest as a file, JSON: it carries a digest of itself, so that an edit by hand or a flipped byte is noticed."""
+"""Read and write the manifest as a JSON file with a digest of itself: an edit by hand or a flipped byte is noticed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def manifest_schema() -> dict[str, object]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The file's content.
+    """Return the file's content.
 
     Raises:
         BundleError: it is larger than a manifest may be.
@@ -47,7 +47,7 @@ def _digest(body: object) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of the bundle in `directory`.
+    """Return the manifest of the bundle in `directory`.
 
     Raises:
         BundleError: there is none, or as `parse_manifest` does.
@@ -65,7 +65,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: Path, *, again: str) -> Manifest:
-    """The manifest that `text`, read from `path`, is of; `again` is the hint on how to make it anew.
+    """Return the manifest that `text`, read from `path`, is of; `again` is the hint on how to make it anew.
 
     Raises:
         BundleError: no manifest, an edited one, or one of a newer schema.

@@ -1,4 +1,4 @@
-"""Manifests of older schema versions, read as one of the current version.
+"""Read manifests of older schema versions as one of the current version.
 
 Version 1 had one calibration table for all graphs, options as text joined by commas, and a value range that was always 0 to 1. A
 graph whose table another quantization replaced is left without one.
@@ -16,7 +16,7 @@ _TABLE = "calibration_sha256"
 
 
 def upgraded(body: Mapping[str, Any]) -> dict[str, Any]:
-    """`body`, what a manifest.json holds, in the current version; what is no manifest is left for its reader to refuse."""
+    """Return `body`, what a manifest.json holds, in the current version; what is no manifest is left for its reader to refuse."""
     if body.get("schema_version") != 1:
         return {key: value for key, value in body.items() if (key, value) != ("calibration", None)}  # as version 1 wrote no table
     table = body.get("calibration")

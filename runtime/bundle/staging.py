@@ -1,4 +1,4 @@
-"""How files change under a reader or a kill without either seeing half of it.
+"""Change files so that neither a reader nor a kill leaves half of the change visible.
 
 A writer stages each part beside the one it replaces, as `model.int8-cpu.HASH.onnx.next` with the first digits of its sha256, and
 the write takes effect at one rename, that of `manifest.json`. Killed before it, the old bundle is whole; killed after it, readers
@@ -20,7 +20,7 @@ from .manifest import MANIFEST, Part
 
 STAGED = ".next"
 MOST_PART_BYTES = 512 << 20
-"""Of a graph or a table: several times the largest super-resolution network in fp32."""
+"""The largest graph or table: several times the largest super-resolution network in fp32."""
 _DIGITS = 16
 _STAGED_NAME = re.compile(rf".+\.[0-9a-f]{{{_DIGITS}}}(\.[A-Za-z0-9_-]*)?\{STAGED}")
 
@@ -30,13 +30,13 @@ class ChangedPartError(BundleError):
 
 
 def staged_path(directory: Path, part: Part) -> Path:
-    """Where a write puts `part` before it takes effect."""
+    """Return where a write puts `part` before it takes effect."""
     name = Path(part.file)
     return directory / f"{name.stem}.{part.sha256[:_DIGITS]}{name.suffix}{STAGED}"
 
 
 def read_part(directory: Path, part: Part) -> bytes:
-    """The bytes of `part`, verified, from its own name or from where a write staged them.
+    """Return the bytes of `part`, verified, from its own name or from where a write staged them.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is too large.
@@ -54,7 +54,7 @@ def read_part(directory: Path, part: Part) -> bytes:
 
 
 def find_part(directory: Path, part: Part) -> Path:
-    """Where `part` is: under its own name, unless a killed write owes it the rename from where it staged it."""
+    """Return where `part` is: under its own name, unless a killed write owes it the rename from where it staged it."""
     own, staged = directory / part.file, staged_path(directory, part)
     if staged.exists():
         with suppress(OSError):
@@ -72,7 +72,7 @@ def settle(directory: Path, part: Part) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Removes what writes that never took effect have staged; for the holder of the lock, when no rename is owed."""
+    """Remove what writes that never took effect have staged; for the holder of the lock, when no rename is owed."""
     ours = [path for path in directory.glob(f"*{STAGED}") if _STAGED_NAME.fullmatch(path.name)]
     earlier = (*directory.glob(f"model.*.onnx{STAGED}"), directory / f"calibration.json{STAGED}")  # as sredge named them before
     for path in {*ours, *earlier, directory / (MANIFEST + STAGED)}:

@@ -1,4 +1,4 @@
-"""Reads protobuf's wire format from bytes of unknown origin: fields of a number, a type and a value, one after the other.
+"""Read protobuf's wire format from untrusted bytes: one field after the other, each with its number, type and value.
 
 A message has the fields that its `Message` names and no others, a field of one value is there once, and nothing ends beyond what
 holds it. Values are not copied. https://protobuf.dev/programming-guides/encoding/
@@ -32,7 +32,7 @@ class WireReader:
         self._fields_left = _MOST_FIELDS
 
     def fields(self, message: Message, span: Span) -> Iterator[tuple[int, int, int]]:
-        """Each field's number, with its value and -1 where that is a varint, else with where its bytes start and stop."""
+        """Yield each field's number, with its value and -1 where that is a varint, else with where its bytes start and stop."""
         data, tags, once = self.data, message.tags, message.once
         position, stop = span
         seen = 0
@@ -61,7 +61,7 @@ class WireReader:
             position += length
 
     def numbers(self, value: int, stop: int) -> Iterator[int]:
-        """The numbers of a repeated field as `fields` gives it: one, or several in a row."""
+        """Yield the numbers of a repeated field as `fields` gives it: one, or several in a row."""
         if stop < 0:
             yield value
         while value < stop:
@@ -69,7 +69,7 @@ class WireReader:
             yield number
 
     def count_numbers(self, start: int, stop: int) -> int:
-        """How many there are in a row."""
+        """Return how many there are in a row."""
         if start == stop:
             return 0
         if self.data[stop - 1] > 0x7F:
@@ -77,7 +77,7 @@ class WireReader:
         return int(np.count_nonzero(np.frombuffer(self.data, np.uint8, stop - start, start) < 0x80))
 
     def text(self, start: int, stop: int) -> str:
-        """What an error quotes of a name."""
+        """Return what an error quotes of a name."""
         return repr(self.data[start : min(stop, start + 64)].decode(errors="replace"))
 
     def refuse(self, why: str) -> BundleError:
@@ -93,7 +93,7 @@ class WireReader:
                 raise self.refuse("is no ONNX model: a name is not UTF-8") from error
 
     def _varint(self, position: int, stop: int) -> tuple[int, int]:
-        """The number that begins at `position`, 64 bits without a sign, and where it ends."""
+        """Return the number that begins at `position`, 64 bits without a sign, and where it ends."""
         value = shift = 0
         while position < stop and shift < 70:
             byte = self.data[position]

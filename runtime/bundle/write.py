@@ -1,4 +1,4 @@
-"""Writes a bundle: the files and the manifest of one stage take effect together, or not at all.
+"""Write a bundle: the files and the manifest of one stage take effect together, or not at all.
 
 Writers take turns: each applies its change to the manifest that is there when its turn comes, so that nothing another stage wrote
 meanwhile is lost. Readers need no turn.
@@ -20,7 +20,7 @@ from .staging import STAGED, settle, staged_path, sweep, write_synced
 
 
 def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, bytes]) -> Bundle:
-    """Writes `files` and `manifest` as one step, whatever is there; parts the old manifest had and the new one lacks go.
+    """Write `files` and `manifest` as one step, whatever is there; parts the old manifest had and the new one lacks go.
 
     Raises:
         BundleError: the directory cannot be written.
@@ -29,7 +29,7 @@ def write_bundle(directory: Path, manifest: Manifest, *, files: Mapping[str, byt
 
 
 def extend_bundle(bundle: Bundle, change: Callable[[Manifest], Manifest], *, files: Mapping[str, bytes]) -> Bundle:
-    """Adds to `bundle` what a stage made from its graphs: `change` is applied to the manifest that is there now.
+    """Add to `bundle` what a stage made from its graphs: `change` is applied to the manifest that is there now.
 
     Raises:
         BundleError: as `write_bundle` does; or the graphs it was made from are not there any more.
@@ -49,7 +49,7 @@ def extend_bundle(bundle: Bundle, change: Callable[[Manifest], Manifest], *, fil
 
 
 def update_bundle(directory: Path, change: Callable[[Bundle | None], Manifest], *, files: Mapping[str, bytes]) -> Bundle:
-    """Writes `files` and the manifest that `change` makes of the bundle that is there now; None where there is no whole one.
+    """Write `files` and the manifest that `change` makes of the bundle that is there now; None where there is no whole one.
 
     Raises:
         BundleError: as `write_bundle` does, and what `change` raises.
@@ -65,7 +65,7 @@ def update_bundle(directory: Path, change: Callable[[Bundle | None], Manifest], 
 
 
 def check_writable(directory: Path) -> None:
-    """Raises BundleError where a bundle could not be written to `directory`, which need not be there yet; leaves nothing behind."""
+    """Raise BundleError where a bundle could not be written to `directory`, which need not be there yet; leaves nothing behind."""
     place = directory
     try:
         if directory.is_file():
@@ -116,7 +116,7 @@ def _open_if_whole(directory: Path) -> Bundle | None:
 
 
 def _parts_before(directory: Path) -> set[str]:
-    """The files of the bundle that is there already, if a valid one is."""
+    """Return the files of the bundle that is there already, if a valid one is."""
     try:
         return {part.file for part in read_manifest(directory).parts}
     except BundleError:
@@ -124,7 +124,7 @@ def _parts_before(directory: Path) -> set[str]:
 
 
 def _refuse_foreign(directory: Path, names: Iterable[str]) -> None:
-    """BundleError where a folder that is no bundle has files of these names: they are somebody else's."""
+    """Raise BundleError where a folder that is no bundle has files of these names: they are somebody else's."""
     theirs = [name for name in names if (directory / name).exists()]
     if theirs:
         raise BundleError(f"{directory} is no bundle and has a {theirs[0]} of its own", hint="choose another folder with --out")

@@ -1,1 +1,1 @@
-"""Files read safely and written whole or not at all, one writer at a time."""
+"""Read files safely and write them whole or not at all, one writer at a time."""

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder; readers take no lock and never wait.
+"""Let one writer at a time into a folder; readers take no lock and never wait.
 
 The operating system holds the lock on the file `.sredge.lock` in that folder and releases it when its holder ends, however it ends.
 The file goes with the lock: whoever waited on the removed file notices and begins anew. Where a file system has no locks, the
@@ -22,7 +22,7 @@ _PATIENCE_S = 120  # a writer takes milliseconds, on a slow network folder secon
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes `folder` and holds its lock; a folder in which nothing was written goes again.
+    """Make `folder` and holds its lock; a folder in which nothing was written goes again.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Reads files of unknown origin: regular files no larger than expected; links, folders, FIFOs and devices are refused at once.
+"""Read files of unknown origin: regular files up to a size; links, folders, FIFOs and devices are refused at once.
 
 Opening a FIFO waits for a writer, a device may have no end, and a link leads out of the folder it lies in.
 """
@@ -16,7 +16,7 @@ _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 
 
 def open_regular(path: Path, *, most_bytes: int, follow_links: bool = False) -> BinaryIO:
-    """Opens the regular file `path` of at most so many bytes, without waiting.
+    """Open the regular file `path` of at most so many bytes, without waiting.
 
     Args:
         follow_links: of a path that the user typed; what a bundle holds must lie in it.
@@ -40,6 +40,6 @@ def open_regular(path: Path, *, most_bytes: int, follow_links: bool = False) -> 
 
 
 def read_regular(path: Path, *, most_bytes: int) -> bytes:
-    """The bytes of the regular file `path`; OSError as `open_regular` raises it."""
+    """Return the bytes of the regular file `path`; OSError as `open_regular` raises it."""
     with open_regular(path, most_bytes=most_bytes) as file:
         return file.read(os.fstat(file.fileno()).st_size)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and nothing beside them.
+"""Write files that appear whole or not at all, and leave nothing beside them.
 
 A file is written under a temporary name in its own folder, `.sredge-NUMBER.part`, and renamed into place after its last byte. The
 writer holds a lock (flock) on the temporary file, which the system releases when the process ends, however that ends. A temporary
@@ -32,7 +32,7 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`, as `staged` does.
+    """Write `data` to `path`, as `staged` does.
 
     Raises:
         OSError: `path`, which the error names, cannot be written; nothing is left behind.
@@ -46,7 +46,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes `data` to a file of sredge's own, whole: a link or a FIFO that lies there is replaced and not written to.
+    """Write `data` to a file of sredge's own, whole: a link or a FIFO that lies there is replaced and not written to.
 
     Raises:
         OSError: `path` cannot be written; nothing is left behind.
@@ -84,7 +84,7 @@ def staged(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises the OSError that writing to `path` would end in; leaves nothing behind."""
+    """Raise the OSError that writing to `path` would end in; leaves nothing behind."""
     place = Path(os.path.realpath(path))
     if _is_replaceable(place):
         with _temporary(place.parent):
@@ -104,7 +104,7 @@ def no_empty_folders(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether names that differ only in case are one file in `folder`, which need not be there yet.
+    """Return whether names that differ only in case are one file in `folder`, which need not be there yet.
 
     Raises:
         OSError: it cannot be written to.
@@ -114,7 +114,7 @@ def folds_case(folder: Path) -> bool:
 
 
 def _is_replaceable(place: Path) -> bool:
-    """Whether a file may be renamed to `place`; OSError where nothing could be there, such as a name that is too long."""
+    """Return whether a file may be renamed to `place`; OSError where nothing could be there, such as a name that is too long."""
     try:
         kind = place.lstat().st_mode
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def _names(folder: Path) -> Iterator[Path]:
 
 
 def _create(folder: Path) -> tuple[Path, int]:
-    """The first free name, and an open descriptor that holds the lock."""
+    """Return the first free name, and an open descriptor that holds the lock."""
     for path in _names(folder):
         try:
             descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask, as for any new file
@@ -203,7 +203,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Whether the lock was free and is held by `descriptor` now; None where there are no locks."""
+    """Return whether the lock was free and is held by `descriptor` now; None where there are no locks."""
     if sys.platform == "win32":
         return None
     try:

@@ -1,1 +1,1 @@
-"""Picture files to arrays and back: decode, encode, colour, alpha, 8 and 16 bits, bicubic enlargement."""
+"""Turn picture files into arrays and back: decode, encode, colour, alpha, 8 and 16 bits, bicubic enlargement."""

@@ -1,4 +1,4 @@
-"""What is done to a whole picture a piece at a time, so that it does not take a second picture's memory."""
+"""Apply a function to a whole picture piece by piece, so that it does not take the memory of a second picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bicubic enlargement of 8-bit and 16-bit pictures, as Pillow's.
+"""Enlarge 8-bit and 16-bit pictures bicubically, with Pillow's results.
 
 Along one axis, output pixel i has its centre at c = (i + 0.5) · n / m - 0.5 of n input pixels (m output pixels), and is the sum of
 the four nearest ones at distances d, each by its weight of Keys' kernel (1981, doi 10.1109/TASSP.1981.1163711) with a = -0.5:

@@ -1,4 +1,4 @@
-"""Files to pictures: PNG, JPEG, WebP, TIFF, GIF, BMP; of several frames or pages the first.
+"""Decode a picture file: PNG, JPEG, WebP, TIFF, GIF or BMP bytes in, pixels and profile out; the first of several frames.
 
 A file is untrusted. Its header is checked before a pixel is decoded, its lengths against the bytes that are there, and what is not
 read right is refused by name. Whatever a file inflates to, decoding takes at most 6 times the memory of the pixels that the header
@@ -52,7 +52,7 @@ class Decoded:
 
 
 def decode(data: bytes, *, name: str, admit: Admit | None = None) -> Decoded:
-    """The picture that the file `data` holds; `name` is what errors call it.
+    """Return the picture that the file `data` holds; `name` is what errors call it.
 
     Palettes become RGB, a transparent colour becomes alpha, 1, 2 and 4 bits become 8, associated alpha is divided out, CMYK becomes
     RGB: through its profile to sRGB where the file has one.
@@ -111,7 +111,7 @@ def _decode(data: bytes, *, name: str, admit: Admit | None) -> Decoded:
 
 
 def _admit(admit: Admit | None, header: Header, *, several: bool) -> None:
-    """Says that further pictures are left out, and asks `admit`."""
+    """Say that further pictures are left out, and asks `admit`."""
     if several:
         _log.warning("%s holds more than one picture: the first is read", header.name)
     if admit is not None:
@@ -127,7 +127,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _upright(pixels: NDArray[np.uint8 | np.uint16], orientation: int) -> NDArray[np.uint8 | np.uint16]:
-    """The picture as EXIF wants it shown; what it does not define leaves it as it is."""
+    """Return the picture as EXIF wants it shown; what it does not define leaves it as it is."""
     if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

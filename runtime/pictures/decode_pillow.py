@@ -1,4 +1,4 @@
-"""JPEG, WebP, GIF and BMP by Pillow: what it reads right, in 8 bits; what it does not is refused by name."""
+"""Decode JPEG, WebP, GIF and BMP with Pillow, 8 bits; refuse by name what Pillow does not read right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JPEG_SCANS = 200  # of a progressive JPEG, which has about ten; each may visit 
 
 
 def refuse_misread(image: Image.Image, data: bytes, *, name: str) -> None:
-    """ImageError for what Pillow takes but does not read right, or not within seconds."""
+    """Raise ImageError for what Pillow takes but does not read right, or not within seconds."""
     what = ""
     assert isinstance(image, ImageFile.ImageFile)
     if image.format == "BMP":
@@ -39,7 +39,7 @@ def refuse_misread(image: Image.Image, data: bytes, *, name: str) -> None:
 
 
 def mode_of(image: Image.Image, *, name: str) -> str:
-    """The mode that it is read in."""
+    """Return the mode that it is read in."""
     wanted = _MODES.get(image.mode, image.mode)
     if wanted not in ("L", "LA", "RGB", "RGBA"):
         raise ImageError(f"{name} holds {image.mode} samples; 8-bit and 16-bit grey and colour are read", hint="convert it")

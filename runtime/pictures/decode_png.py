@@ -1,4 +1,4 @@
-"""PNG (W3C, third edition): chunks checked against the file, pixels of every colour type and depth, a transparent colour as alpha.
+"""Decode PNG (W3C, third edition), every colour type and depth: chunks are checked; a transparent colour becomes alpha.
 
 Takes a file's bytes, gives a `PngFile`. The decoder is shown the chunks that it needs and no others: what text, profiles or
 animations hold cannot make it take memory. OpenCV decodes, which has 16 bits and takes missing rows for the damage that they are;
@@ -53,17 +53,17 @@ class PngFile:
 
     @property
     def channels(self) -> int:
-        """Of the decoded picture."""
+        """The decoded picture's shape."""
         return (3 if self.colour == _PALETTE else _SAMPLES[self.colour]) + bool(self.transparent)
 
 
 def is_png(data: bytes) -> bool:
-    """Whether the file begins as a PNG does."""
+    """Return whether the file begins as a PNG does."""
     return data.startswith(_SIGNATURE)
 
 
 def read_png(data: bytes) -> PngFile:
-    """Checks every chunk's length against the file.
+    """Check every chunk's length against the file.
 
     Raises:
         ValueError: a chunk that the file does not hold whole, or a header that is none.
@@ -105,7 +105,7 @@ def read_png(data: bytes) -> PngFile:
 
 
 def _pixels_alone(data: bytes) -> BytesIO:
-    """A PNG of the pixels alone, those of a palette as grey."""
+    """Return a PNG of the pixels alone, those of a palette as grey."""
     view, at, kind, alone = memoryview(data), len(_SIGNATURE), b"", BytesIO()
     alone.write(_SIGNATURE)
     while at < len(data) and kind != b"IEND":
@@ -119,7 +119,7 @@ def _pixels_alone(data: bytes) -> BytesIO:
 
 
 def _as_grey(header: bytes) -> bytes:
-    """The IHDR chunk, saying grey where it says palette: what is decoded then is the numbers of the palette's colours."""
+    """Return the IHDR chunk, saying grey where it says palette: what is decoded then is the numbers of the palette's colours."""
     colour_at = 17
     if header[colour_at] != _PALETTE:
         return header
@@ -163,7 +163,7 @@ def _looked_up(grey: NDArray[np.uint8 | np.uint16], png: PngFile) -> NDArray[np.
 
 
 def _profile(chunk: bytes) -> bytes:
-    """The colour profile that an iCCP chunk holds: its name, a zero, a zero for zlib, what zlib made."""
+    """Return the colour profile that an iCCP chunk holds: its name, a zero, a zero for zlib, what zlib made."""
     inflater = zlib.decompressobj()
     profile = inflater.decompress(chunk.partition(b"\0")[2][1:], _LARGEST_PROFILE)
     if not inflater.eof:

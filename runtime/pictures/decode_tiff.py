@@ -1,4 +1,4 @@
-"""TIFF to pixels: strips and tiles inflated one by one, then differences, photometric kind, palette and alpha undone in NumPy.
+"""Decode TIFF: strips and tiles inflated one by one, then differences, photometric kind, palette and alpha undone with numpy.
 
 Libraries only inflate: zlib, and for LZW and PackBits libtiff through Pillow, which is shown 8-bit grey. So every depth, byte
 order and layout takes one path. Pictures of JPEG and CCITT blocks are libtiff's whole.
@@ -77,7 +77,7 @@ def _blocks(data: bytes, layout: TiffLayout) -> Iterator[NDArray[np.uint8]]:
 
 
 def _inflated(packed: memoryview, size: int) -> NDArray[np.uint8]:
-    """The first `size` bytes of what a zlib stream holds."""
+    """Return the first `size` bytes of what a zlib stream holds."""
     inflater, filled = zlib.decompressobj(), 0
     block = np.empty(size, np.uint8)
     for start in range(0, len(packed), _PIECE):
@@ -103,7 +103,7 @@ def _samples(block: NDArray[np.uint8], layout: TiffLayout) -> NDArray[np.uint8 |
 
 
 def _meant(pixels: NDArray[np.uint8 | np.uint16], layout: TiffLayout) -> NDArray[np.uint8 | np.uint16]:
-    """What samples stand for: all of their range, 0 for black, palettes looked up, colours not multiplied by alpha."""
+    """Return what samples stand for: all of their range, 0 for black, palettes looked up, colours not multiplied by alpha."""
     most = (1 << layout.bits) - 1
     colours = pixels[..., : layout.samples - 1] if layout.alpha else pixels
     if layout.palette is not None:
@@ -120,7 +120,7 @@ def _meant(pixels: NDArray[np.uint8 | np.uint16], layout: TiffLayout) -> NDArray
 
 
 def _divide(pixels: NDArray[np.uint8 | np.uint16]) -> None:
-    """Divides the colours of (N, C) pixels by their alpha, in place."""
+    """Divide the colours of (N, C) pixels by their alpha, in place."""
     most = np.iinfo(pixels.dtype).max
     alpha = pixels[..., -1:].astype(np.uint32)
     colours = (pixels[..., :-1].astype(np.uint32) * np.uint32(most) + alpha // 2) // np.maximum(alpha, 1)

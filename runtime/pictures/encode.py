@@ -1,4 +1,4 @@
-"""Pictures to files, by the suffix: PNG and TIFF row by row, JPEG, WebP and BMP from the whole picture.
+"""Encode pictures by a file's suffix: PNG and TIFF row by row, JPEG, WebP and BMP from the whole picture.
 
 Rows are written beside the file's place and renamed into it when the last one is there. PNG: W3C Portable Network Graphics, third
 edition; its compression is zlib's. What is encoded from the whole picture takes that much memory, and what Pillow takes beside it.
@@ -44,7 +44,7 @@ class RowWriter(Protocol):
 
 
 def can_stream(suffix: str) -> bool:
-    """Whether a picture of that format is written row by row; the others are held in memory first."""
+    """Return whether a picture of that format is written row by row; the others are held in memory first."""
     return suffix.lower() not in _PILLOW_FORMATS
 
 
@@ -54,7 +54,7 @@ def whole_bytes(suffix: str, shape: tuple[int, ...]) -> int:
 
 
 def check_format(suffix: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, name: str) -> None:
-    """ImageError where `suffix` names no format, or one that cannot hold pictures of that shape and type."""
+    """Raise ImageError where `suffix` names no format, or one that cannot hold pictures of that shape and type."""
     suffix = suffix.lower()
     if suffix not in SUFFIXES:
         raise ImageError(f"cannot write {name}: its suffix names no picture format", hint=f"one of {', '.join(SUFFIXES)}")
@@ -74,7 +74,7 @@ def check_format(suffix: str, shape: tuple[int, ...], dtype: np.dtype[np.generic
 def open_writer(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, icc_profile: bytes = b""
 ) -> Iterator[RowWriter]:
-    """Writes a picture of that shape and type to `path` as its rows come; the file appears whole or not at all.
+    """Write a picture of that shape and type to `path` as its rows come; the file appears whole or not at all.
 
     Raises:
         ImageError: the suffix names no format or one that cannot hold the picture, or the file cannot be written.
@@ -92,7 +92,7 @@ def open_writer(
 def make_writer(
     file: BinaryIO, suffix: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, icc_profile: bytes, name: str
 ) -> RowWriter:
-    """A writer of the format `suffix` to an open file."""
+    """Return a writer of the format `suffix` to an open file."""
     suffix = suffix.lower()
     if suffix == ".png":
         return _PngWriter(file, shape, dtype, icc_profile)
@@ -104,7 +104,7 @@ def make_writer(
 
 
 def encode(pixels: Rows, suffix: str, *, icc_profile: bytes = b"", name: str) -> bytes:
-    """The bytes of a file of the format `suffix`."""
+    """Return the bytes of a file of the format `suffix`."""
     check_format(suffix, pixels.shape, pixels.dtype, name=name)
     file = BytesIO()
     writer = make_writer(file, suffix, pixels.shape, pixels.dtype, icc_profile=icc_profile, name=name)

@@ -1,4 +1,4 @@
-"""What a picture file says of itself, before a pixel of it is decoded, and what decoding it takes at most."""
+"""Read what a picture file says about itself, before a pixel is decoded, and bound the memory that decoding takes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Header:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the decoded picture: grey has no third axis."""
+        """The decoded picture's shape: grey has no third axis."""
         return self.size if self.channels == 1 else (*self.size, self.channels)
 
     @property
@@ -61,7 +61,7 @@ def make_header(
     working_bytes: int = 0,
     name: str,
 ) -> Header:
-    """The header of a file of the format `kind` that stores (H, W) pixels, to be turned by its EXIF orientation.
+    """Return the header of a file of the format `kind` that stores (H, W) pixels, to be turned by its EXIF orientation.
 
     Raises:
         ImageError: more pixels than are read.
@@ -78,11 +78,11 @@ def make_header(
 
 
 def check_size(size: tuple[int, int], *, name: str) -> None:
-    """ImageError where (H, W) is more than is read."""
+    """Raise ImageError where (H, W) is more than is read."""
     if size[0] * size[1] > LARGEST_PIXELS:
         raise too_large(f"{size[1]}×{size[0]} pixels", name=name)
 
 
 def too_large(what: str, *, name: str) -> ImageError:
-    """The error of a file that holds more than is read."""
+    """Return the error of a file that holds more than is read."""
     return ImageError(f"{name} is too large: {what}; up to {LARGEST_PIXELS} pixels are read", hint="cut it into pieces")

@@ -1,4 +1,4 @@
-"""Pixels to what a network takes and back: whole pictures, or a window of one."""
+"""Convert pixels to what a network takes, and back: whole pictures, or a window of one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rounding(Enum):
 
 
 def check_picture(picture: AnyPicture) -> None:
-    """ImageError unless it is a (H, W) or (H, W, 1 to 4) array of uint8 or uint16, with pixels in it."""
+    """Raise ImageError unless it is a (H, W) or (H, W, 1 to 4) array of uint8 or uint16, with pixels in it."""
     expected = "expected a (H, W, 3) uint8 RGB array, or uint16, or (H, W) grey, or (H, W, 4) RGBA"
     if not isinstance(picture, np.ndarray):
         raise ImageError(f"{expected}; got {type(picture).__name__}")
@@ -41,7 +41,8 @@ def check_picture(picture: AnyPicture) -> None:
 def to_network(
     picture: AnyPicture, contract: Contract, *, scale: float, rows: Span | None = None, columns: Span | None = None
 ) -> NDArray[np.float32]:
-    """What a network takes of a picture: (1, C, H, W) float32 in [0, 1], of RGB or of luma, enlarged where the contract says so.
+    """Return what a network takes of a picture: (1, C, H, W) float32 in [0, 1], of RGB or of luma, enlarged where the contract says
+    so.
 
     Args:
         picture: (h, w), or (h, w, 1 to 4), uint8 or uint16: grey or RGB, each with or without alpha, which is left out.
@@ -58,7 +59,7 @@ def to_floats(planes: AnyPicture) -> NDArray[np.float32]:
 def to_planes(
     picture: NDArray[Samples], contract: Contract, *, scale: float, rows: Span | None = None, columns: Span | None = None
 ) -> NDArray[Samples]:
-    """What `to_network` gives, still in the picture's own type: (H, W, C)."""
+    """Return what `to_network` gives, still in the picture's own type: (H, W, C)."""
     size = contract.input_size((picture.shape[0], picture.shape[1]), scale=scale)
     rows, columns = rows or Span(0, size[0]), columns or Span(0, size[1])
     if contract.pre_upscale:
@@ -80,7 +81,7 @@ def from_network(
 ) -> NDArray[Samples]:
     """(1, C, H, W) float32, clipped to [0, 1] -> (H, W) or (H, W, 1 to 4) pixels of the kind that `source` has.
 
-    Where C is luma, the chroma is that of `source`, enlarged bicubically. So is its alpha. Of a grey `source` the luma is kept.
+    Where C is luma, the chroma is that of `source`, enlarged bicubically. So is its alpha. A grey `source` gives luma alone.
 
     Args:
         source: the picture that went in.
@@ -131,12 +132,12 @@ def from_planes(
 
 
 def is_grey(picture: AnyPicture) -> bool:
-    """Whether its colour is one channel."""
+    """Return whether its colour is one channel."""
     return picture.ndim == 2 or picture.shape[2] < 3
 
 
 def has_alpha(picture: AnyPicture) -> bool:
-    """Whether its last channel is alpha."""
+    """Return whether its last channel is alpha."""
     return picture.ndim == 3 and picture.shape[2] in (2, 4)
 
 

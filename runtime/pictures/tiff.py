@@ -1,4 +1,4 @@
-"""TIFF (revision 6.0) files: written row by row as one uncompressed strip, big-endian, which every reader takes.
+"""Write TIFF (revision 6.0) row by row, as one uncompressed big-endian strip, which every reader takes.
 
 Also puts compressed blocks of another file into one of 8-bit grey, from which libtiff inflates them whatever their pixels are.
 """
@@ -65,7 +65,7 @@ class TiffWriter:
 
 
 def tiff_of_blocks(blocks: Sequence[memoryview], *, rows: int, row_bytes: int, compression: int) -> bytes:
-    """A TIFF of 8-bit grey whose strips are these compressed blocks, each of `rows` rows."""
+    """Return a TIFF of 8-bit grey whose strips are these compressed blocks, each of `rows` rows."""
     offsets = np.cumsum([8, *map(len, blocks)]).tolist()
     end = offsets.pop()
     end += end % 2
@@ -88,7 +88,7 @@ def _header(directory_at: int) -> bytes:
 
 
 def _directory(tags: Sequence[_Tag], *, at: int) -> bytes:
-    """The tags, in the order of their numbers, and behind them what does not fit into a tag's four bytes."""
+    """Return the tags, in the order of their numbers, and behind them what does not fit into a tag's four bytes."""
     entries, behind = b"", b""
     behind_at = at + 2 + 12 * len(tags) + 4
     for number, kind, values in tags:
@@ -103,5 +103,5 @@ def _directory(tags: Sequence[_Tag], *, at: int) -> bytes:
 
 
 def big_endian(rows: Rows) -> NDArray[np.uint8]:
-    """The samples' bytes, the high one first."""
+    """Return the samples' bytes, the high one first."""
     return np.ascontiguousarray(rows, rows.dtype.newbyteorder(">")).view(np.uint8)

@@ -1,4 +1,4 @@
-"""TIFF (revision 6.0, and BigTIFF) directories: how the first page's pixels are stored, checked before any is read.
+"""Read TIFF (revision 6.0, and BigTIFF) directories: how the first page's pixels are stored, checked before any is read.
 
 Takes a file's bytes, gives a `TiffLayout`. Every count and offset is held against the file's length. What is not in the list of
 what is read right is refused by its name: a tag that changes what samples mean is never ignored.
@@ -105,18 +105,18 @@ class TiffLayout:
 
     @property
     def channels(self) -> int:
-        """Of the decoded picture."""
+        """The decoded picture's shape."""
         colours = 3 if self.photometric in (RGB, PALETTE, CMYK, YCBCR) else 1
         return colours + (self.alpha > 0)
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether the file begins as a TIFF or BigTIFF does."""
+    """Return whether the file begins as a TIFF or BigTIFF does."""
     return data[:4] in _ORDERS
 
 
 def read_layout(data: bytes, *, name: str, check_size: Callable[[tuple[int, int]], None]) -> TiffLayout:
-    """The first page's layout; `check_size` is shown its (H, W) first.
+    """Return the first page's layout; `check_size` is shown its (H, W) first.
 
     Raises:
         ImageError: pixels stored in a way that is not read, by its name.
@@ -195,7 +195,7 @@ def _alpha(page: _Page, photometric: int, samples: int) -> int:
 
 
 def _refuse_unknown(page: _Page, *, bits: int, compression: int, photometric: int, samples: int, predictor: int) -> None:
-    """ImageError for what is not in the list of what is read right."""
+    """Raise ImageError for what is not in the list of what is read right."""
     formats = page.values(_SAMPLE_FORMAT) if _SAMPLE_FORMAT in page.entries else np.ones(1, np.uint16)
     kind = next((_FORMATS.get(code, f"format-{code}") for code in formats.tolist() if code not in _UNSIGNED), "unsigned")
     known_as = f" ({'F' if kind == 'floating-point' else 'I'} samples to Pillow)" if bits == 32 else ""
@@ -261,13 +261,13 @@ class _Page:
         raise ValueError(f"it has {what}")
 
     def values(self, tag: int) -> NDArray[np.integer]:
-        """All numbers of a tag."""
+        """Return all numbers of a tag."""
         self.check(tag in self.entries, f"no tag {tag}")
         kind, count, at = self.entries[tag]
         return self._numbers(kind, at, count)
 
     def one(self, tag: int, default: int | None = None) -> int:
-        """The first number of a tag; `default` where the tag is not there."""
+        """Return the first number of a tag; `default` where the tag is not there."""
         if default is not None and tag not in self.entries:
             return default
         values = self.values(tag)

@@ -1,4 +1,4 @@
-"""Accelerators, as data: one file a target, and this list."""
+"""Accelerators, as data: one file per target, and this list."""
 
 from typing import get_args
 
@@ -21,7 +21,7 @@ TARGETS: tuple[Target, ...] = (
 
 
 def find_target(name: str) -> Target:
-    """The target of that name; UnknownNameError lists the valid ones."""
+    """Return the target of that name; UnknownNameError lists the valid ones."""
     for target in TARGETS:
         if target.name == name:
             return target
@@ -29,7 +29,7 @@ def find_target(name: str) -> Target:
 
 
 def find_precision(name: str) -> Precision:
-    """`name` as a precision; UnknownNameError lists the valid ones."""
+    """Return `name` as a precision; UnknownNameError lists the valid ones."""
     for precision in PRECISIONS:
         if precision == name:
             return precision

@@ -1,4 +1,4 @@
-"""CPUs with 8-bit dot products through openvino alone, which adds a skip inside the convolution before it, unrounded."""
+"""CPUs with 8-bit dot products, through openvino alone: it adds a skip inside the convolution before it, unrounded."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""One row for each operator that an accelerator runs in int8: what it does there, and what the accelerator asks of it.
+"""What an accelerator does with each operator in int8, as data: one row per operator, with the accelerator's constraints.
 
 A target's table is a tuple of rows; the first row that fits an operator of a graph is that operator's. What no row fits runs in
 float, or makes a target that runs everything in int8 refuse the graph.
@@ -65,7 +65,7 @@ def computed(*operators: str, constants: bool = False) -> tuple[Row, ...]:
 
 
 def on_int8_only(rows: Iterable[Row], *operators: str) -> tuple[Row, ...]:
-    """`rows`, where `operators` run on int8 alone."""
+    """Return `rows`, where `operators` run on int8 alone."""
     return tuple(replace(row, int8_only=row.operator in operators) for row in rows)
 
 

@@ -25,7 +25,7 @@ class Target:
         everything_int8: an int8 graph may hold no operator that the table lacks.
         moves_integers: what moves data stands between the quantizers and moves the integers themselves; else each such operator has
             a pair before and after.
-        writes_floats: a layer may write floats: only what reads integers has a quantizer; additions and inputs can be lifted.
+        writes_floats: a layer may write floats: only what reads integers has a quantizer; additions and inputs may stay in float.
         static_shapes: a graph for it has one shape of input.
         opset_range: lowest and highest ONNX opset an int8 graph for it may have.
         backends: those that compute its int8 graphs faithfully, its own first; no other is given one. Measured:

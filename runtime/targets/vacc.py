@@ -1,4 +1,4 @@
-"""Vastai's vacc accelerators, whose published LESRCNN build runs PixelShuffle in int8 only: in fp16 it crashes the chip.
+"""Vastai's vacc accelerators: their published LESRCNN build runs PixelShuffle in int8 alone; in fp16 it crashes the chip.
 
 https://github.com/Vastai/VastModelZOO; of its int8 scheme nothing more is known here, and symmetric codes suit every scheme.
 """

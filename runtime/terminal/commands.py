@@ -1,4 +1,4 @@
-"""What command lines share: the options of every command, a group whose commands are imported when they are called.
+"""Build command lines: a table of commands in, one group with shared options, help and shell completion out.
 
 A table of commands goes in, one command line with help for all of them comes out: `sredge --help` must not import torch to print a
 list. The types of typer's own copy of click are not public, hence `Any`.

@@ -1,4 +1,4 @@
-"""What every command line here shares: errors as two lines, progress on stderr, tables on stdout, an orderly end when stopped.
+"""Run a command line: errors as two lines, progress on stderr, tables on stdout, an orderly end when it is stopped.
 
 Results go to stdout, progress and errors to stderr; progress is silent where stderr is not a terminal. A character that a stream's
 encoding lacks is written in ASCII.
@@ -95,7 +95,7 @@ def stopped_by(*, raising: bool = True) -> Iterator[list[int]]:
 
 
 def _write_any_character() -> None:
-    """Lets stdout and stderr replace what their encoding lacks: no locale, and no file's name, may end a command."""
+    """Let stdout and stderr replace what their encoding lacks: no locale, and no file's name, may end a command."""
     codecs.register_error("sredge", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -111,7 +111,7 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def fail(error: SredgeError) -> NoReturn:
-    """Prints `error` and its hint to stderr, and exits with its code."""
+    """Print `error` and its hint to stderr, and exit with its code."""
     _write_any_character()
     typer.echo(f"error: {error}", err=True)
     if error.hint:
@@ -120,7 +120,7 @@ def fail(error: SredgeError) -> NoReturn:
 
 
 def progress() -> Progress:
-    """A progress bar on stderr, shown only on a terminal."""
+    """Return a progress bar on stderr, shown only on a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 

@@ -1,4 +1,4 @@
-"""Figures as text, with no more certainty than they have."""
+"""Write figures as text, with no more digits than are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture through a network: its tiles, run and put together to bands of whole rows."""
+"""Run one picture through a network: a plan in, bands of whole output rows out, each put together from its tiles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Bands(Generic[Samples]):
 
     @property
     def seam_error(self) -> SeamError | None:
-        """Of the picture's tiles so far, of all of them after the last piece; None where tiles are exact."""
+        """The seam error of the picture's tiles so far, of all tiles after the last piece; None where tiles are exact."""
         return None if self._meter is None else self._meter.error
 
     def __iter__(self) -> Self:
@@ -68,7 +68,7 @@ def run_bands(
     parallel: int,
     on_tile: OnTile | None = None,
 ) -> Bands[Samples]:
-    """The picture's output; `parallel` tiles run ahead of what is waited for. `io` is what the graph takes and gives.
+    """Return the picture's output; `parallel` tiles run ahead of what is waited for. `io` is what the graph takes and gives.
 
     Raises:
         PipelineError: the network's output holds NaN or infinity, or is not of the size that the manifest says.
@@ -105,7 +105,7 @@ def _joined(
 def _run_tile(
     backend: Backend, manifest: Manifest, picture: NDArray[Samples], plan: Plan, tile: Tile, *, io: Io
 ) -> NDArray[Samples]:
-    """The output pixels for all that `tile` reads."""
+    """Return the output pixels for all that `tile` reads."""
     contract = manifest.contract
     planes = filled_planes(picture, contract, scale=manifest.scale, grid=plan.grid, rows=tile.rows.read, columns=tile.columns.read)
     rows, columns = plan.output_span(tile.rows.read, axis=0), plan.output_span(tile.columns.read, axis=1)
@@ -124,7 +124,7 @@ def _run_tile(
 
 
 def _run_checked(backend: Backend, array: NDArray[Values], plan: Plan) -> NDArray[Values]:
-    """The output, of the size that the plan says; of sides that the scale makes no whole number of, to one pixel."""
+    """Return the output, of the size that the plan says; of sides that the scale makes no whole number of, to one pixel."""
     output = backend.run(array)
     sides = (slice(1, 3), slice(3, 4)) if array.dtype == np.uint8 else (slice(2, 4), slice(1, 2))
     expected = [side * plan.factor for side in array.shape[sides[0]]]

@@ -1,4 +1,4 @@
-"""What a network is given of a picture that is smaller than the graph takes: filled up at the bottom and on the right.
+"""Fill up a picture that is smaller than the graph takes, at the bottom and on the right.
 
 Row n + i of n rows is row n - 2 - i, the picture mirrored in its last row; where there are not so many rows, it is the last row.
 What the filling adds to the output is left out of it.
@@ -18,7 +18,7 @@ from ..sizes import Span
 def filled_planes(
     picture: NDArray[Samples], contract: Contract, *, scale: float, grid: tuple[int, int], rows: Span, columns: Span
 ) -> NDArray[Samples]:
-    """A window of what a network takes of a picture, (H, W, C), in the picture's own type.
+    """Return a window of what a network takes of a picture, (H, W, C), in the picture's own type.
 
     Args:
         picture: (h, w), or (h, w, 1 to 4), uint8 or uint16.
@@ -46,7 +46,7 @@ def fill_up(array: NDArray[np.float32], contract: Contract, *, multiple: int = 1
 
 
 def _sources(length: int, filled: int, span: Span) -> NDArray[np.intp]:
-    """Which of `length` pixels each of those in `span` is, of an axis that is filled up to `filled`."""
+    """Return which of `length` pixels each of those in `span` is, of an axis that is filled up to `filled`."""
     places = np.arange(span.start, span.stop)
     last = length - 1
     return np.where(places <= last, places, 2 * last - places) if filled - length <= last else np.minimum(places, last)

@@ -1,4 +1,4 @@
-"""How large a tile may be: what a network takes of memory, an estimate from its manifest, and what there is of it.
+"""Choose how large a tile may be: an estimate of what a network takes, from its manifest, and the memory there is.
 
 A 3 × 3 convolution from c to c channels on a grid f times finer than the input's costs 9 c² f² multiply-accumulates an input pixel,
 and its float32 output has 4 c f² bytes: 4 f √(macs / 9). Backends hold some of those at a time. Measured with 200² and 400² pixels
@@ -80,7 +80,7 @@ def largest_kept(
 def check_fixed(
     window: tuple[int, int], *, width: int, pixel_bytes: int, output_bytes: int, budget_bytes: int, held_bytes: int, hint: str
 ) -> None:
-    """Raises ImageError where windows of that fixed (H, W) do not fit.
+    """Raise ImageError where windows of that fixed (H, W) do not fit.
 
     Args:
         width: pixels of a row of the picture.
@@ -98,13 +98,13 @@ def check_fixed(
 
 
 def even_kept(length: int, most: int) -> int:
-    """The smallest tile that cuts `length` pixels into as many pieces as `most` would: none is left with a sliver."""
+    """Return the smallest tile that cuts `length` pixels into as many pieces as `most` would: none is left with a sliver."""
     pieces = math.ceil(length / most)
     return min(most, math.ceil(length / pieces / GRID) * GRID)
 
 
 def default_budget() -> int:
-    """A quarter of what is free, in bytes; of the container's own limit where that is lower."""
+    """Return a quarter of what is free, in bytes; of the container's own limit where that is lower."""
     return min((*_free_in_system(), *_free_in_container()), default=_WHERE_UNKNOWN * _SHARE) // _SHARE
 
 
@@ -121,7 +121,7 @@ def format_bytes(count: int) -> str:
 
 
 def _free_in_system() -> tuple[int, ...]:
-    """What Linux calls available, else the pages that are free, else nothing."""
+    """Return what Linux calls available, else the pages that are free, else nothing."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return tuple(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -131,7 +131,7 @@ def _free_in_system() -> tuple[int, ...]:
 
 
 def _free_in_container() -> tuple[int, ...]:
-    """What a control group leaves, its cached files counted as free; nothing where there is no limit."""
+    """Return what a control group leaves, its cached files counted as free; nothing where there is no limit."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""Work on several items at a time, results in the items' own order."""
+"""Work on several items at a time, and give the results in the items' order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, stop: Event | None = None
 ) -> Generator[Result, None, None]:
-    """`function` of each item, `workers` at a time in threads; never more than one item beyond those is taken from `items`.
+    """Yield `function` of each item, `workers` at a time in threads; never more than one item beyond those is taken from `items`.
 
     What `function` or `items` raises is raised here, at its place in the order: the results of the items before come first. What
     interrupts rather than fails (Ctrl-C) is raised at once. Leaving early drops what has not begun, and sets `stop`, by which
@@ -39,7 +39,7 @@ def in_order(
 def _submitted(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Generator[Future[Result], None, None]:
-    """A future for each item; the error of `items` itself is the last one's."""
+    """Yield a future for each item; the error of `items` itself is the last one's."""
     try:
         for item in items:
             yield pool.submit(function, item)

@@ -1,4 +1,4 @@
-"""How one picture goes through a network: whole, or in which tiles."""
+"""Plan how one picture goes through a network: a manifest, a size and a memory budget in; the tiles, or the whole picture, out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
     takes_bytes: int = 0
 
     def output_span(self, span: Span, *, axis: int) -> Span:
-        """The output's rows (axis 0) or columns (1) that those of the input become."""
+        """Return the output's rows (axis 0) or columns (1) that those of the input become."""
         start, stop = span.times(self.factor)
         return Span(start, self.size[axis] if span.stop >= self.picture[axis] else stop)
 
@@ -84,7 +84,7 @@ def plan_run(
     limits: SizeLimits | None = None,
     held_bytes: int = 0,
 ) -> Plan:
-    """The tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
+    """Return the tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
 
     Args:
         tile: pixels of the network's input that a tile keeps a side; None takes what the budget allows.
@@ -173,7 +173,7 @@ def _alignment(manifest: Manifest) -> int:
 def _takes_bytes(
     window: tuple[int, int] | None, rows: tuple[Cut, ...], columns: tuple[Cut, ...], *, pixel_bytes: int, row_bytes: int
 ) -> int:
-    """Of the largest tile at work, and the band of output rows of which it is a part."""
+    """Estimate the memory of the largest tile at work, and of the band of output rows that the tile is part of."""
     read = window or (max(cut.read.length for cut in rows), max(cut.read.length for cut in columns))
     return read[0] * read[1] * pixel_bytes + max(cut.kept.length for cut in rows) * row_bytes
 
@@ -209,7 +209,7 @@ def _check_whole_fits(manifest: Manifest, size: tuple[int, int], *, needed_bytes
 
 
 def _why_whole(manifest: Manifest) -> str:
-    """What keeps the network from being run in tiles exactly; empty where nothing does."""
+    """Return what keeps the network from being run in tiles exactly; empty where nothing does."""
     if manifest.halo == "global":
         operator = f" ({manifest.global_operator})" if manifest.global_operator else ""
         return f"looks at the whole picture{operator}"

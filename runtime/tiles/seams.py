@@ -1,4 +1,4 @@
-"""How far apart two tiles are where they meet: what tiling a network that looks at the whole picture costs, measured."""
+"""Measure how far apart two tiles are where they meet: the cost of tiling a network that looks at the whole picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which windows of a picture a network is run on, so that together they give what the whole picture would.
+"""Cut a picture into windows, so that a network run on each gives together what the whole picture would.
 
 A network of halo h gives an output pixel from the input pixels within h of it, and from nothing else. So along an axis of n
 pixels a tile that keeps [a, b) reads [a - h, b + h) cut to [0, n): real pixels where there are some, and the picture's own border
@@ -44,7 +44,7 @@ class Tile:
 def cut_axis(
     length: int, *, kept: int, halo: int, filled: int | None = None, step: int = GRID, unit: int = 1, least: int = 1
 ) -> tuple[Cut, ...]:
-    """An axis of `length` pixels in pieces that keep at most `kept` pixels each and read `halo` more to either side.
+    """Return an axis of `length` pixels in pieces that keep at most `kept` pixels each and read `halo` more to either side.
 
     Args:
         filled: pixels of the axis when it has been filled up; None for as many as there are.
@@ -74,7 +74,7 @@ def cut_axis(
 def cut_axis_fixed(
     length: int, *, side: int, halo: int, filled: int | None = None, step: int = 1, unit: int = 1
 ) -> tuple[Cut, ...]:
-    """An axis in pieces that read `side` pixels each, the last one shifted inward; a shorter axis is one piece.
+    """Return an axis in pieces that read `side` pixels each, the last one shifted inward; a shorter axis is one piece.
 
     Args:
         filled: pixels of the axis when it has been filled up to `side` and a multiple of `step` more; None for no filling.
@@ -100,13 +100,13 @@ def cut_axis_fixed(
 
 
 def make_bands(rows: Iterable[Cut], columns: tuple[Cut, ...]) -> Iterator[tuple[Tile, ...]]:
-    """The tiles from top to bottom, those beside each other together: such a band gives whole rows of the output."""
+    """Yield the tiles from top to bottom, those beside each other together: such a band gives whole rows of the output."""
     for row in rows:
         yield tuple(Tile(row, column) for column in columns)
 
 
 def reading_share(rows: tuple[Cut, ...], columns: tuple[Cut, ...]) -> float:
-    """How many times over the picture is computed: 1 where it is run whole, more with the halo of every tile."""
+    """Return how many times over the picture is computed: 1 where it is run whole, more with the halo of every tile."""
     return _share(rows) * _share(columns)
 
 

@@ -1,1 +1,4 @@
-"""Which graph runs on which backend, and what really ran there: layer precision from the backend's account, values from a simulation."""
+"""Decide which graph may run on which backend, and verify what really ran: layer precisions and values.
+
+Layer precision from the backend's account, values from a simulation.
+"""

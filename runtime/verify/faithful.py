@@ -1,4 +1,4 @@
-"""Does what runs here compute the graph that was just made? Asked before it is written: "verified" means values."""
+"""Check, before a graph is written, that the backends here compute it: a graph in, one verdict per backend out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BackendCheck:
 def check_backends(
     graph: bytes, fp32: bytes, target: Target | None, contract: Contract, *, precision: Precision = "int8"
 ) -> tuple[BackendCheck, ...]:
-    """Holds each backend that is installed and named by `target` against `graph` simulated, or fp32, on one small picture.
+    """Hold each backend that is installed and named by `target` against `graph` simulated, or fp32, on one small picture.
 
     Args:
         fp32: the graph it was made from.

@@ -1,4 +1,4 @@
-"""Which graph of a bundle runs on which backend: those pairs alone in which the backend computes the graph faithfully.
+"""Pair a bundle's graphs with backends: a bundle and wishes in, the pairs that are computed faithfully out, the best first.
 
 A graph that was made for a target runs on the backends that the target names. A graph for every target runs on every backend, but
 on one that runs prebuilt engines only where that is asked for by name.
@@ -36,8 +36,9 @@ def find_pairs(
     target: str | None = None,
     backend: str = AUTO,
 ) -> tuple[Pair, ...]:
-    """The pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a target
-    called as the backend is before others, then in the order of TARGETS; the target's own backend before one that computes it too.
+    """Return the pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a
+    target called as the backend is before others, then in the order of TARGETS; the target's own backend before one that computes
+    it too.
 
     Args:
         precision, io, target: of the graph; None takes any, of precisions int8 and fp32.
@@ -83,7 +84,7 @@ def find_pairs(
 
 
 def only_for(bundle: Bundle, target: Target) -> Bundle:
-    """`bundle` with no other graphs than those that `target` runs.
+    """Return `bundle` with no other graphs than those that `target` runs.
 
     Raises:
         BundleError: there are none.
@@ -95,7 +96,8 @@ def only_for(bundle: Bundle, target: Target) -> Bundle:
 
 
 def backend_for(target: Target, name: str) -> BackendEntry:
-    """What opens graphs for `target` here: the backend of that name, or for "auto" the first installed that is faithful to it.
+    """Return what opens graphs for `target` here: the backend of that name, or for "auto" the first installed that is faithful to
+    it.
 
     Raises:
         UnknownNameError, BackendError: no such backend, one that is not faithful, or none is installed.
@@ -109,7 +111,10 @@ def backend_for(target: Target, name: str) -> BackendEntry:
 
 
 def _is_for(variant: Variant, target: Target | None) -> bool:
-    """Whether `target` runs the graph. One that runs operators on int8 alone is given its own graphs: another could crash it."""
+    """Return whether `target` runs the graph.
+
+    One that runs operators on int8 alone is given its own graphs: another could crash it.
+    """
     return target is None or variant.target == target.name or (variant.target is None and not target.int8_only_ops)
 
 

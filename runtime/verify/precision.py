@@ -1,4 +1,4 @@
-"""Did a run get the precision it asked for? The backend's own account, weighed by multiply-accumulates."""
+"""Verify the precision of a run: a backend's account of its layers in, shares weighed by multiply-accumulates out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PrecisionReport:
 
 
 def verify_precision(manifest: Manifest, variant: Variant, ran: Iterable[LayerPrecision]) -> PrecisionReport:
-    """Compares what `ran` with what `variant` asks for, layer by layer of the manifest."""
+    """Compare what `ran` with what `variant` asks for, layer by layer of the manifest."""
     ran = tuple(ran)
     by_name: dict[str, RanIn] = {layer.name: layer.precision for layer in ran}
     quantized = set(variant.int8_layers)

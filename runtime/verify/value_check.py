@@ -1,4 +1,4 @@
-"""Holds what a backend computes against the same graph simulated, on one small picture: "verified" means values.
+"""Compare what a backend computes with the same graph simulated, on one small picture: "verified" means values.
 
 A backend fuses and reorders operators, and may get that wrong for one network and not for the next; the precision that its layers
 ran in says nothing of it. The simulation runs each operator as ONNX defines it, one after the other. With y what the backend gives
@@ -70,7 +70,7 @@ class ValueCheck(Noun):
 
 
 def find_verify(name: str) -> Verify:
-    """`name` as when to check values; UnknownNameError lists the valid ones."""
+    """Return `name` as when to check values; UnknownNameError lists the valid ones."""
     for verify in VERIFY:
         if verify == name:
             return verify
@@ -80,7 +80,7 @@ def find_verify(name: str) -> Verify:
 def check_values(
     backend: Backend, bundle: Bundle, variant: Variant, *, verify: Verify, cache: Path | None, device: str | None
 ) -> ValueCheck | None:
-    """Checks `variant`, opened on `backend`; what was found on this machine before is not measured again where `verify` is "once".
+    """Check `variant`, opened on `backend`; what was found on this machine before is not measured again where `verify` is "once".
 
     Args:
         cache: the folder where results are remembered; None takes sredge's own in the user's cache folder.
@@ -112,7 +112,7 @@ def check_values(
 def measure_values(
     backend: Backend, graph: bytes, fp32: bytes | None, contract: Contract, *, precision: Precision, io: Io = "float32"
 ) -> ValueCheck:
-    """Runs the small picture through `backend`, which has `graph` open, and through the simulation.
+    """Run the small picture through `backend`, which has `graph` open, and through the simulation.
 
     Args:
         fp32: the graph of floats that `graph` was made from, or itself; without it the least is expected of int8.
@@ -169,7 +169,7 @@ def check_picture(size: tuple[int, int]) -> Picture:
 
 
 def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | None) -> str:
-    """Of all that the result depends on."""
+    """Hash all that the result depends on."""
     entry = next(entry for entry in BACKENDS if entry.name == backend.name)
     versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in entry.packages]
     plan = ""
@@ -181,7 +181,7 @@ def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | No
 
 
 def _remembered(record: Path) -> ValueCheck | None:
-    """What is in the file; None where there is none that can be read."""
+    """Return what is in the file; None where there is none that can be read."""
     try:
         return ValueCheck.model_validate_json(read_regular(record, most_bytes=_LARGEST_RECORD))
     except (OSError, ValidationError):
@@ -189,7 +189,7 @@ def _remembered(record: Path) -> ValueCheck | None:
 
 
 def _remember(record: Path, check: ValueCheck) -> None:
-    """Writes the file; where that cannot be, the next start measures again."""
+    """Write the file; where that cannot be, the next start measures again."""
     try:
         replace_file(record, check.model_dump_json().encode())
     except OSError as error:

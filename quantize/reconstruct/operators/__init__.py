@@ -1,4 +1,4 @@
-"""ONNX operators in torch, a module for each family: what the node computes, differentiable where that means anything."""
+"""ONNX operators in torch, one module per family: what a node computes, differentiable where that means anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that compute value by value, with numpy's broadcasting (https://onnx.ai/onnx/operators/)."""
+"""ONNX's elementwise operators in torch, with numpy's broadcasting (https://onnx.ai/onnx/operators/)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that move values about, and those that compute sizes and indices (https://onnx.ai/onnx/operators/)."""
+"""ONNX operators in torch that move values, and those that compute sizes and indices (https://onnx.ai/onnx/operators/)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _pad(node: ir.Node, given: Given) -> Tensor:
 
 
 def _padded(size: int, before: int, after: int, mode: str) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Which of `size` places each one of the padded axis repeats."""
+    """Return which of `size` places each one of the padded axis repeats."""
     places = np.arange(-before, size + after)
     if mode == "edge":
         return places.clip(0, size - 1)

@@ -1,4 +1,4 @@
-"""Normalizations, and softmax (https://onnx.ai/onnx/operators/)."""
+"""ONNX's normalizations and softmax in torch (https://onnx.ai/onnx/operators/)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _rms(node: ir.Node, given: Given) -> Tensor:
 
 
 def _to_length_one(node: ir.Node, given: Given) -> Tensor:
-    """What is 0 stays 0."""
+    """Return what is 0 stays 0."""
     value = needed(given)
     length = value.norm(p=attribute(node, "p", 2), dim=attribute(node, "axis", -1), keepdim=True)
     return torch.where(length > 0, value / length, 0.0)

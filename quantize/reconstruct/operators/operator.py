@@ -1,4 +1,4 @@
-"""What an operator in torch is given."""
+"""What an operator in torch is given, as data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Operator = Callable[[ir.Node, Given], Tensor | Sequence[Tensor]]
 
 
 def present(given: Given, index: int) -> Tensor | None:
-    """An input, or None where it is left out."""
+    """Return an input, or None where it is left out."""
     return given[index] if index < len(given) else None
 
 
 def needed(given: Given, index: int = 0) -> Tensor:
-    """An input that ONNX does not let a node leave out."""
+    """Return an input that ONNX does not let a node leave out."""
     tensor = given[index]
     assert tensor is not None
     return tensor
 
 
 def integers(tensor: Tensor) -> list[int]:
-    """What a tensor of sizes, axes or indices says."""
+    """Return what a tensor of sizes, axes or indices says."""
     return [int(value) for value in tensor.reshape(-1).tolist()]

@@ -1,4 +1,4 @@
-"""Pools, and reductions over axes (https://onnx.ai/onnx/operators/)."""
+"""ONNX's pools and reductions over axes in torch (https://onnx.ai/onnx/operators/)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _windows(node: ir.Node, value: Tensor, fill: float) -> tuple[Tensor, Tensor]
 
 
 def _beyond(padded: int, after: int, *, step: int, reach: int) -> int:
-    """How far the last window of `ceil_mode` reaches beyond what is padded; one that begins in the padding is left out."""
+    """Return how far the last window of `ceil_mode` reaches beyond what is padded; one that begins in the padding is left out."""
     begins = -(-(padded - reach) // step) * step
     return max(begins + reach - padded, 0) if begins < padded - after else 0
 

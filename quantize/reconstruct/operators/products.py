@@ -1,4 +1,4 @@
-"""Convolutions and products of matrices (https://onnx.ai/onnx/operators/)."""
+"""ONNX's convolutions and matrix products in torch (https://onnx.ai/onnx/operators/)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def window_pads(node: ir.Node, sides: Sequence[int], kernel: Sequence[int]) -> l
 
 
 def pad_spatial(value: Tensor, pads: Sequence[tuple[int, int]], fill: float = 0.0) -> Tensor:
-    """`value` padded on its last axes."""
+    """Return `value` padded on its last axes."""
     return F.pad(value, list(itertools.chain(*reversed(pads))), value=fill) if any(map(any, pads)) else value
 
 
@@ -70,7 +70,7 @@ def _convolve_transposed(node: ir.Node, given: Given) -> Tensor:
 
 
 def _transposed_pads(node: ir.Node, sides: Sequence[int], full: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """What is cropped of each axis, whose size is `full` without."""
+    """Return what is cropped of each axis, whose size is `full` without."""
     axes, mode = len(sides), attribute(node, "auto_pad", "NOTSET")
     wanted = attribute(node, "output_shape", None)
     if wanted is None and mode in ("NOTSET", "VALID"):

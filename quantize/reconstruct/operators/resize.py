@@ -1,4 +1,4 @@
-"""Resize in torch, in all of its modes: along each axis it is a product with a matrix, which ONNX Runtime says the columns of.
+"""Resize in torch, in all of its modes: a product with one matrix per axis, whose columns ONNX Runtime computes.
 
     y = R_h x R_wᵀ
 
@@ -40,7 +40,7 @@ def _resize(node: ir.Node, given: Given) -> Tensor:
 
 
 def _described(node: ir.Node) -> onnx.NodeProto:
-    """The same for one axis of a picture with as many channels as it has rows, `asked` being sizes or scales."""
+    """Return the same for one axis of a picture with as many channels as it has rows, `asked` being sizes or scales."""
     kept = [entry for entry in ir.to_proto(node).attribute if entry.name not in _LEFT_OUT]
     by_size = len(node.inputs) > 3 and node.inputs[3] is not None
     described = onnx.helper.make_node("Resize", ["x", "", "", "asked"] if by_size else ["x", "", "asked"], ["y"])
@@ -68,7 +68,7 @@ def _matrix(node: bytes, size: int, factor: float) -> Tensor:
 
 
 def is_linear(node: ir.Node) -> bool:
-    """Whether it is a product with a matrix whose size `sizes` or `scales` say."""
+    """Return whether it is a product with a matrix whose size `sizes` or `scales` say."""
     fills = attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     return not fills and attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
 
