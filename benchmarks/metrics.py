@@ -19,7 +19,7 @@ from runtime.errors import ImageError
 from runtime.images import Picture
 
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
-_WINDOW = 11  # pixels a side of SSIM's window
+_WINDOW = 11  # pixels per side of SSIM's window
 
 
 @dataclass(frozen=True)

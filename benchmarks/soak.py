@@ -139,7 +139,7 @@ def _print_result(result: Soak) -> None:
     console.out.print(table)
     console.show(
         f"{result.backend} grew by {result.growth_bytes / 1e6:.0f} MB, by {result.late_growth_bytes / 1e6:.0f} MB in the second "
-        f"half; {result.pictures_per_second:.1f} pictures a second"
+        f"half; {result.pictures_per_second:.1f} pictures per second"
     )
 
 

@@ -144,7 +144,7 @@ def _one_at_a_time(upscaler: Upscaler, jobs: Sequence[Job]) -> None:
 
 def _print_result(ways: Sequence[Way], *, frames: int) -> None:
     first = ways[0].frames_per_second(frames)
-    table = Table("way", "frames a second", "first is × faster", box=None, header_style="bold", pad_edge=False)
+    table = Table("way", "frames per second", "first is × faster", box=None, header_style="bold", pad_edge=False)
     for way in ways:
         rate = way.frames_per_second(frames)
         table.add_row(way.name, measured_text(rate), f"{first / rate:.2f}")

@@ -84,7 +84,7 @@ def used_hashes(images: Iterable[CalibrationImage]) -> frozenset[str]:
 
 
 def write_table(table: CalibrationTable) -> bytes:
-    """JSON with one line a tensor and a picture, so that a diff shows what changed."""
+    """JSON with one line per tensor and a picture, so that a diff shows what changed."""
     body = table.model_dump(mode="json")
     source = body["source"]
     images = ",\n".join(f"   {json.dumps(image)}" for image in source.pop("images"))

@@ -82,7 +82,9 @@ def upscale(
         str | None,
         typer.Option(help="what pictures and tiles may take, 2G for instance [default: tiles a quarter of what is free]"),
     ] = None,
-    tile: Annotated[int | None, typer.Option(min=1, help="pixels a side that a tile keeps [default: what --memory allows]")] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="pixels per side that a tile keeps [default: what --memory allows]")
+    ] = None,
     verify: Annotated[
         str, typer.Option(help=f"hold the backend against the graph simulated: {', '.join(VERIFY)} (once a machine and graph)")
     ] = "once",
@@ -155,7 +157,7 @@ def _run(upscaler: Upscaler, jobs: Sequence[Job], *, compare: bool, ran: str) ->
         raise failed[0]
     if len(jobs) > 1:
         done = len(jobs) - len(failed)
-        console.show(f"{done} pictures in {seconds:.1f} s: {done / seconds:.2f} a second, {megapixels / seconds:.2f} MP/s")
+        console.show(f"{done} pictures in {seconds:.1f} s: {done / seconds:.2f} per second, {megapixels / seconds:.2f} MP/s")
     for error in failed:
         typer.echo(f"error: {error}", err=True)
     if failed:

@@ -54,7 +54,7 @@ def as_fraction(scale: float) -> Fraction:
 
 
 def is_simple(factor: Fraction) -> bool:
-    """Return whether so many pixels a side can be cut: a small number of them becomes a whole number."""
+    """Return whether so many pixels per side can be cut: a small number of them becomes a whole number."""
     return factor.denominator <= _MOST_PARTS
 
 

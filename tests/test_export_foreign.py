@@ -271,7 +271,7 @@ def test_a_file_is_read_without_changing_it(tmp_path: Path) -> None:
 
 
 def _dividing() -> onnx.ModelProto:
-    """A network that divides one size by another, which is 0 for pictures below 8 pixels a side, and pads by that."""
+    """A network that divides one size by another, which is 0 for pictures below 8 pixels per side, and pads by that."""
     graph = Graph(0, channels=3)
     height = graph.add("Gather", graph.add("Shape", "input"), graph.constant(np.array([2])), axis=0)
     eighths = graph.add("Div", height, graph.constant(np.array([8])))

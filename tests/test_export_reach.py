@@ -23,7 +23,7 @@ from tests import reach_graphs as steps
 from tests.graphs import Graph
 
 Array = NDArray[np.float32]
-_LEAST = 16  # pixels a side of the tiles, as the runtime's
+_LEAST = 16  # pixels per side of the tiles, as the runtime's
 _CHANNELS = 4
 _MOST_FACTOR, _MOST_ALIGNMENT = 4, 96  # larger ones would take a gibibyte
 

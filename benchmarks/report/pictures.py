@@ -22,7 +22,7 @@ _COLOURS = {"fp32": "#5b6b7b", "fp16": "#8aa0b5", "bf16": "#b58aa0", "int8": "#2
 
 
 def draw_panels(panels: Sequence[Panel]) -> bytes:
-    """PNG: a row a picture; the input, bicubic, each precision, the truth, and int8's error against fp32."""
+    """PNG: a row per picture; the input, bicubic, each precision, the truth, and int8's error against fp32."""
     precisions = list(dict.fromkeys(precision for panel in panels for precision in panel.outputs))
     with_error = {"fp32", "int8"} <= set(precisions)
     titles = ["input", "bicubic", *precisions, "ground truth", *(["|int8 − fp32|"] if with_error else [])]

@@ -60,7 +60,7 @@ def published_cells(result: Result) -> list[tuple[str, ...]]:
 
 
 def bicubic_lines(result: Result) -> list[str]:
-    """Return what bicubic upscaling reaches on the same pictures, a line a bundle."""
+    """Return what bicubic upscaling reaches on the same pictures, a line per bundle."""
     return [
         f"bicubic, {baseline.bundle}: {_decibels(baseline.psnr_db, 2)} dB, SSIM {baseline.ssim:.4f}" for baseline in result.bicubic
     ]

@@ -16,14 +16,14 @@ from runtime.tiles.memory import bytes_per_pixel
 from runtime.tiles.tiling import GRID
 
 Size = tuple[int, int]
-_DEFAULT_LARGEST = 512  # pixels a side
+_DEFAULT_LARGEST = 512  # pixels per side
 _DEFAULT_BYTES = 1 << 30  # what a window may take of the GPU, by the estimate of runtime/tiles/memory.py
 
 
 def choose_profile(manifest: Manifest, *, least: Size | None, best: Size | None, most: Size | None, batch: int) -> ShapeProfile:
     """Return the profile for pictures of those (H, W); what is None follows from the others, or from the network.
 
-    Without any: windows up to 512 pixels a side, fewer where an estimated GiB holds no more, tuned for the largest.
+    Without any: windows up to 512 pixels per side, fewer where an estimated GiB holds no more, tuned for the largest.
 
     Raises:
         UserError: they are out of order, or the graph does not take them.

@@ -162,7 +162,7 @@ def _weights_on_another_axis(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str
 def _opset_too_low(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for node in graph.pairs():
         if graph.opset < _PER_CHANNEL_OPSET and graph.scale(node).size > 1:
-            yield node, f"a scale a channel at opset {graph.opset}"
+            yield node, f"a scale per channel at opset {graph.opset}"
         if graph.opset < _HALF_SCALE_OPSET and graph.types.get(node.input[1]) in _FLOATS[1:]:
             yield node, f"{_type_name(graph, node.input[1])} scales at opset {graph.opset}"
 
@@ -215,7 +215,7 @@ RULES: tuple[Rule, ...] = (
     Rule("scale-count", "a constant has one scale, or one for each channel of its axis", _scales_not_one_a_channel),
     Rule("activations-per-tensor", "an activation has one scale", _activations_per_channel),
     Rule("weights-per-output-channel", "weights have their scales along the output channels", _weights_on_another_axis),
-    Rule("opset", "a scale a channel takes opset 13, fp16 scales take 19", _opset_too_low),
+    Rule("opset", "a scale per channel takes opset 13, fp16 scales take 19", _opset_too_low),
     Rule("same-types", "an operator reads one type, and QuantizeLinear that of its scale", _types_that_do_not_match),
     Rule("both-operands", "a convolution has both its input and its weight in int8, or neither", _half_quantized_layers),
     Rule("int8-is-moved-alone", "int8 is dequantized before anything but data movement", _int8_read_by_others),

@@ -125,7 +125,7 @@ def _with_batch(model: ir.Model, ends: Ends, sizes: Sizes) -> ir.Model:
 def _within(sizes: Sizes) -> str:
     """Return what the sizes are within, as an addition; "" where that is nothing."""
     limits = [f"whose sides are multiples of {sizes.multiple_of}"] * (sizes.multiple_of > 1)
-    limits += [f"of {sizes.least_side} pixels a side or more"] * (sizes.least_side > sizes.multiple_of)
+    limits += [f"of {sizes.least_side} pixels per side or more"] * (sizes.least_side > sizes.multiple_of)
     limits += ["one picture at a time"] * sizes.one_at_a_time
     return ", ".join(limits)
 

@@ -73,7 +73,7 @@ def _fold_ahead(node: ir.Node) -> bool:
 
 
 def _scale_and_offset(node: ir.Node) -> tuple[ir.Value, Numbers, Numbers] | None:
-    """(x, s, t) where the node computes s x + t; s and t are a number, or one a channel."""
+    """(x, s, t) where the node computes s x + t; s and t are a number, or one per channel."""
     if node.op_type not in _OPERATORS:
         return None
     left, right = (constant(value) for value in node.inputs)
@@ -94,7 +94,7 @@ def _scale_and_offset(node: ir.Node) -> tuple[ir.Value, Numbers, Numbers] | None
 
 
 def _per_channel(array: NDArray[np.generic], value: ir.Value) -> Numbers | None:
-    """Return the constant as one number, or one a channel of (N, C, H, W).
+    """Return the constant as one number, or one per channel of (N, C, H, W).
 
     None where it varies over the picture or widens the result.
     """

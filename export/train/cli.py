@@ -44,7 +44,7 @@ def train(
     init: Annotated[Path | None, typer.Option(help="checkpoint to start from; tensors of other shapes start anew")] = None,
     steps: Annotated[int, typer.Option(min=40, help="how many times weights are updated")] = _DEFAULT.steps,
     batch: Annotated[int, typer.Option(min=1, help="pictures at a time: patches per step")] = _DEFAULT.batch,
-    patch: Annotated[int, typer.Option(min=8, help="pixels a side of a patch, as the network is given it")] = _DEFAULT.patch,
+    patch: Annotated[int, typer.Option(min=8, help="pixels per side of a patch, as the network is given it")] = _DEFAULT.patch,
     rate: Annotated[float, typer.Option(min=0.0, help="step size at the top of the one-cycle rate")] = _DEFAULT.peak_rate,
     sizes: Annotated[str, typer.Option(help="each photograph is trained on at these, relative to its own")] = _SIZES,
     seed: Annotated[int, typer.Option(min=0, help="seed of what is random: patches, and weights that start anew")] = _DEFAULT.seed,

@@ -42,7 +42,7 @@ class Recipe:
         model, scale: the network.
         steps: how many updates.
         batch: patches a step.
-        patch: pixels a side of a patch, as the network is given it.
+        patch: pixels per side of a patch, as the network is given it.
         peak_rate: Adam's step size at the top of the cycle.
         seed: of the first weights and of every step's patches.
         init_sha256: of the checkpoint that the weights start from; empty where they start as interpolation.

@@ -31,7 +31,7 @@ _ELEMENTWISE = ("Relu", "PRelu", "LeakyRelu", "Identity")
 _HOMOGENEOUS = (*_ELEMENTWISE, "Add", "DepthToSpace")
 
 Scales = Mapping[str, tuple[float, ...]]
-"""One scale a channel, for each group of tied tensors, by the name of the group's first tensor."""
+"""One scale per channel, for each group of tied tensors, by the name of the group's first tensor."""
 
 
 @dataclass

@@ -224,7 +224,7 @@ def _is_pointwise(node: ir.Node) -> bool:
 
 
 def _added_constant(node: ir.Node) -> NDArray[np.float64] | None:
-    """Return what `node` adds to a picture, a number or one a channel; None where it does something else."""
+    """Return what `node` adds to a picture, a number or one per channel; None where it does something else."""
     if node.op_type not in ("Add", "Sub") or node.outputs[0].is_graph_output():
         return None
     index = next((index for index, value in enumerate(node.inputs) if value is not None and value.const_value is not None), None)

@@ -3,7 +3,7 @@
     drop = mean over pictures of PSNR(fp32, truth) - PSNR(int8, truth)
 
 PSNR on 8-bit values after rounding: of luma, 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded, where the network takes RGB;
-of what it makes where it takes luma. `scale` pixels a side are left out. The crops of one picture have one mean squared error: a
+of what it makes where it takes luma. `scale` pixels per side are left out. The crops of one picture have one mean squared error: a
 crop of nothing but sky would have a PSNR that any rounding ruins, and no picture is nothing but sky.
 """
 
@@ -29,7 +29,7 @@ _CROPS = 16
 # Large, and from anywhere: int8 loses most where fp32 is near the truth, which is not where there is most detail.
 _CROP_SIZE = (192, 192)
 _FEWEST_PICTURES = 4  # with fewer, what one picture happens to lose would decide
-_SMALLEST = 16  # pixels a side of a low-resolution crop
+_SMALLEST = 16  # pixels per side of a low-resolution crop
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255
 _FINEST = 64  # the largest denominator of a scale that is looked for
 Array = NDArray[np.float32]

@@ -19,7 +19,7 @@ def quantize_weight(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """float32 -> int8 of the same shape and a scale for each output channel, (O,) float32, which lie along `axis`; zero point 0.
 
-    `smallest_scale`, of one value or one a channel, is what a channel of tiny weights gets instead of its own.
+    `smallest_scale`, of one value or one per channel, is what a channel of tiny weights gets instead of its own.
     """
     largest = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).max(axis=1)
     finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)

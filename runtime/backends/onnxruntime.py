@@ -32,7 +32,7 @@ _NAMES: dict[str, RanIn] = {
     "int8": "int8",
 }
 _DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-_PROBE = 16  # pixels a side of the run that is profiled, where the graph leaves the shape open
+_PROBE = 16  # pixels per side of the run that is profiled, where the graph leaves the shape open
 _LOG_NOTHING = 4  # but what ends the process: its errors are raised too, and are ours to tell
 # What ONNX Runtime's graph optimiser adds to the name of a node it replaces.
 _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")

@@ -136,7 +136,7 @@ class Logger(trt.ILogger):  # type: ignore[misc] # tensorrt has no types
         if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
             self._errors.append(message)
         elif severity == trt.ILogger.Severity.WARNING:
-            _log.info("TensorRT: %s", message)  # there may be one a layer
+            _log.info("TensorRT: %s", message)  # there may be one per layer
 
     @property
     def reasons(self) -> str:

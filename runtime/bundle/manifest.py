@@ -100,7 +100,7 @@ class Contract(Noun):
         if self.static_shape is not None:
             return "one size"
         multiples = "any size" if self.multiple_of == 1 else f"multiples of {self.multiple_of}"
-        return multiples if self.least_side <= self.multiple_of else f"{multiples} from {self.least_side} pixels a side"
+        return multiples if self.least_side <= self.multiple_of else f"{multiples} from {self.least_side} pixels per side"
 
     def filled_size(self, size: tuple[int, int], *, multiple: int = 1) -> tuple[int, int]:
         """(H, W) to which an input of that size is filled up: the graph's multiples and least side, and those of `multiple`."""

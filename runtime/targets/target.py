@@ -21,7 +21,7 @@ class Target:
         weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
         bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float" leaves them.
         float_dtype: what is outside the quantizers computes in, and scales are stored as.
-        operators: the table of what runs in int8 there, one row an operator.
+        operators: the table of what runs in int8 there, one row per operator.
         everything_int8: an int8 graph may hold no operator that the table lacks.
         moves_integers: what moves data stands between the quantizers and moves the integers themselves; else each such operator has
             a pair before and after.

@@ -30,7 +30,7 @@ _STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_ASCII = {"×": "x", "·": "*", "…": "...", "–": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">=", "²": "^2", "σ": "sigma"}
 
-_PIPE_WIDTH = 140  # columns where there is no terminal to ask: a table stays one line a row in a log
+_PIPE_WIDTH = 140  # columns where there is no terminal to ask: a table stays one line per row in a log
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)

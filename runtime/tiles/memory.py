@@ -24,7 +24,7 @@ _SHARE = 4  # a quarter of what is free
 
 
 def bytes_per_pixel(manifest: Manifest, *, factor: int | Fraction) -> int:
-    """Memory that the network takes for each pixel of its input, by estimate; `factor` output pixels a side become of it.
+    """Memory that the network takes for each pixel of its input, by estimate; `factor` output pixels per side become of it.
 
     It takes its input and output at least, whatever the manifest says of its layers.
     """
@@ -54,7 +54,7 @@ def largest_kept(
         output_bytes: what each pixel kept becomes in the band of output rows.
         held_bytes: what of the budget is taken already.
         step: tiles start and end at multiples of it.
-        least: pixels a side that a tile reads at least.
+        least: pixels per side that a tile reads at least.
 
     Raises:
         ImageError: not even the smallest tile fits.

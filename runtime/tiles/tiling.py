@@ -1,7 +1,7 @@
 """Cut a picture into windows, so that a network run on each gives together what the whole picture would.
 
 A network of halo h gives an output pixel from the input pixels within h of it, and from nothing else. So along an axis of n
-pixels a tile that keeps [a, b) reads [a - h, b + h) cut to [0, n): real pixels where there are some, and the picture's own border
+pixels per tile that keeps [a, b) reads [a - h, b + h) cut to [0, n): real pixels where there are some, and the picture's own border
 where there is one. What the network computes within h of a cut is dropped.
 
 A graph that takes multiples of m is given the picture filled up at its end; what it makes of that is left out. Windows start at
