@@ -27,7 +27,7 @@ from export.graph.serialized import serialize
 from export.models import NETWORKS, Network
 from export.stage import export_network
 from export.weights import find_weights
-from quantize.half.cast import HALVES, convert_to_half
+from quantize.half.cast import HALF_PRECISIONS, convert_to_half
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.stage import load_fp32
@@ -136,7 +136,7 @@ def _graphs_of(networks: Sequence[Network], targets: Sequence[Target], weights: 
             fp32 = serialize(model)
             if static is None:
                 yield Graph(name, bundle, "fp32", None, fp32, fp32)
-                for half in HALVES:
+                for half in HALF_PRECISIONS:
                     yield Graph(name, bundle, half, None, serialize(convert_to_half(model, half)), fp32)
             crop_size = None if static else _CROP_SIZE
             request = TableRequest(calib="samples", root=None, percentile=99.99, crops=_CROPS, crop_size=crop_size)

@@ -17,8 +17,8 @@ from skimage.metrics import structural_similarity
 from benchmarks.protocols import Channel, Protocol
 from runtime.errors import ImageError
 from runtime.images import Picture
+from runtime.quality import luma, psnr_of
 
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255
 _WINDOW = 11  # pixels per side of SSIM's window
 
 
@@ -64,12 +64,12 @@ def score(picture: Picture, truth: Picture, protocol: Protocol, *, scale: float)
 def psnr_db(first: NDArray[np.floating], second: NDArray[np.floating], *, peak: float) -> float:
     """Peak signal-to-noise ratio of two arrays of one shape; infinite where they are equal."""
     error = float(np.mean(np.square(first.astype(np.float64) - second.astype(np.float64))))
-    return float("inf") if error == 0 else 10 * float(np.log10(peak**2 / error))
+    return psnr_of(error, peak=peak)
 
 
 def _plane(picture: Picture, protocol: Protocol) -> NDArray[np.float64]:
     values = picture.astype(np.float64)
-    return values if protocol.channel is Channel.RGB else np.rint(16 + values @ _LUMA)
+    return values if protocol.channel is Channel.RGB else luma(values)
 
 
 def _resize_by_area(picture: Picture, side: int) -> Picture:

@@ -17,11 +17,11 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from export.graph.pixel_io import add_pixel_io
 from quantize.graph.qdq import RoundedWeight
 from quantize.half.pixel_shuffle import PixelShuffle
-from quantize.half.stage import Halves, halves_of
+from quantize.half.stage import HalfGraphs, half_precisions_of
 from quantize.int8 import check_steps
 from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.search.cli import make_budget, search
-from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_halves
+from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_half_graphs
 from quantize.summary import show_checks, show_missing, show_result
 from quantize.tables import EQUALIZED_FROM, FoundTable, TableRequest, look_for_table, measure_table
 from runtime.backends import BACKENDS
@@ -140,8 +140,8 @@ def quantize(
         check_steps(subject.model, options)
     if fetch and not _is_here(request, scale=opened.manifest.scale):
         _download(pictures, scale=opened.manifest.scale)
-    found, halves = _calibrate(subject, request, options, searching=budget is not None)
-    if halves is None:
+    found, half_graphs = _calibrate(subject, request, options, searching=budget is not None)
+    if half_graphs is None:
         ended = _with_ends(opened, chosen_target, ends)
         console.show(f"{opened.directory}: up to date" if ended == opened else f"{opened.directory}: a graph of raw pixels added")
         return
@@ -149,11 +149,11 @@ def quantize(
     if budget is not None:
         searched = search(opened, subject.model, request, found, options, budget=budget, backend=backend or "auto")
         options, rounded = replace(options, lifted=frozenset(searched.chosen.lifted)), searched.rounded
-        if subject.is_done(found, options, halves):
+        if subject.is_done(found, options, half_graphs):
             console.show(f"{opened.directory}: up to date")
             _with_ends(opened, chosen_target, ends)
             return
-    done, checks = _quantize(subject, found, options, rounded, halves)
+    done, checks = _quantize(subject, found, options, rounded, half_graphs)
     show_result(_with_ends(done, chosen_target, ends), chosen_target, fp32_opset=opened.variant("fp32").opset)
     show_checks(checks)
 
@@ -167,7 +167,7 @@ class _Subject:
     pixel_shuffle: PixelShuffle
     force: bool
 
-    def is_done(self, found: FoundTable, options: Int8Options, halves: Halves | None = None) -> bool:
+    def is_done(self, found: FoundTable, options: Int8Options, half_graphs: HalfGraphs | None = None) -> bool:
         """Return whether the bundle holds what quantizing it so would make."""
         return not self.force and quantized_already(
             self.bundle,
@@ -175,7 +175,7 @@ class _Subject:
             options,
             compared=bool(found.crops),
             pixel_shuffle=self.pixel_shuffle,
-            halves=halves,
+            half_graphs=half_graphs,
             model=self.model,
         )
 
@@ -203,7 +203,7 @@ def _download(pictures: str, *, scale: float) -> None:
 
 def _calibrate(
     subject: _Subject, request: TableRequest, options: Int8Options, *, searching: bool
-) -> tuple[FoundTable, Halves | None]:
+) -> tuple[FoundTable, HalfGraphs | None]:
     """Return the table and the half-precision graphs; no graphs where the bundle is up to date.
 
     What cannot be made in half precision is said before anything is measured.
@@ -219,15 +219,15 @@ def _calibrate(
         if isinstance(looked, FoundTable) and not searching and subject.is_done(looked, options):
             console.show(f"calibration: {looked.origin}")
             return looked, None
-        halves = try_halves(subject.bundle, subject.model, options.target)
-        show_missing(halves)
+        half_graphs = try_half_graphs(subject.bundle, subject.model, options.target)
+        show_missing(half_graphs)
         found = looked if isinstance(looked, FoundTable) else measure_table(graph, looked, on_step=on_step)
     console.show(f"calibration: {found.origin}")
-    return found, halves
+    return found, half_graphs
 
 
 def _quantize(
-    subject: _Subject, found: FoundTable, options: Int8Options, rounded: Mapping[str, RoundedWeight] | None, halves: Halves
+    subject: _Subject, found: FoundTable, options: Int8Options, rounded: Mapping[str, RoundedWeight] | None, half_graphs: HalfGraphs
 ) -> tuple[Bundle, list[BackendCheck]]:
     checks: list[BackendCheck] = []
     with console.progress() as bar:
@@ -240,7 +240,7 @@ def _quantize(
             pixel_shuffle=subject.pixel_shuffle,
             rounded=rounded,
             on_checked=checks.extend,
-            halves=halves,
+            half_graphs=half_graphs,
             model=subject.model,
             on_step=lambda phase, step, total: bar.update(task, description=f"quantizing: {phase}", completed=step, total=total),
         )
@@ -249,7 +249,7 @@ def _quantize(
 
 def _with_ends(bundle: Bundle, target: Target, io: Io) -> Bundle:
     """Return `bundle`, with graphs of raw pixels beside the int8 one and the half-precision ones where those are asked for."""
-    precisions: tuple[Precision, ...] = ("int8", *halves_of(target)) if io == "uint8" else ()
+    precisions: tuple[Precision, ...] = ("int8", *half_precisions_of(target)) if io == "uint8" else ()
     for precision in [one for one in precisions if bundle.manifest.find_variant(one, target=target.name) is not None]:
         bundle = add_pixel_io(bundle, bundle.variant(precision, target=target.name))
     return bundle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,9 @@ from quantize.graph.input_correction import added_macs
 from quantize.graph.int8_only import check_int8_only
 from quantize.graph.placement import check_operators
 from quantize.graph.qdq import RoundedWeight
-from quantize.half.cast import HALVES, Half, HalfGraph
+from quantize.half.cast import HALF_PRECISIONS, Half, HalfGraph
 from quantize.half.pixel_shuffle import PixelShuffle, check_pixel_shuffle, convert_to_own_half
-from quantize.half.stage import Halves, halves_of, make_halves, seen_ranges
+from quantize.half.stage import HalfGraphs, half_precisions_of, make_half_graphs, seen_ranges
 from quantize.int8 import quantize_int8, some_of, windows_of
 from quantize.options import Int8Options
 from quantize.records import current_tools, made_of, recorded_options
@@ -42,6 +41,7 @@ from runtime.bundle import (
     sha256_bytes,
 )
 from runtime.errors import PipelineError, UserError
+from runtime.quality import psnr_of
 from runtime.targets import Target
 from runtime.verify.faithful import BackendCheck, check_backends
 
@@ -76,15 +76,15 @@ def quantize_bundle(
     on_step: OnStep = ignore_step,
     rounded: Mapping[str, RoundedWeight] | None = None,
     on_checked: Callable[[Sequence[BackendCheck]], None] = ignore_checks,
-    halves: Halves | None = None,
+    half_graphs: HalfGraphs | None = None,
     model: onnx.ModelProto | None = None,
 ) -> Bundle:
     """Add the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
-    figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded
-    on these crops already. `on_checked` is told what the target's backends made of the int8 graph. `halves` were made already, as
-    `try_halves` does; where one is missing, the bundle goes without. `model` is the fp32 graph where the caller has parsed it.
+    figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded on
+    these crops already. `on_checked` is told what the target's backends made of the int8 graph. `half_graphs` were made already, as
+    `try_half_graphs` does; where one is missing, the bundle goes without. `model` is the fp32 graph where the caller has parsed it.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.
@@ -115,11 +115,12 @@ def quantize_bundle(
     on_step("checking", 0, 1)
     data = serialize(int8)
     on_checked(check_backends(data, bundle.read(fp32), target, bundle.manifest.contract))
-    half_graphs = _finish_halves(bundle, model, table, options, pixel_shuffle, halves or try_halves(bundle, model, target))
+    tried = half_graphs or try_half_graphs(bundle, model, target)
+    finished = _finish_half_graphs(bundle, model, table, options, pixel_shuffle, tried)
     calibration_part = Part(file=f"calibration-{digest[:12]}.json", sha256=digest)
     files = {
         int8_file(target): data,
-        **{half_file(half, target): serialize(graph.model) for half, graph in half_graphs.items()},
+        **{half_file(half, target): serialize(graph.model) for half, graph in finished.items()},
         calibration_part.file: written,
     }
     variants = (
@@ -136,7 +137,7 @@ def quantize_bundle(
                 tools=current_tools(),
                 kept_in_fp32=graph.kept,
             )
-            for half, graph in half_graphs.items()
+            for half, graph in finished.items()
         ),
         Variant(
             file=int8_file(target),
@@ -158,7 +159,7 @@ def quantize_bundle(
     def add(manifest: Manifest) -> Manifest:
         for variant in variants:
             manifest = manifest.with_variant(variant)
-        gone = {half_file(half, target) for half in halves_of(target) if half not in half_graphs}
+        gone = {half_file(half, target) for half in half_precisions_of(target) if half not in finished}
         return manifest.without_files(gone)
 
     done = extend_bundle(bundle, add, files=files)
@@ -184,22 +185,22 @@ def check_target(bundle: Bundle, model: onnx.ModelProto, target: Target, *, pixe
     check_pixel_shuffle(model, target, pixel_shuffle)
 
 
-def try_halves(bundle: Bundle, model: onnx.ModelProto, target: Target) -> Halves:
+def try_half_graphs(bundle: Bundle, model: onnx.ModelProto, target: Target) -> HalfGraphs:
     """Return the half-precision graphs of `target`, tried before anything is calibrated: what cannot be made is known at the start.
 
     For a target that runs some operators on int8 alone the graphs are a trial: islands are added when ranges are known.
     """
-    return make_halves(model, target, bundle.manifest.contract)
+    return make_half_graphs(model, target, bundle.manifest.contract)
 
 
-def _finish_halves(
-    bundle: Bundle, model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, shuffle: PixelShuffle, tried: Halves
+def _finish_half_graphs(
+    bundle: Bundle, model: onnx.ModelProto, table: CalibrationTable, options: Int8Options, shuffle: PixelShuffle, tried: HalfGraphs
 ) -> dict[Half, HalfGraph]:
     """Return those that can be made, with what calibration saw, and with islands where the target wants those."""
     target = options.target
     beyond = seen_ranges(table)
     if beyond:
-        tried = make_halves(model, target, bundle.manifest.contract, ranges=beyond)
+        tried = make_half_graphs(model, target, bundle.manifest.contract, ranges=beyond)
     if not target.int8_only_ops:
         return dict(tried.made)
     finished = {}
@@ -223,22 +224,23 @@ def quantized_already(
     *,
     compared: bool,
     pixel_shuffle: PixelShuffle = PixelShuffle.ISLAND,
-    halves: Halves | None = None,
+    half_graphs: HalfGraphs | None = None,
     model: onnx.ModelProto | None = None,
 ) -> bool:
     """Return whether `bundle` holds what this quantization would make, with the tools at hand; `compared`: with crops to compare
     on.
 
-    A half-precision graph that cannot be made is not missed; `halves` says which, or they are tried where the bundle lacks one.
+    A half-precision graph that cannot be made is not missed; `half_graphs` says which, or they are tried where the bundle lacks
+    one.
     """
     manifest = bundle.manifest
     target, recorded = options.target, recorded_options(options)
     int8 = manifest.find_variant("int8", target=target.name)
-    held = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALVES}
-    wanted = {half: _half_options(recorded, target, pixel_shuffle) for half in halves_of(target)}
-    if halves is None and any(half_file(half, target) not in held for half in wanted):
-        halves = try_halves(bundle, load_fp32(bundle) if model is None else model, target)
-    missing = {} if halves is None else halves.missing
+    held = {variant.file: variant.options for variant in manifest.variants if variant.precision in HALF_PRECISIONS}
+    wanted = {half: _half_options(recorded, target, pixel_shuffle) for half in half_precisions_of(target)}
+    if half_graphs is None and any(half_file(half, target) not in held for half in wanted):
+        half_graphs = try_half_graphs(bundle, load_fp32(bundle) if model is None else model, target)
+    missing = {} if half_graphs is None else half_graphs.missing
     files = {half_file(half, target): None if half in missing else made for half, made in wanted.items()}
     return (
         int8 is not None
@@ -264,4 +266,4 @@ def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) 
             error = exact - quantized.run(crop).clip(0, 1)
             squares += float(np.square(error, dtype=np.float64).sum())
             count += error.size
-    return round(-10 * math.log10(max(squares / count, 1e-12)), 2)
+    return round(psnr_of(max(squares / count, 1e-12)), 2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 
 from quantize.graph.int8_only import ask_backend, check_int8_only
-from quantize.half.stage import Halves, halves_of
+from quantize.half.stage import HalfGraphs, half_precisions_of
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Variant
 from runtime.describe import describe_int8_layers
@@ -19,12 +19,12 @@ from runtime.verify.faithful import BackendCheck
 _NAMED = 3  # operators in a line
 
 
-def show_missing(halves: Halves) -> None:
+def show_missing(half_graphs: HalfGraphs) -> None:
     """Say which half-precision graphs the bundle will lack, and on which backend one is not right."""
-    for half, reason in halves.missing.items():
+    for half, reason in half_graphs.missing.items():
         console.show(f"(!) no {half} graph, int8 alone: {reason}")
-    for half in halves.made:
-        for check in halves.checks[half]:
+    for half in half_graphs.made:
+        for check in half_graphs.checks[half]:
             if not check.passed:
                 console.show(f"(!) {half} refused on {check.backend}: {check.found}")
 
@@ -47,7 +47,7 @@ def show_result(bundle: Bundle, target: Target, *, fp32_opset: int) -> None:
         "opset": opset,
         **({"pixels": ", ".join(pixels)} if pixels else {}),
     }
-    found = {half: bundle.manifest.find_variant(half, target=target.name) for half in halves_of(target)}
+    found = {half: bundle.manifest.find_variant(half, target=target.name) for half in half_precisions_of(target)}
     rows |= {half: f"{bundle.path(variant)}{_kept_text(variant)}" for half, variant in found.items() if variant is not None}
     if int8.psnr_vs_fp32_db is not None:
         rows["output"] = f"{int8.psnr_vs_fp32_db:.1f} dB PSNR against fp32's, on calibration crops"

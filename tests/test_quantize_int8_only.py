@@ -19,7 +19,7 @@ from export.weights import find_weights
 from quantize.cli import main
 from quantize.graph.int8_only import ask_backend, check_int8_only
 from quantize.half.pixel_shuffle import PixelShuffle, write_out
-from quantize.half.stage import halves_of
+from quantize.half.stage import half_precisions_of
 from quantize.options import Int8Options
 from quantize.stage import quantize_bundle, quantized_already
 from runtime.backends import BACKENDS, open_backend
@@ -148,7 +148,7 @@ def test_the_int8_graph_shuffles_int8_at_one_scale(built: Bundle) -> None:
 
 def test_in_fp16_a_shuffle_is_an_island_unless_told_otherwise(built: Bundle) -> None:
     target = target_of(built)
-    for half in halves_of(target):
+    for half in half_precisions_of(target):
         model = model_of(built, half, target)
         assert check_int8_only(model, target, precision=half) == 1
         assert operators(model).count("QuantizeLinear") == operators(model).count("DequantizeLinear") == 1
@@ -279,8 +279,8 @@ def test_pixel_shuffle_is_no_question_for_other_targets(copy: Bundle, capsys: py
 def test_a_target_gets_the_half_precisions_it_has(copy: Bundle, table: CalibrationTable, target: Target) -> None:
     manifest = quantize(copy, table, target).manifest
 
-    assert {variant.precision for variant in manifest.variants} == {"fp32", "int8", *halves_of(target)}
-    assert {variant.file for variant in manifest.variants} >= {f"model.{half}.onnx" for half in halves_of(target)}
+    assert {variant.precision for variant in manifest.variants} == {"fp32", "int8", *half_precisions_of(target)}
+    assert {variant.file for variant in manifest.variants} >= {f"model.{half}.onnx" for half in half_precisions_of(target)}
 
 
 @pytest.mark.parametrize("vacc_first", [True, False])
@@ -323,4 +323,4 @@ def test_the_command_says_what_was_written_and_what_backends_made_of_it(
 
 @each(*INT8_ONLY)
 def test_scales_of_float16_are_in_a_targets_opsets(target: Target) -> None:
-    assert not halves_of(target) or target.opset_range[1] >= 19
+    assert not half_precisions_of(target) or target.opset_range[1] >= 19

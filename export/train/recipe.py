@@ -27,6 +27,7 @@ from export.models import Network
 from export.train.patches import Photograph, draw_batch
 from runtime.errors import UserError
 from runtime.files.whole import write_whole
+from runtime.quality import psnr_of
 
 _BETAS = (0.9, 0.99)
 _GRADIENT_NORM = 1.0
@@ -179,7 +180,7 @@ def measure_psnr_db(module: nn.Module, photographs: Sequence[Photograph], *, sca
         inside = (slice(None), slice(scale, -scale), slice(scale, -scale))
         difference = output.clamp_(0, 1).mul_(255).round_()[inside] - photograph.high[inside]
         error = difference.square().mean(dtype=torch.float64).clamp_min_(1e-10)  # no image is that good: keeps the logarithm finite
-        figures.append(10 * math.log10(255**2 / error.item()))
+        figures.append(psnr_of(error.item(), peak=255))
     return math.fsum(figures) / len(figures)
 
 

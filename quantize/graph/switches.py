@@ -23,6 +23,7 @@ from quantize.graph.operators import activations, is_moved, part_of
 from quantize.graph.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.graph.qdq import QuantizationParameters
 from quantize.graph.read_qdq import Constants, rounded_layers, stored_end, stored_tensors
+from runtime.quality import psnr_of
 from runtime.targets import Target
 from runtime.targets.operators import Part
 
@@ -89,7 +90,7 @@ class SwitchedGraph:
         for exact, output in zip(self._exact, self._run(quantized, corrected), strict=True):
             squares += float(np.square(output - exact, dtype=np.float64).sum())
             count += exact.size
-        return None if squares == 0 else 10 * float(np.log10(count / squares))
+        return None if squares == 0 else psnr_of(squares / count)
 
     def _run(self, quantized: Collection[str], corrected: Collection[str] = ()) -> Iterator[Array]:
         touched = {tensor for name in quantized for tensor in self._touched[name]}

@@ -25,7 +25,7 @@ from runtime.errors import PipelineError
 from runtime.verify.value_check import TOLERANCE_DB
 
 Half = Literal["fp16", "bf16"]
-HALVES: tuple[Half, ...] = get_args(Half)
+HALF_PRECISIONS: tuple[Half, ...] = get_args(Half)
 _TYPES: dict[Half, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _BFLOAT16_OPSET = 22  # the first at which Conv takes bfloat16
 

@@ -9,7 +9,7 @@ import onnx
 
 from calibration.table import CalibrationTable
 from export.graph.serialized import serialize
-from quantize.half.cast import HALVES, Half, HalfGraph, make_half
+from quantize.half.cast import HALF_PRECISIONS, Half, HalfGraph, make_half
 from quantize.half.float16_range import LARGEST
 from runtime.bundle import Contract
 from runtime.errors import PipelineError
@@ -18,7 +18,7 @@ from runtime.verify.faithful import BackendCheck, check_backends
 
 
 @dataclass(frozen=True)
-class Halves:
+class HalfGraphs:
     """What became of each half precision of a target.
 
     Attributes:
@@ -32,12 +32,14 @@ class Halves:
     checks: Mapping[Half, tuple[BackendCheck, ...]] = field(default_factory=dict)
 
 
-def halves_of(target: Target) -> tuple[Half, ...]:
+def half_precisions_of(target: Target) -> tuple[Half, ...]:
     """Return the half precisions that `target` has; graphs of others stay in a bundle as other targets left them."""
-    return tuple(half for half in HALVES if half in target.precisions)
+    return tuple(half for half in HALF_PRECISIONS if half in target.precisions)
 
 
-def make_halves(model: onnx.ModelProto, target: Target, contract: Contract, *, ranges: Mapping[str, float] | None = None) -> Halves:
+def make_half_graphs(
+    model: onnx.ModelProto, target: Target, contract: Contract, *, ranges: Mapping[str, float] | None = None
+) -> HalfGraphs:
     """Return the fp32 `model` in each half precision of `target`, checked against fp32 on the backends that are installed.
 
     Args:
@@ -47,7 +49,7 @@ def make_halves(model: onnx.ModelProto, target: Target, contract: Contract, *, r
     made: dict[Half, HalfGraph] = {}
     missing: dict[Half, str] = {}
     checks: dict[Half, tuple[BackendCheck, ...]] = {}
-    for half in halves_of(target):
+    for half in half_precisions_of(target):
         try:
             graph = make_half(model, half, ranges=ranges)
             data = serialize(graph.model)
@@ -56,7 +58,7 @@ def make_halves(model: onnx.ModelProto, target: Target, contract: Contract, *, r
             missing[half] = str(error)
         else:
             made[half] = graph
-    return Halves(made, missing, checks)
+    return HalfGraphs(made, missing, checks)
 
 
 def seen_ranges(table: CalibrationTable) -> dict[str, float]:

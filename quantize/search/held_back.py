@@ -23,6 +23,7 @@ from quantize.search.result import HeldBack
 from runtime.bundle import Contract
 from runtime.errors import DatasetError
 from runtime.images import Picture, to_network
+from runtime.quality import luma, psnr_of
 from runtime.sizes import upscaled_size
 
 _CROPS = 16
@@ -30,7 +31,6 @@ _CROPS = 16
 _CROP_SIZE = (192, 192)
 _FEWEST_PICTURES = 4  # with fewer, what one picture happens to lose would decide
 _SMALLEST = 16  # pixels per side of a low-resolution crop
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255
 _FINEST = 64  # the largest denominator of a scale that is looked for
 Array = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class ScoredCrop:
 
 def psnr_db(square_errors: Sequence[float]) -> float:
     """Return the PSNR of one picture, in dB, from the mean squared errors of its crops."""
-    return 10 * math.log10(255**2 / max(float(np.mean(square_errors)), 1e-9))
+    return psnr_of(max(float(np.mean(square_errors)), 1e-9), peak=255)
 
 
 def hold_back(
@@ -130,5 +130,4 @@ def _crop(
 
 def _plane(output: Array) -> NDArray[np.float64]:
     pixels: NDArray[np.float64] = np.rint(output[0].clip(0, 1).astype(np.float64) * 255)
-    plane: NDArray[np.float64] = pixels[0] if len(pixels) == 1 else np.rint(16 + np.tensordot(_LUMA, pixels, axes=1))
-    return plane
+    return pixels[0] if len(pixels) == 1 else luma(np.moveaxis(pixels, 0, -1))

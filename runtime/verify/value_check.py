@@ -35,6 +35,7 @@ from ..errors import BackendError, UnknownNameError
 from ..files.regular import read_regular
 from ..files.whole import replace_file
 from ..pictures.pixels import Picture, to_floats
+from ..quality import psnr_of
 from ..targets import Precision
 
 Verify = Literal["once", "always", "never"]
@@ -143,7 +144,7 @@ def psnr_db(given: Floats, wanted: Floats) -> float:
     """As at the top of this file; 0 where `given` holds NaN or infinity."""
     peak = max(1.0, float(wanted.max() - wanted.min()))
     error = float(np.mean(np.square((given - wanted) / peak)))
-    return min(-10 * float(np.log10(max(error, _EQUAL))), _EQUAL_DB) if np.isfinite(error) else 0.0
+    return min(psnr_of(max(error, _EQUAL)), _EQUAL_DB) if np.isfinite(error) else 0.0
 
 
 def _run_as_written(graph: bytes, array: NDArray[np.float32] | NDArray[np.uint8]) -> Floats:
