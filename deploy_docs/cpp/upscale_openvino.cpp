@@ -1,4 +1,5 @@
-// upscale_openvino GRAPH.onnx IN.ppm OUT.ppm: a bundle's RGB graph on OpenVINO, of floats or of raw pixels, the picture whole.
+// upscale_openvino GRAPH.onnx IN.ppm OUT.ppm SCALE [TILE HALO [ALIGNMENT MULTIPLE_OF LEAST_SIDE]]
+// A bundle's RGB graph on OpenVINO, of floats or of raw pixels; the picture whole, or in tiles (tiles.hpp).
 // The wheel `pip install openvino` carries the headers, the libraries and the CMake files.
 #include <exception>
 #include <iostream>
@@ -6,6 +7,7 @@
 #include <openvino/openvino.hpp>
 
 #include "tensor.hpp"
+#include "tiles.hpp"
 
 // A graph of floats: 1×3×H×W.
 static Picture run_floats(ov::InferRequest& request, const Picture& picture) {
@@ -29,11 +31,12 @@ static Picture run_pixels(ov::InferRequest& request, Picture& picture) {
 }
 
 int main(int argc, char** argv) try {
-    if (argc != 4) {
-        std::cerr << "usage: upscale_openvino GRAPH.onnx IN.ppm OUT.ppm\n";
+    if (argc < 5) {
+        std::cerr << "usage: upscale_openvino GRAPH.onnx IN.ppm OUT.ppm SCALE [TILE HALO [ALIGNMENT MULTIPLE_OF LEAST_SIDE]]\n";
         return 2;
     }
-    Picture picture = read_ppm(argv[2]);
+    const Tiling tiling = parse_tiling(argc - 4, argv + 4);
+    const Picture picture = read_ppm(argv[2]);
 
     ov::Core core;
     ov::CompiledModel model = core.compile_model(
@@ -44,7 +47,8 @@ int main(int argc, char** argv) try {
     ov::InferRequest request = model.create_infer_request();
 
     const bool raw = model.input().get_element_type() == ov::element::u8;
-    write_ppm(argv[3], raw ? run_pixels(request, picture) : run_floats(request, picture));
+    const auto run = [&](Picture& window) { return raw ? run_pixels(request, window) : run_floats(request, window); };
+    write_ppm(argv[3], upscale_in_tiles(picture, tiling, run));
     return 0;
 } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';
