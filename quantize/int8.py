@@ -28,7 +28,7 @@ from quantize.graph.placement import check_operators
 from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, write_qdq
 from quantize.half.cast import convert_to_half
 from quantize.options import Int8Options
-from quantize.prepare import channel_means, prepare, with_shuffled
+from quantize.prepare import Prepared, channel_means, prepare, with_shuffled
 from quantize.tensor_ranges import choose_ranges
 from quantize.weights.low_rank_correction import CROPS, correct_input, principal_directions, widen_weight
 from quantize.weights.nearest import round_nearest
@@ -111,27 +111,17 @@ def quantize_int8(
         name: activation_parameters(ranges[quantizer.range_of], target, signed=quantizer.signed)
         for name, quantizer in placement.quantizers.items()
     }
-    learns = not rounded and len(crops) > 0
-    weights = {name: weight for name, weight in (rounded or {}).items() if name in placement.int8_layers}
-    if learns and "round-layers" in options.steps:
-        weights = round_layers(
-            graph_model,
-            placement,
-            parameters,
-            some_of(crops),
-            target=target,
-            rng=np.random.default_rng(_SEED),
-            on_step=lambda done, total: on_step("rounding", done, total),
-            float_readers=lifted.fitted_as_float,
-        )
-    means = channel_means(table, prepared) if "correct-biases" in options.steps else {}
-    for layer in graph_model.graph:
-        if layer.name in placement.int8_layers and layer.name not in weights:
-            read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
-            own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
-            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
-    if learns and "distil" in options.steps:
-        weights = _distilled(graph_model.graph, parameters, weights, crops, lifted, progress, on_step)
+    weights = _round_weights(
+        prepared,
+        lifted,
+        parameters,
+        table,
+        options,
+        crops=crops,
+        rounded=rounded or {},
+        progress=progress,
+        on_step=on_step,
+    )
     directions = _directions(graph_model, lifted.corrected, parameters, crops, target=target, on_step=on_step)
     written = weights | {name: widen_weight(weights[name], directions[name], target) for name in directions}
     write_qdq(graph_model, parameters=parameters, rounded=written, target=target, float_readers=placement.float_readers)
@@ -144,6 +134,44 @@ def quantize_int8(
         int8 = convert_to_half(int8, "fp16")
     in_int8 = (*placement.int8_layers, *placement.int8_products)
     return Int8Graph(int8, in_int8, prepared.grid.merged_layers, tuple(directions), weights)
+
+
+def _round_weights(
+    prepared: Prepared,
+    lifted: LiftedGraph,
+    parameters: Mapping[str, QuantizationParameters],
+    table: CalibrationTable,
+    options: Int8Options,
+    *,
+    crops: Sequence[NDArray[np.float32]],
+    rounded: Mapping[str, RoundedWeight],
+    progress: Path | None,
+    on_step: OnStep,
+) -> dict[str, RoundedWeight]:
+    """Round the weights of every int8 layer: those of `rounded`; else, where there are crops, fitted and distilled on them."""
+    target, graph, placement = options.target, prepared.model.graph, lifted.placement
+    learns = not rounded and len(crops) > 0
+    weights = {name: weight for name, weight in rounded.items() if name in placement.int8_layers}
+    if learns and "round-layers" in options.steps:
+        weights = round_layers(
+            prepared.model,
+            placement,
+            parameters,
+            some_of(crops),
+            target=target,
+            rng=np.random.default_rng(_SEED),
+            on_step=lambda done, total: on_step("rounding", done, total),
+            float_readers=lifted.fitted_as_float,
+        )
+    means = channel_means(table, prepared) if "correct-biases" in options.steps else {}
+    for layer in graph:
+        if layer.name in placement.int8_layers and layer.name not in weights:
+            read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
+            own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
+            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
+    if learns and "distil" in options.steps:
+        weights = _distilled(graph, parameters, weights, crops, lifted, progress, on_step)
+    return weights
 
 
 def check_steps(model: onnx.ModelProto, options: Int8Options) -> None:

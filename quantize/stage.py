@@ -123,41 +123,30 @@ def quantize_bundle(
         **{half_file(half, target): serialize(graph.model) for half, graph in finished.items()},
         calibration_part.file: written,
     }
-    variants = (
-        *(
-            Variant(
-                file=half_file(half, target),
-                sha256=sha256_bytes(files[half_file(half, target)]),
-                precision=half,
-                target=target.name if target.int8_only_ops else None,
-                parent_sha256=fp32.sha256,
-                opset=opset_of(graph.model),
-                options=_half_options(recorded, target, pixel_shuffle),
-                calibration=calibration_part if target.int8_only_ops else None,
-                tools=current_tools(),
-                kept_in_fp32=graph.kept,
-            )
-            for half, graph in finished.items()
-        ),
-        Variant(
-            file=int8_file(target),
-            sha256=sha256_bytes(files[int8_file(target)]),
-            precision="int8",
-            target=target.name,
-            parent_sha256=fp32.sha256,
-            opset=opset_of(int8),
-            options=recorded,
-            calibration=calibration_part,
-            tools=current_tools(),
-            psnr_vs_fp32_db=_psnr_on(windows_of(some_of(crops), fp32_graph), fp32=bundle.read(fp32), int8=files[int8_file(target)]),
-            int8_layers=graph.int8_layers,
-            merged_layers=graph.merged_layers,
-            added_macs=added_macs(fp32_graph, graph.corrected_layers, bundle.manifest, target),
-        ),
+    half_options = _half_options(recorded, target, pixel_shuffle)
+    variants = [
+        _half_variant(half, made, files[half_file(half, target)], target, fp32, options=half_options, calibration=calibration_part)
+        for half, made in finished.items()
+    ]
+    windows = windows_of(some_of(crops), fp32_graph)
+    int8_variant = Variant(
+        file=int8_file(target),
+        sha256=sha256_bytes(data),
+        precision="int8",
+        target=target.name,
+        parent_sha256=fp32.sha256,
+        opset=opset_of(int8),
+        options=recorded,
+        calibration=calibration_part,
+        tools=current_tools(),
+        psnr_vs_fp32_db=_psnr_on(windows, fp32=bundle.read(fp32), int8=data),
+        int8_layers=graph.int8_layers,
+        merged_layers=graph.merged_layers,
+        added_macs=added_macs(fp32_graph, graph.corrected_layers, bundle.manifest, target),
     )
 
     def add(manifest: Manifest) -> Manifest:
-        for variant in variants:
+        for variant in (*variants, int8_variant):
             manifest = manifest.with_variant(variant)
         gone = {half_file(half, target) for half in half_precisions_of(target) if half not in finished}
         return manifest.without_files(gone)
@@ -166,6 +155,32 @@ def quantize_bundle(
     for left in bundle.directory.glob(f".distilled-{target.name}-{'?' * 16}"):  # by a run with other options that was cut off
         left.unlink(missing_ok=True)
     return done
+
+
+def _half_variant(
+    precision: Half,
+    graph: HalfGraph,
+    data: bytes,
+    target: Target,
+    fp32: Variant,
+    *,
+    options: Mapping[str, Option],
+    calibration: Part,
+) -> Variant:
+    """Describe a half-precision graph for the manifest; a graph that all targets share names neither target nor calibration."""
+    own = bool(target.int8_only_ops)
+    return Variant(
+        file=half_file(precision, target),
+        sha256=sha256_bytes(data),
+        precision=precision,
+        target=target.name if own else None,
+        parent_sha256=fp32.sha256,
+        opset=opset_of(graph.model),
+        options=dict(options),
+        calibration=calibration if own else None,
+        tools=current_tools(),
+        kept_in_fp32=graph.kept,
+    )
 
 
 def _progress_file(bundle: Bundle, target: Target, made: str) -> Path:
