@@ -101,6 +101,28 @@ def test_no_two_rooms_of_a_package_import_each_other(package: str) -> None:
     assert not [pair for pair in mutual if not any(one in other.parents for one in pair for other in pair)]
 
 
+# What marks a formula that is written once, and the modules that may have it.
+ONCE = {
+    "65.481": {"runtime/quality.py"},  # luma
+    # PSNR; a ratio of powers, which is no PSNR; a number's digits
+    "log10(": {"runtime/quality.py", "quantize/explain/sensitivity.py", "runtime/terminal/figures.py"},
+}
+
+
+@pytest.mark.parametrize("mark", ONCE)
+def test_a_formula_that_every_measurement_shares_is_written_once(mark: str) -> None:
+    paths = [path for package in ALLOWED for path in _modules(package)]
+    assert {str(path.relative_to(ROOT)) for path in paths if mark in _without_docstrings(path)} == ONCE[mark]
+
+
+def _without_docstrings(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
 def test_no_python_file_is_an_empty_shell() -> None:
     empty = [
         str(path.relative_to(ROOT))
