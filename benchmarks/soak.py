@@ -99,7 +99,7 @@ def _random_sizes(least: tuple[int, int], most: tuple[int, int], *, count: int, 
 
 
 def _soak(case: Case, sizes: Sequence[tuple[int, int]], *, seed: int) -> Soak:
-    """Return the first size is run before the first sample is taken."""
+    """Run the first size before the first sample is taken."""
     with Worker(case) as worker, console.progress() as bar:
         task = bar.add_task(str(case), total=len(sizes) - 1)
         worker.upscale(sizes[:1], seed=seed)

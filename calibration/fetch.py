@@ -33,7 +33,7 @@ def fetch_archive(url: str, sha256: str, *, folder: Path, on_bytes: OnBytes, by_
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Unpack beside `folder` and moves whole what was unpacked into it; zipfile drops absolute and parent paths."""
+    """Unpack beside `folder`, then move what was unpacked into it, whole; zipfile drops absolute and parent paths."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
         archive.extractall(unpacked)

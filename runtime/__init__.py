@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BackendError",
-    "Bundle",
-    "BundleError",
-    "Contract",
-    "ImageError",
-    "Manifest",
-    "PipelineError",
-    "SredgeError",
-    "UnknownNameError",
-    "Upscaled",
+__all__ = [  # noqa: RUF022 # in the order in which an app meets them; the reference has the same
     "Upscaler",
-    "UserError",
-    "Variant",
-    "__version__",
+    "Upscaled",
     "read_picture",
     "write_picture",
+    "Bundle",
+    "Manifest",
+    "Variant",
+    "Contract",
+    "SredgeError",
+    "UserError",
+    "PipelineError",
+    "BundleError",
+    "BackendError",
+    "ImageError",
+    "UnknownNameError",
+    "__version__",
 ]
 
 _HOMES = {

@@ -31,7 +31,7 @@ class Ends:
 
 
 def find_ends(proto: onnx.ModelProto, path: Path) -> Ends:
-    """Find the picture in and the one out, and turns them to (N, C, H, W) in place.
+    """Find the picture in and the one out, and turn them to (N, C, H, W) in place.
 
     Raises:
         UserError: not one float picture of 1 or 3 channels in and one out; names what there is.

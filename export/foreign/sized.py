@@ -41,7 +41,7 @@ class Sized:
 
 
 def find_sizes(form: NormalForm, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Find out what sizes a graph in normal form takes, and frees it of a fixed one where that is proven to be right.
+    """Find out what sizes a graph in normal form takes, and free it of a fixed one where that is proven to be right.
 
     Raises:
         UserError: it must stay fixed, and not to one picture of one size; it enlarges by no factor, or by another than `scale`.
@@ -92,7 +92,7 @@ def fix_size(sized: Sized, size: Size, path: Path) -> Sized:
 
 
 def _find_free(model: ir.Model, ends: Ends, path: Path, *, scale: float | None) -> Sized:
-    """Measure what a file of free height and width takes, and frees it of a fixed batch where that gives the same."""
+    """Measure what a file of free height and width takes, and free it of a fixed batch where that gives the same."""
     batch = ends.fixed[0]
     free = with_input(model, (NAMES[0], ends.channels, *NAMES[2:]))
     try:

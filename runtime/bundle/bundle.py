@@ -36,7 +36,7 @@ class Bundle:
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
-        """Read and verifies the bundle in `directory`, or packed into that file; writes nothing.
+        """Read and verify the bundle in `directory`, or packed into that file; write nothing.
 
         Raises:
             BundleError: no manifest, a newer schema, a part missing or changed.

@@ -22,7 +22,7 @@ _PATIENCE_S = 120  # a writer takes milliseconds, on a slow network folder secon
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and holds its lock; a folder in which nothing was written goes again.
+    """Make `folder` and hold its lock; remove a folder again in which nothing was written.
 
     Raises:
         OSError: the folder cannot be written.

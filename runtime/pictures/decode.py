@@ -111,7 +111,7 @@ def _decode(data: bytes, *, name: str, admit: Admit | None) -> Decoded:
 
 
 def _admit(admit: Admit | None, header: Header, *, several: bool) -> None:
-    """Say that further pictures are left out, and asks `admit`."""
+    """Say that further pictures are left out, and ask `admit`."""
     if several:
         _log.warning("%s holds more than one picture: the first is read", header.name)
     if admit is not None:
