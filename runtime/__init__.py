@@ -6,11 +6,10 @@
         picture = upscaler(image)  # (H, W, 3) uint8 RGB -> (H·scale, W·scale, 3) uint8 RGB
 
 A name is imported when it is first used: `import sredge` alone costs an app's start nothing. What happens is logged by the
-standard library's `logging`, below the logger `sredge`; nothing is printed.
+standard library's `logging`, below the logger `sredge`: warnings go to stderr unless the app routes them.
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ _HOMES = {
     ".images": ("read_picture", "write_picture"),
     ".upscaler": ("Upscaled", "Upscaler"),
 }
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # an app that sets up no logging hears nothing
 
 
 def __getattr__(name: str) -> object:

@@ -70,7 +70,8 @@ def test_a_centred_network_computes_what_it_did_also_at_the_borders(seed: int, b
     centre(centred.graph, NPU, relus)
     picture = np.random.default_rng(seed).random((1, 3, 9, 7), np.float32)
     expected = run(model, picture)
-    np.testing.assert_allclose(run(ir.to_proto(centred), picture), expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
+    # A shift of 8 rounds to 8 · 2^-24 per product; what a few layers gather of that is beyond 1e-5 of the output now and then.
+    np.testing.assert_allclose(run(ir.to_proto(centred), picture), expected, atol=5e-5 * max(1, float(np.abs(expected).max())))
 
 
 def test_convolutions_that_pad_by_the_same_numbers_elsewhere_are_told_apart() -> None:
