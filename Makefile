@@ -41,7 +41,7 @@ calibration-tables: $(STAMP)
 	set -e; for weights in export/shipped/*.safetensors; do \
 	  bundle=build/tables/$$(basename $$weights .safetensors); name=$$(basename $$bundle); \
 	  $(BIN)/python -m export $${name%_x*} --scale $${name##*_x} --weights shipped --out $$bundle; \
-	  $(BIN)/python -m quantize $$bundle --calib div2k --data $(SHARED_DATA); \
+	  $(BIN)/python -m quantize $$bundle --calib div2k --data $(SHARED_DATA) --without kernel-layouts; \
 	  cp $$bundle/calibration-*.json calibration/shipped/$$name.json; \
 	  $(BIN)/python -m quantize.weights.shipped_rounding $$bundle calibration/shipped/$$name.safetensors; \
 	done

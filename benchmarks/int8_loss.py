@@ -25,8 +25,6 @@ from benchmarks.loss import (
     MIXED_SHARE,
     PROTOCOL,
     SETS,
-    Calibrated,
-    Evaluated,
     Goal,
     Loss,
     Tell,
@@ -95,16 +93,10 @@ def int8_loss(
 
             tell("exporting")
             bundle = _exported(goal, weights, out / goal.name)
-            evaluated: list[Evaluated] = []
-            tables: dict[bool, Calibrated] = {}  # by whether it is that of effort best
+            calibrated = calibrate(bundle, calib, Path(data), tell)
+            _check_apart(bundle, calibrated.found.table.source, calib, Path(data), tell)
+            evaluated = list(evaluate(bundle, Path(data), tell))
             for options in every:
-                is_best = options.effort is Effort.BEST
-                if is_best not in tables:
-                    tables[is_best] = calibrate(bundle, calib, Path(data), tell, is_best=is_best)
-                calibrated = tables[is_best]
-                if not evaluated:
-                    _check_apart(bundle, calibrated.found.table.source, calib, Path(data), tell)
-                    evaluated = list(evaluate(bundle, Path(data), tell))
                 with trials_of(bundle, options, calibrated.found, tell) as trials:
                     losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, trials=trials, tell=tell)
                     if mixed and not options.target.everything_int8:

@@ -200,10 +200,10 @@ def their_loss(
     return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)
 
 
-def calibrate(bundle: Bundle, calib: str, data: Path, tell: Tell, *, is_best: bool) -> Calibrated:
-    """As `python -m quantize` does it: equalized at effort best, on pictures enough."""
+def calibrate(bundle: Bundle, calib: str, data: Path, tell: Tell) -> Calibrated:
+    """As `python -m quantize` does it."""
     began = time.perf_counter()
-    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, equalize=None if is_best else False, mix=None)
+    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, mix=None)
     steps = lambda phase, done, total: tell(f"{phase} {done} of {total}")  # noqa: E731
     found = find_table(Bundle.open(bundle.directory), request, on_step=steps)
     return Calibrated(found, time.perf_counter() - began)

@@ -9,6 +9,7 @@ Memory does not grow with the number of pictures: one is decoded at a time, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
@@ -26,6 +27,8 @@ from runtime.tiles.filling import fill_up
 CROPS = 64
 CROP_SIZE = (96, 96)
 _CANDIDATES = 4
+_HELD_BACK_EVERY = 4  # pictures
+_MOST_HELD_BACK = 8  # crops: judging costs a third of a learning step for each
 Crop = NDArray[np.float32]
 
 
@@ -160,3 +163,22 @@ def _detail(crop: Picture) -> float:
 def _mirror_to(crop: Picture, size: tuple[int, int]) -> Picture:
     missing = [(0, wanted - have) for wanted, have in zip(size, crop.shape[:2], strict=True)]
     return np.pad(crop, [*missing, (0, 0)], mode="symmetric")
+
+
+@dataclass(frozen=True)
+class HeldBackCrops:
+    """Crops to learn from, and crops of other pictures to judge by what was learned."""
+
+    learned_on: Sequence[Crop]
+    held_back: Sequence[Crop]
+
+
+def hold_back(crops: Sequence[Crop], source: CalibrationSource) -> HeldBackCrops:
+    """Hold back the crops of every fourth picture of `source`, a few of them; with fewer than four pictures, every fourth crop."""
+    count = len(source.images)
+    shares = [len(crops) // count + (index < len(crops) % count) for index in range(count)] if count else []
+    pictures = np.repeat(np.arange(count), shares) if count >= _HELD_BACK_EVERY else np.arange(len(crops))
+    away = pictures % _HELD_BACK_EVERY == _HELD_BACK_EVERY - 1
+    held = np.flatnonzero(away)
+    judged = held[:: max(1, len(held) // _MOST_HELD_BACK)][:_MOST_HELD_BACK]
+    return HeldBackCrops([crops[int(index)] for index in np.flatnonzero(~away)], [crops[int(index)] for index in judged])

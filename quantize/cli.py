@@ -23,7 +23,7 @@ from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_half_graphs
 from quantize.summary import show_checks, show_missing, show_result
-from quantize.tables import EQUALIZED_FROM, FoundTable, TableRequest, look_for_table, measure_table
+from quantize.tables import FoundTable, TableRequest, look_for_table, measure_table
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, check_writable, find_io, resolve_bundle
 from runtime.errors import UserError
@@ -63,8 +63,7 @@ def quantize(
         bool | None,
         typer.Option(
             "--equalize/--no-equalize",
-            help="scale channels to ranges that are more alike, exactly "
-            f"[default: with --effort best, on {EQUALIZED_FROM} pictures or more]",
+            help="scale channels to ranges that are more alike, exactly [default: as a given table was measured, else no]",
         ),
     ] = None,
     io: Annotated[
@@ -130,7 +129,7 @@ def quantize(
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
         seed=seed,
-        equalize=False if equalize is None and effort is not Effort.BEST else equalize,
+        equalize=equalize,
         mix=None if "mix-channels" in options.steps else False,
     )
     shuffle = pixel_shuffle or PixelShuffle.ISLAND

@@ -16,12 +16,13 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.crops import HeldBackCrops, hold_back
 from calibration.fingerprint import graph_fingerprint
 from calibration.steps import OnStep, ignore_step
 from calibration.table import CalibrationTable
 from export.graph.opset import opset_of
 from export.graph.validity import check_graph
-from quantize.exact.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms
+from quantize.exact.backend_forms import LAYOUTS, OF_THE_INT8_GRAPH, in_forms, take_forms
 from quantize.exact.centre import leave_clips_to_quantizers
 from quantize.graph.keep_in_float import LiftedGraph, lift
 from quantize.graph.placement import check_operators
@@ -129,6 +130,8 @@ def quantize_int8(
         correct_input(graph_model.graph, layer, directions[str(layer.name)], target)
     leave_clips_to_quantizers(graph_model.graph)
     take_forms(graph_model.graph, target, OF_THE_INT8_GRAPH)
+    if "kernel-layouts" in options.steps:
+        take_forms(graph_model.graph, target, LAYOUTS)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")
@@ -170,7 +173,7 @@ def _round_weights(
             own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
             weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
     if learns and "distil" in options.steps:
-        weights = _distilled(graph, parameters, weights, crops, lifted, progress, on_step)
+        weights = _distilled(graph, parameters, weights, hold_back(crops, table.source), lifted, progress, on_step)
     return weights
 
 
@@ -205,7 +208,7 @@ def _distilled(
     graph: ir.Graph,
     parameters: Mapping[str, QuantizationParameters],
     weights: Mapping[str, RoundedWeight],
-    crops: Sequence[NDArray[np.float32]],
+    crops: HeldBackCrops,
     lifted: LiftedGraph,
     progress: Path | None,
     on_step: OnStep,
@@ -218,7 +221,8 @@ def _distilled(
         graph,
         parameters,
         weights,
-        crops,
+        crops.learned_on,
+        held_back=crops.held_back,
         progress=progress,
         on_step=lambda done, total: on_step("distilling", done, total),
         float_readers=lifted.fitted_as_float,

@@ -1,4 +1,4 @@
-"""How a network is quantized, as data: the steps against the loss, and which of them an effort takes."""
+"""How a network is quantized, as data: the steps against loss and latency, and which of them an effort takes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from calibration.ranges import DEFAULT_PERCENTILE, Method
 from runtime.errors import UnknownNameError
 from runtime.targets import Target
 
-Step = Literal["mix-channels", "pixel-grid", "centre", "correct-biases", "round-layers", "distil"]
+Step = Literal["mix-channels", "pixel-grid", "centre", "correct-biases", "round-layers", "distil", "kernel-layouts"]
 STEPS: tuple[Step, ...] = get_args(Step)
 LEARNING_STEPS: frozenset[Step] = frozenset({"round-layers", "distil"})  # weights are rounded on pictures
+LAYOUT_STEPS: frozenset[Step] = frozenset({"kernel-layouts"})  # no weight and no pixel depends on them
 
 
 class Effort(Enum):

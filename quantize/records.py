@@ -8,7 +8,7 @@ from pathlib import Path
 
 import calibration
 from calibration.ranges import DEFAULT_PERCENTILE, Method
-from quantize.options import Effort, Int8Options, find_steps
+from quantize.options import LAYOUT_STEPS, Effort, Int8Options, find_steps
 from runtime.bundle import (
     Option,
     Variant,
@@ -21,7 +21,10 @@ _TOOLS = ("onnx", "onnx-ir", "onnxruntime")
 
 def made_of(recorded: Mapping[str, Option], *, calibration_sha256: str) -> str:
     """Return what rounded weights depend on, as JSON in a line; `recorded`, the options in the manifest."""
-    return json.dumps({**recorded, "calibration_sha256": calibration_sha256}, sort_keys=True)
+    without = recorded["without"]
+    assert isinstance(without, tuple)
+    told = [step for step in without if step not in LAYOUT_STEPS]
+    return json.dumps({**recorded, "without": told, "calibration_sha256": calibration_sha256}, sort_keys=True)
 
 
 def recorded_options(options: Int8Options) -> dict[str, Option]:

@@ -29,7 +29,7 @@ from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 from runtime.targets import TARGETS, Target
 
-EQUALIZED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
+_MIXED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
 _MIXED_ON_EVERY = 4
 
@@ -38,8 +38,8 @@ _MIXED_ON_EVERY = 4
 class TableRequest:
     """What calibration was asked for; the fields are the command line's options, None where one was not given.
 
-    With `equalize` or `mix` None a table that was measured before is taken as it is, and a new one is measured equalized, or mixed,
-    if there are enough pictures for it: what few pictures do not show of a channel is clipped.
+    With `equalize` or `mix` None a table that is given is taken as it is. A new one is then measured without equalization, and with
+    channels mixed if there are enough pictures for it: what few pictures do not show of a channel is clipped.
     """
 
     calib: str
@@ -124,12 +124,8 @@ def look_for_table(
         seed=request.seed or 0,
         on_step=on_step,
     )
-    enough = len(source.images) >= EQUALIZED_FROM
-    request = replace(
-        request,
-        equalize=enough if request.equalize is None else request.equalize,
-        mix=enough if request.mix is None else request.mix,
-    )
+    enough = len(source.images) >= _MIXED_FROM
+    request = replace(request, equalize=bool(request.equalize), mix=enough if request.mix is None else request.mix)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
     targets = TARGETS if target is None else (target,)
     table = None if request.measure_again else _reusable(bundle, graph, source, request, targets)

@@ -18,7 +18,7 @@ from quantize.graph.keep_in_float import find_liftable
 from quantize.graph.read_qdq import rounded_layers, stored_tensors
 from quantize.graph.switches import SwitchedGraph
 from quantize.int8 import quantize_int8
-from quantize.options import Int8Options
+from quantize.options import Int8Options, Step
 from quantize.prepare import prepare
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
@@ -59,7 +59,9 @@ def _pictures() -> list[Array]:
 
 
 def _options(target: Target, *lifted: str) -> Int8Options:
-    return Int8Options(target=target, method=Method.MINMAX, without=frozenset({"pixel-grid"}), lifted=frozenset(lifted))
+    """Constants lie as the fp32 graph has them."""
+    left_out: frozenset[Step] = frozenset({"pixel-grid", "kernel-layouts"})
+    return Int8Options(target=target, method=Method.MINMAX, without=left_out, lifted=frozenset(lifted))
 
 
 def _others(model: onnx.ModelProto, layer: str) -> list[str]:

@@ -24,6 +24,8 @@ joined_signed
 padded_average
     openvino 2026.4 pads an AveragePool of uint8 with code 0, which is not 0 where the zero point is another, and counts it
     (`count_include_pad`). A Pad before it pads with what is 0.
+pixels_as_channels, blocks_of_channels, plane_of_luma
+    The plain form is right, and slower: see `kernel_layouts.py`. The step `kernel-layouts`.
 write_subpixel
     ONNX Runtime has no ConvTranspose in int8, openvino none that reads a zero point (FSRCNN, LapSRN): see `subpixel.py`.
 """
@@ -37,6 +39,7 @@ import onnx_ir as ir
 
 from export.graph.constants import new_constant
 from quantize.exact.subpixel import write_subpixel
+from quantize.graph.kernel_layouts import blocks_of_channels, pixels_as_channels, plane_of_luma
 from quantize.graph.operators import is_activation
 from runtime.targets import Target
 
@@ -186,6 +189,12 @@ OF_THE_INT8_GRAPH: tuple[tuple[str, Form], ...] = (
     ("openvino", joined_signed),
 )
 """The backend, and the form that it needs of the graph as it is written."""
+LAYOUTS: tuple[tuple[str, Form], ...] = (
+    ("openvino", pixels_as_channels),
+    ("openvino", blocks_of_channels),
+    ("openvino", plane_of_luma),
+)
+"""The backend, and the form of the graph as it is written that it computes sooner."""
 
 
 def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], ...]) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from calibration.watch import watch_tensors
 from export.graph.constants import constant_input
+from quantize.graph.kernel_layouts import undo_layouts
 from quantize.graph.operators import activations, is_moved
 from quantize.graph.placement import moved_chain
 from quantize.graph.qdq import QuantizationParameters, fake_quantize
@@ -84,6 +85,7 @@ def measure_layers(
         PipelineError: `int8` stores a tensor that `reference` has not.
     """
     exact, quantized = ir.from_proto(reference), ir.from_proto(int8)
+    undo_layouts(quantized.graph, exact.graph)
     stored = stored_tensors(quantized.graph)
     tallies = _tallies(exact.graph, stored, layers, target)
     unknown = stored.keys() - {value.name for node in exact.graph for value in (*exact.graph.inputs, *node.outputs)}

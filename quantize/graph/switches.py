@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from calibration.watch import session_with_outputs
 from export.graph.constants import new_constant
 from quantize.graph.input_correction import is_correctable, readings_of_input
+from quantize.graph.kernel_layouts import undo_layouts
 from quantize.graph.operators import activations, is_moved, part_of
 from quantize.graph.placement import liftable_additions, may_stay_float, moved_chain
 from quantize.graph.qdq import QuantizationParameters
@@ -44,6 +45,7 @@ class SwitchedGraph:
     def __init__(self, reference: onnx.ModelProto, int8: onnx.ModelProto, crops: Sequence[Array], *, target: Target) -> None:
         """`reference` is the fp32 graph that `int8` was made of, of the same tensors and layers; `crops` as it takes them."""
         model, quantized = ir.from_proto(reference), ir.from_proto(int8)
+        undo_layouts(quantized.graph, model.graph)
         stored, rounded = stored_tensors(quantized.graph), rounded_layers(quantized.graph)
         additions = liftable_additions(model.graph, target)
         self._inputs = {str(node.name): _readings_of_input(node, target) for node in model.graph if node.name in rounded}

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from calibration.shipped_tables import SHIPPED_TABLES
 from quantize.graph.qdq import RoundedWeight
+from quantize.options import LAYOUT_STEPS
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.files.whole import write_whole
+from runtime.targets import find_target
 from runtime.terminal import console
 
 SHIPPED_TARGET = "cpu"
@@ -70,11 +72,16 @@ def take_rounding(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="the .safetensors file that is written")],
 ) -> None:
     """Take the rounded weights out of a bundle's int8 graph."""
-    from quantize.records import made_of  # which imports this module
+    from quantize.records import made_of, options_of  # which imports this module
 
     bundle = Bundle.open(directory)
     variant = bundle.variant("int8", target=SHIPPED_TARGET)
     assert variant.calibration is not None
+    if LAYOUT_STEPS & options_of(variant, find_target(SHIPPED_TARGET)).steps:
+        raise UserError(
+            f"{variant.file} has its weights laid out for kernels, not as the fp32 graph has them",
+            hint="python -m quantize … --without kernel-layouts",
+        )
     rounded = read_rounding(onnx.load_model_from_string(bundle.read(variant)), variant.int8_layers)
     made = made_of(variant.options, calibration_sha256=variant.calibration.sha256)
     try:
