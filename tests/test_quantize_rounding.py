@@ -19,11 +19,12 @@ from quantize.graph.placement import Placement, place_quantizers
 from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, write_qdq
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
-from quantize.weights.fit_layer import fit_layer, round_weight
+from quantize.weights.fit_layer import round_weight
 from quantize.weights.nearest import round_nearest
 from quantize.weights.rounding import round_layers
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
+from tests.single_layers import fit
 from tests.small_int8 import small_network
 
 CPU = find_target("cpu")
@@ -280,7 +281,7 @@ def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
     wanted = [made + rng.normal(0, made.std(), made.shape).astype(np.float32) for made in exact]
     scale = prepared.parameters["input"].scale
 
-    rounded = fit_layer(layer, given, wanted, rng, target=CPU, input_scale=scale)
+    rounded = fit(layer, given, wanted, rng, target=CPU, input_scale=scale)
 
     nearest = round_nearest(layer, CPU, input_scale=scale)
     assert rounded is not None
@@ -322,13 +323,13 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         np.testing.assert_array_equal(layer.bias, other[name].bias)
 
 
-def test_progress_is_told_once_an_operator() -> None:
+def test_progress_is_told_once_per_layer() -> None:
     prepared = _prepare(_residual_network(0).model(RESIDUAL_OUTPUT))
     steps: list[tuple[int, int]] = []
 
-    _rounded(prepared, steps=steps)
+    rounded = _rounded(prepared, steps=steps)
 
-    assert steps == [(index, len(prepared.model.graph)) for index in range(len(prepared.model.graph))]
+    assert steps == [(index, len(rounded)) for index in range(len(rounded))]
 
 
 @pytest.mark.parametrize("pads", [[0, 0, 0, 0], [2, 0, 1, 3]], ids=["no padding", "another on each side"])

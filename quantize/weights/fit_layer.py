@@ -22,7 +22,7 @@ pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +33,11 @@ from export.graph.constants import constant_input
 from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
-from quantize.weights.layer_parts import Part, layer_parts, outputs_at, positions_of, windows_at
+from quantize.weights.layer_parts import Part, windows_at
+from quantize.weights.layer_sample import LayerSample, PartSample
 from quantize.weights.nearest import round_nearest, smallest_scale
 from runtime.targets import Target
 
-_SAMPLES = 24_000  # windows a part is fitted on at most, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
-_SAMPLES_EACH = 80  # of an unknown
-_FEWEST_SAMPLES = 4_000
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
 _PLENTY = 20  # windows for each unknown: what is learned from them holds for others to a twentieth
 _HELD_BACK_EVERY = 4  # crops, where there are fewer: what was fitted on the others is judged on every fourth
@@ -87,17 +85,9 @@ def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -
         yield restored
 
 
-def fit_layer(
-    node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, target: Target, input_scale: float
-) -> RoundedWeight | None:
-    """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is `wanted` of it.
-
-    None where it has no parts.
-    """
-    parts = layer_parts(node)
-    if not parts:
-        return None
-    fits = [_fit(node, part, given, wanted, rng) for part in parts]
+def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, target: Target, input_scale: float) -> RoundedWeight:
+    """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is wanted of it where it is sampled."""
+    fits = _fits(node, given, sample)
     nearest = round_nearest(node, target, input_scale=input_scale)
     outputs, axis = len(nearest.bias), output_axis(node)
     best, error = None, np.full(outputs, np.inf)
@@ -105,7 +95,8 @@ def fit_layer(
         missed = np.zeros(outputs)
         for fit in fits:
             windows, targets = fit.held_back
-            missed[fit.part.outputs] += np.square(windows @ _matrix(fit.part, tried) - targets).sum(axis=0)
+            difference = windows @ _matrix(fit.part, tried) - targets
+            missed[fit.part.outputs] += np.square(difference, out=difference).sum(axis=0)
         better = missed < error
         error = np.where(better, missed, error)
         best = tried if best is None else _chosen(better, tried, best, axis)
@@ -179,30 +170,34 @@ def _chosen(better: NDArray[np.bool_], tried: _Candidate, best: _Candidate, axis
     )
 
 
-def _fit(node: ir.Node, part: Part, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator) -> _Fit:
-    """Windows from random places, to fit on and to choose by: the same where there is plenty, else of other crops."""
-    unknowns, gain = len(part.index) + 1, np.float32(bias_gain(node))
-    most = min(_SAMPLES, max(_FEWEST_SAMPLES, _SAMPLES_EACH * unknowns))
-    samples = []
-    for source, target in zip(given, wanted, strict=True):
-        places = positions_of(node, part, source)
-        picked = rng.choice(places, size=min(-(-most // len(given)), len(places)), replace=False)
-        windows = windows_at(node, part, source, picked)
-        with_bias = np.append(windows, np.full((len(picked), 1), gain, np.float32), axis=1)
-        samples.append((with_bias, outputs_at(node, part, target, picked)))
-    everything = _joined(samples)
-    if len(everything[0]) >= _PLENTY * unknowns:
-        return _Fit(part, everything, everything)
+def _fits(node: ir.Node, given: Iterable[Array], sample: LayerSample) -> list[_Fit]:
+    """Windows where each part is sampled, to fit on and to choose by; what is `given` is held crop by crop."""
+    ends = [np.cumsum([0, *map(len, one.places)]).tolist() for one in sample.parts]
+    windows = [np.empty((end[-1], len(one.part.index) + 1)) for one, end in zip(sample.parts, ends, strict=True)]
+    for crop, source in enumerate(given):
+        for one, end, rows in zip(sample.parts, ends, windows, strict=True):
+            rows[end[crop] : end[crop + 1], :-1] = windows_at(node, one.part, source, one.places[crop])
+    for rows in windows:
+        rows[:, -1] = bias_gain(node)
+    return [_fit(one, rows, end) for one, rows, end in zip(sample.parts, windows, ends, strict=True)]
+
+
+def _fit(sample: PartSample, windows: Numbers, ends: Sequence[int]) -> _Fit:
+    """What to fit on and what to choose by: the same where there is plenty, else of other crops."""
+    if len(windows) >= _PLENTY * windows.shape[1]:
+        everything = windows, np.concatenate(sample.wanted, dtype=np.float64)
+        return _Fit(sample.part, everything, everything)
+    samples = [(windows[ends[crop] : ends[crop + 1]], wanted) for crop, wanted in enumerate(sample.wanted)]
     if len(samples) < _HELD_BACK_EVERY:
         samples = [
-            (windows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
-            for windows, targets in samples
+            (rows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
+            for rows, targets in samples
             for start in range(_HELD_BACK_EVERY)
         ]
     fitted_on = [sample for index, sample in enumerate(samples) if (index + 1) % _HELD_BACK_EVERY]
-    return _Fit(part, _joined(fitted_on), _joined(samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY]))
+    return _Fit(sample.part, _joined(fitted_on), _joined(samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY]))
 
 
-def _joined(samples: Sequence[tuple[Array, Array]]) -> _Sample:
+def _joined(samples: Sequence[tuple[Numbers, Array]]) -> _Sample:
     windows, targets = zip(*samples, strict=True)
     return np.concatenate(windows, dtype=np.float64), np.concatenate(targets, dtype=np.float64)
