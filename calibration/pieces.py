@@ -37,12 +37,10 @@ _ARENA = {
 def watched_options() -> ort.SessionOptions:
     """Return how a graph is run whose tensors are watched: in memory that all such sessions of the process share."""
     _register_arena()
-    options = session_options()
+    options = session_options(spinning=False)  # threads that spin would keep the cores from whoever reads what was made
     # An arena for each session would hold what each once needed; none at all costs a page fault for every 4 KiB of every tensor.
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False  # one block for all of a run, which no two sessions could share
-    # Threads that spin for more work would keep the cores from whoever reads what was made.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
