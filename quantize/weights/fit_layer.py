@@ -34,7 +34,7 @@ from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
 from quantize.weights.layer_parts import Part, windows_at
-from quantize.weights.layer_sample import LayerSample, PartSample
+from quantize.weights.layer_sample import LayerSample
 from quantize.weights.nearest import round_nearest, smallest_scale
 from runtime.targets import Target
 
@@ -44,17 +44,33 @@ _HELD_BACK_EVERY = 4  # crops, where there are fewer: what was fitted on the oth
 _SHRINKS = (1.0, 0.9, 0.8)  # of the largest weight, tried as the end of a channel's scale
 
 Numbers = NDArray[np.float64]
-_Sample = tuple[Numbers, Numbers]
-"""Windows (S, K + 1), last what the bias is multiplied by, and the outputs (S, O) wanted for them."""
+_Sample = Sequence[tuple[Array, Array]]
+"""Windows (S, K + 1), last what the bias is multiplied by, and the outputs (S, O) wanted for them: in float32, crop by crop, since
+all of them in float64 are what memory would be needed for most."""
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """What a part is fitted on, and what it is judged by."""
+    """What a part is fitted on, and what it is judged by.
+
+    Attributes:
+        held_back: None where that is the sample that it is fitted on.
+        hessian, cross, power: X^T X (K + 1, K + 1), X^T Y (K + 1, O) and the diagonal of Y^T Y (O,) of `fitted_on`.
+    """
 
     part: Part
     fitted_on: _Sample
-    held_back: _Sample
+    held_back: _Sample | None
+    hessian: Numbers
+    cross: Numbers
+    power: Numbers
+
+    def errors(self, matrix: Numbers) -> Numbers:
+        """(O,): ‖X W - Y‖² of each output with weights `matrix`, on what the part is judged by."""
+        if self.held_back is None:
+            quadratic: Numbers = np.einsum("ko,ko->o", matrix, self.hessian @ matrix - 2 * self.cross)
+            return quadratic + self.power
+        return np.asarray(sum(np.square(residual).sum(axis=0) for residual in _residuals(self.held_back, matrix)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +110,7 @@ def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, tar
     for tried in _candidates(node, fits, nearest, target=target, input_scale=input_scale):
         missed = np.zeros(outputs)
         for fit in fits:
-            windows, targets = fit.held_back
-            difference = windows @ _matrix(fit.part, tried) - targets
-            missed[fit.part.outputs] += np.square(difference, out=difference).sum(axis=0)
+            missed[fit.part.outputs] += fit.errors(_matrix(fit.part, tried))
         better = missed < error
         error = np.where(better, missed, error)
         best = tried if best is None else _chosen(better, tried, best, axis)
@@ -112,9 +126,8 @@ def _candidates(
     axis, scale = output_axis(node), nearest.scale.astype(np.float64)
     weight = nearest.weight * along(scale, nearest.weight.ndim, axis)
     plain = _Candidate(weight, scale, nearest.bias)
-    residuals = [fit.fitted_on[1] - fit.fitted_on[0] @ _matrix(fit.part, plain) for fit in fits]
     gain = bias_gain(node)
-    missing = _mean_of_parts([residual.mean(axis=0) for residual in residuals], fits, len(plain.bias))
+    missing = _mean_of_parts([_mean_residual(fit.fitted_on, _matrix(fit.part, plain)) for fit in fits], fits, len(plain.bias))
     yield _Candidate(weight, scale, plain.bias + (missing / gain if gain else 0.0))
     exact = _Candidate(constant_input(node, 1).astype(np.float64), scale, nearest.bias)
     systems = [_fitted(fit, _matrix(fit.part, exact)) for fit in fits]
@@ -139,11 +152,20 @@ def _candidates(
 
 def _fitted(fit: _Fit, before: Numbers) -> tuple[Numbers, Numbers]:
     """H (K + 1, K + 1) and W (K + 1, O) of the module's docstring."""
-    windows, targets = fit.fitted_on
-    hessian = windows.T @ windows
-    damping = max(_DAMPING * np.diag(hessian).mean(), np.finfo(np.float64).tiny ** 0.5)
-    hessian[np.diag_indices_from(hessian)] += damping
-    return hessian, np.linalg.solve(hessian, windows.T @ targets + damping * before)
+    damping = max(_DAMPING * np.diag(fit.hessian).mean(), np.finfo(np.float64).tiny ** 0.5)
+    hessian = fit.hessian + damping * np.eye(len(fit.hessian))
+    return hessian, np.linalg.solve(hessian, fit.cross + damping * before)
+
+
+def _residuals(sample: _Sample, matrix: Numbers) -> Iterator[Numbers]:
+    """Yield Y - X W, (S, O), crop by crop."""
+    for windows, targets in sample:
+        yield targets - windows.astype(np.float64) @ matrix
+
+
+def _mean_residual(sample: _Sample, matrix: Numbers) -> Numbers:
+    total = np.asarray(sum(residual.sum(axis=0) for residual in _residuals(sample, matrix)))
+    return np.asarray(total / sum(len(windows) for windows, _ in sample))
 
 
 def _matrix(part: Part, layer: _Candidate) -> Numbers:
@@ -172,32 +194,36 @@ def _chosen(better: NDArray[np.bool_], tried: _Candidate, best: _Candidate, axis
 
 def _fits(node: ir.Node, given: Iterable[Array], sample: LayerSample) -> list[_Fit]:
     """Windows where each part is sampled, to fit on and to choose by; what is `given` is held crop by crop."""
-    ends = [np.cumsum([0, *map(len, one.places)]).tolist() for one in sample.parts]
-    windows = [np.empty((end[-1], len(one.part.index) + 1)) for one, end in zip(sample.parts, ends, strict=True)]
+    gain = np.float32(bias_gain(node))
+    windows: list[list[Array]] = [[] for _ in sample.parts]
     for crop, source in enumerate(given):
-        for one, end, rows in zip(sample.parts, ends, windows, strict=True):
-            rows[end[crop] : end[crop + 1], :-1] = windows_at(node, one.part, source, one.places[crop])
-    for rows in windows:
-        rows[:, -1] = bias_gain(node)
-    return [_fit(one, rows, end) for one, rows, end in zip(sample.parts, windows, ends, strict=True)]
+        for one, found in zip(sample.parts, windows, strict=True):
+            read = windows_at(node, one.part, source, one.places[crop])
+            found.append(np.append(read, np.full((len(read), 1), gain), axis=1))
+    return [_fit(one.part, list(zip(found, one.wanted, strict=True))) for one, found in zip(sample.parts, windows, strict=True)]
 
 
-def _fit(sample: PartSample, windows: Numbers, ends: Sequence[int]) -> _Fit:
+def _fit(part: Part, samples: _Sample) -> _Fit:
     """What to fit on and what to choose by: the same where there is plenty, else of other crops."""
-    if len(windows) >= _PLENTY * windows.shape[1]:
-        everything = windows, np.concatenate(sample.wanted, dtype=np.float64)
-        return _Fit(sample.part, everything, everything)
-    samples = [(windows[ends[crop] : ends[crop + 1]], wanted) for crop, wanted in enumerate(sample.wanted)]
+    if sum(len(windows) for windows, _ in samples) >= _PLENTY * (len(part.index) + 1):
+        return _Fit(part, samples, None, *_products(samples))
     if len(samples) < _HELD_BACK_EVERY:
         samples = [
-            (rows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
-            for rows, targets in samples
+            (windows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
+            for windows, targets in samples
             for start in range(_HELD_BACK_EVERY)
         ]
     fitted_on = [sample for index, sample in enumerate(samples) if (index + 1) % _HELD_BACK_EVERY]
-    return _Fit(sample.part, _joined(fitted_on), _joined(samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY]))
+    return _Fit(part, fitted_on, samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY], *_products(fitted_on))
 
 
-def _joined(samples: Sequence[tuple[Numbers, Array]]) -> _Sample:
-    windows, targets = zip(*samples, strict=True)
-    return np.concatenate(windows, dtype=np.float64), np.concatenate(targets, dtype=np.float64)
+def _products(sample: _Sample) -> tuple[Numbers, Numbers, Numbers]:
+    """X^T X, X^T Y and the diagonal of Y^T Y, in float64."""
+    unknowns, outputs = sample[0][0].shape[1], sample[0][1].shape[1]
+    hessian, cross, power = np.zeros((unknowns, unknowns)), np.zeros((unknowns, outputs)), np.zeros(outputs)
+    for given, wanted in sample:
+        windows, targets = given.astype(np.float64), wanted.astype(np.float64)
+        hessian += windows.T @ windows
+        cross += windows.T @ targets
+        power += np.square(targets).sum(axis=0)
+    return hessian, cross, power
