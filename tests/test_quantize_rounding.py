@@ -20,7 +20,9 @@ from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
 from quantize.weights.fit_layer import round_weight
+from quantize.weights.layer_sample import draw_sample
 from quantize.weights.nearest import round_nearest
+from quantize.weights.part_fit import gather_fits
 from quantize.weights.rounding import round_layers
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
@@ -267,6 +269,25 @@ def test_a_network_loses_no_more_than_by_rounding_to_nearest(seed: int) -> None:
     found, nearest = (_mean_squared_error(prepared, weights) for weights in (_rounded(prepared), _to_nearest(prepared)))
 
     assert found <= nearest, f"{found:.3g} against {nearest:.3g}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_part_errs_by_what_its_products_say(seed: int) -> None:
+    """‖X W - Y‖² in float64, crop by crop; the quadratic form cancels all but a thousandth of ‖Y‖², so that 12 digits remain."""
+    graph, rng = Graph(seed, channels=COLOURS), np.random.default_rng(seed)
+    (layer,) = graph.model(graph.conv("input", 8, 3)).graph
+    given = [_noise(seed, index) for index in range(4)]
+    sample = draw_sample(layer, [array.shape for array in given], rng)
+    assert sample is not None
+    for array in given:
+        sample.note(rng.normal(size=(1, 8, *array.shape[2:])).astype(np.float32))
+    (fit_of_part,) = gather_fits(layer, given, sample)
+    matrix = rng.normal(size=fit_of_part.cross.shape)
+
+    direct = sum(np.square(w.astype(np.float64) @ matrix - y).sum(axis=0) for w, y in fit_of_part.fitted_on)
+
+    assert fit_of_part.held_back is None
+    np.testing.assert_allclose(fit_of_part.errors(matrix), direct, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -33,44 +33,14 @@ from export.graph.constants import constant_input
 from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
-from quantize.weights.layer_parts import Part, windows_at
+from quantize.weights.layer_parts import Part
 from quantize.weights.layer_sample import LayerSample
 from quantize.weights.nearest import round_nearest, smallest_scale
+from quantize.weights.part_fit import Fit, Numbers, gather_fits, mean_residual
 from runtime.targets import Target
 
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
-_PLENTY = 20  # windows for each unknown: what is learned from them holds for others to a twentieth
-_HELD_BACK_EVERY = 4  # crops, where there are fewer: what was fitted on the others is judged on every fourth
 _SHRINKS = (1.0, 0.9, 0.8)  # of the largest weight, tried as the end of a channel's scale
-
-Numbers = NDArray[np.float64]
-_Sample = Sequence[tuple[Array, Array]]
-"""Windows (S, K + 1), last what the bias is multiplied by, and the outputs (S, O) wanted for them: in float32, crop by crop, since
-all of them in float64 are what memory would be needed for most."""
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What a part is fitted on, and what it is judged by.
-
-    Attributes:
-        held_back: None where that is the sample that it is fitted on.
-        hessian, cross, power: X^T X (K + 1, K + 1), X^T Y (K + 1, O) and the diagonal of Y^T Y (O,) of `fitted_on`.
-    """
-
-    part: Part
-    fitted_on: _Sample
-    held_back: _Sample | None
-    hessian: Numbers
-    cross: Numbers
-    power: Numbers
-
-    def errors(self, matrix: Numbers) -> Numbers:
-        """(O,): ‖X W - Y‖² of each output with weights `matrix`, on what the part is judged by."""
-        if self.held_back is None:
-            quadratic: Numbers = np.einsum("ko,ko->o", matrix, self.hessian @ matrix - 2 * self.cross)
-            return quadratic + self.power
-        return np.asarray(sum(np.square(residual).sum(axis=0) for residual in _residuals(self.held_back, matrix)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,7 @@ def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -
 
 def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, target: Target, input_scale: float) -> RoundedWeight:
     """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is wanted of it where it is sampled."""
-    fits = _fits(node, given, sample)
+    fits = gather_fits(node, given, sample)
     nearest = round_nearest(node, target, input_scale=input_scale)
     outputs, axis = len(nearest.bias), output_axis(node)
     best, error = None, np.full(outputs, np.inf)
@@ -120,14 +90,14 @@ def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, tar
 
 
 def _candidates(
-    node: ir.Node, fits: Sequence[_Fit], nearest: RoundedWeight, *, target: Target, input_scale: float
+    node: ir.Node, fits: Sequence[Fit], nearest: RoundedWeight, *, target: Target, input_scale: float
 ) -> Iterator[_Candidate]:
     """Yield `nearest` with its bias corrected, then weights that are fitted and rounded to the steps of some scales."""
     axis, scale = output_axis(node), nearest.scale.astype(np.float64)
     weight = nearest.weight * along(scale, nearest.weight.ndim, axis)
     plain = _Candidate(weight, scale, nearest.bias)
     gain = bias_gain(node)
-    missing = _mean_of_parts([_mean_residual(fit.fitted_on, _matrix(fit.part, plain)) for fit in fits], fits, len(plain.bias))
+    missing = _mean_of_parts([mean_residual(fit.fitted_on, _matrix(fit.part, plain)) for fit in fits], fits, len(plain.bias))
     yield _Candidate(weight, scale, plain.bias + (missing / gain if gain else 0.0))
     exact = _Candidate(constant_input(node, 1).astype(np.float64), scale, nearest.bias)
     systems = [_fitted(fit, _matrix(fit.part, exact)) for fit in fits]
@@ -150,22 +120,11 @@ def _candidates(
         yield _Candidate(flat.reshape(weight.shape), tried, bias)
 
 
-def _fitted(fit: _Fit, before: Numbers) -> tuple[Numbers, Numbers]:
+def _fitted(fit: Fit, before: Numbers) -> tuple[Numbers, Numbers]:
     """H (K + 1, K + 1) and W (K + 1, O) of the module's docstring."""
     damping = max(_DAMPING * np.diag(fit.hessian).mean(), np.finfo(np.float64).tiny ** 0.5)
     hessian = fit.hessian + damping * np.eye(len(fit.hessian))
     return hessian, np.linalg.solve(hessian, fit.cross + damping * before)
-
-
-def _residuals(sample: _Sample, matrix: Numbers) -> Iterator[Numbers]:
-    """Yield Y - X W, (S, O), crop by crop."""
-    for windows, targets in sample:
-        yield targets - windows.astype(np.float64) @ matrix
-
-
-def _mean_residual(sample: _Sample, matrix: Numbers) -> Numbers:
-    total = np.asarray(sum(residual.sum(axis=0) for residual in _residuals(sample, matrix)))
-    return np.asarray(total / sum(len(windows) for windows, _ in sample))
 
 
 def _matrix(part: Part, layer: _Candidate) -> Numbers:
@@ -173,7 +132,7 @@ def _matrix(part: Part, layer: _Candidate) -> Numbers:
     return np.concatenate([layer.weight.ravel()[part.index], layer.bias[np.newaxis, part.outputs]])
 
 
-def _mean_of_parts(values: Sequence[Numbers], fits: Sequence[_Fit], outputs: int) -> Numbers:
+def _mean_of_parts(values: Sequence[Numbers], fits: Sequence[Fit], outputs: int) -> Numbers:
     """(O,): of values for the outputs of each part, the mean over the parts that an output has."""
     total, count = np.zeros(outputs), np.zeros(outputs)
     for value, fit in zip(values, fits, strict=True):
@@ -190,40 +149,3 @@ def _chosen(better: NDArray[np.bool_], tried: _Candidate, best: _Candidate, axis
         np.where(better, tried.scale, best.scale),
         np.where(better, tried.bias, best.bias),
     )
-
-
-def _fits(node: ir.Node, given: Iterable[Array], sample: LayerSample) -> list[_Fit]:
-    """Windows where each part is sampled, to fit on and to choose by; what is `given` is held crop by crop."""
-    gain = np.float32(bias_gain(node))
-    windows: list[list[Array]] = [[] for _ in sample.parts]
-    for crop, source in enumerate(given):
-        for one, found in zip(sample.parts, windows, strict=True):
-            read = windows_at(node, one.part, source, one.places[crop])
-            found.append(np.append(read, np.full((len(read), 1), gain), axis=1))
-    return [_fit(one.part, list(zip(found, one.wanted, strict=True))) for one, found in zip(sample.parts, windows, strict=True)]
-
-
-def _fit(part: Part, samples: _Sample) -> _Fit:
-    """What to fit on and what to choose by: the same where there is plenty, else of other crops."""
-    if sum(len(windows) for windows, _ in samples) >= _PLENTY * (len(part.index) + 1):
-        return _Fit(part, samples, None, *_products(samples))
-    if len(samples) < _HELD_BACK_EVERY:
-        samples = [
-            (windows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
-            for windows, targets in samples
-            for start in range(_HELD_BACK_EVERY)
-        ]
-    fitted_on = [sample for index, sample in enumerate(samples) if (index + 1) % _HELD_BACK_EVERY]
-    return _Fit(part, fitted_on, samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY], *_products(fitted_on))
-
-
-def _products(sample: _Sample) -> tuple[Numbers, Numbers, Numbers]:
-    """X^T X, X^T Y and the diagonal of Y^T Y, in float64."""
-    unknowns, outputs = sample[0][0].shape[1], sample[0][1].shape[1]
-    hessian, cross, power = np.zeros((unknowns, unknowns)), np.zeros((unknowns, outputs)), np.zeros(outputs)
-    for given, wanted in sample:
-        windows, targets = given.astype(np.float64), wanted.astype(np.float64)
-        hessian += windows.T @ windows
-        cross += windows.T @ targets
-        power += np.square(targets).sum(axis=0)
-    return hessian, cross, power
