@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 1 << 15  # one bin is at most 1/8192 of the largest magnitude: 1/32 of a uint8 step over a one-sided range
+_SPARSE = 0.35  # share of values that are not 0, up to which picking those out costs less than counting all
+_GLANCE_EVERY = 16  # values, to estimate that share
 _SLICE = 1 << 20  # values counted at a time, which bounds the copies of them; cv2 counts in float32, exact below 2**24
 
 
@@ -43,7 +45,7 @@ class HistogramObserver:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(abs(low), abs(high)))
         for start in range(0, flat.size, _SLICE):
-            self._count(flat[start : start + _SLICE])
+            self._count_filled(flat[start : start + _SLICE])
 
     def quantile(self, fraction: float) -> float:
         """Return the value below which `fraction` of all values lie, linear inside its bin and never outside the extremes.
@@ -73,6 +75,17 @@ class HistogramObserver:
         kept = np.flatnonzero(counts)
         values = np.clip(-self._reach + (kept + 0.5) * width, self.minimum, self.maximum)
         return values, counts[kept].astype(np.float64)
+
+    def _count_filled(self, values: NDArray[np.float32]) -> None:
+        """Count zeros by their number and the rest by value: nine in ten of what a ReLU makes are zeros."""
+        glance = values[::_GLANCE_EVERY]
+        if np.count_nonzero(glance) > _SPARSE * glance.size:
+            self._count(values)
+            return
+        filled = values[values != 0]
+        self._counts[BINS // 2] += values.size - filled.size
+        if filled.size:
+            self._count(filled)
 
     def _count(self, values: NDArray[np.float32]) -> None:
         """Count in whole numbers: cv2 counts 16-bit codes more than twice as fast as floats, and floor(x · 2^k) rounds nothing."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -23,15 +25,31 @@ from onnx import helper, shape_inference
 from runtime.backends.onnxruntime import session_options
 
 Values = dict[str, NDArray[np.float32]]
-_MOST_BYTES = 256 << 20  # what LESRCNN x2 makes of a 96×96 crop, the default, is half of that
+_MOST_BYTES = 16 << 20  # an eighth of what LESRCNN x2 makes of a 96×96 crop, the default; pieces of half the size save 9 MB more
+_ARENA = {
+    "max_mem": 0,  # no limit
+    "arena_extend_strategy": 1,  # as much as is asked for: doubling holds twice what is used
+    "initial_chunk_size_bytes": 1 << 20,
+    "max_dead_bytes_per_chunk": -1,  # the default
+}
 
 
 def watched_options() -> ort.SessionOptions:
-    """Return how a graph is run whose tensors are watched."""
-    options = session_options()
-    # Threads that spin for more work would keep the cores from whoever reads what was made.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    """Return how a graph is run whose tensors are watched: in memory that all such sessions of the process share."""
+    _register_arena()
+    options = session_options(spinning=False)  # threads that spin would keep the cores from whoever reads what was made
+    # An arena for each session would hold what each once needed; none at all costs a page fault for every 4 KiB of every tensor.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.enable_mem_pattern = False  # one block for all of a run, which no two sessions could share
     return options
+
+
+@cache
+def _register_arena() -> None:
+    """Give ONNX Runtime's environment, of which a process has one, an arena; one that it has already stays."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    with suppress(RuntimeError):  # an app that embeds this has registered its own
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg(_ARENA))
 
 
 def stream_tensors(
@@ -67,7 +85,6 @@ class _Piece:
         watched: what it makes that is watched.
         kept: what later pieces read, made by this one or before.
         makes: of all that, what is made by this one.
-        alone: whether it is the only one.
     """
 
     model: onnx.ModelProto
@@ -75,7 +92,6 @@ class _Piece:
     watched: list[str]
     kept: list[str]
     makes: list[str]
-    alone: bool
     _session: ort.InferenceSession | None = None
 
     def run(self, live: Mapping[str, NDArray[np.float32]]) -> Values:
@@ -93,9 +109,7 @@ class _Piece:
             element = helper.np_dtype_to_tensor_dtype(values.dtype)
             proto.graph.input.append(helper.make_tensor_value_info(name, element, [None] * values.ndim))
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.makes)
-        options = watched_options()
-        options.enable_cpu_mem_arena = self.alone  # else each would keep what it once needed
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(proto.SerializeToString(), watched_options(), providers=["CPUExecutionProvider"])
 
 
 def _split(proto: onnx.ModelProto, watched: set[str], shape: Sequence[int], most_bytes: int) -> list[_Piece]:
@@ -115,7 +129,6 @@ def _split(proto: onnx.ModelProto, watched: set[str], shape: Sequence[int], most
                 watched=sorted(made & watched),
                 kept=sorted(kept),
                 makes=sorted(made & (watched | kept)),
-                alone=len(groups) == 1,
             )
         )
     return pieces

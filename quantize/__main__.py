@@ -1,3 +1,4 @@
-from runtime.terminal.start import start
+from runtime.terminal.start import quiet_threads, start
 
+quiet_threads()
 start("quantize")

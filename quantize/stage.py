@@ -273,10 +273,10 @@ def _psnr_on(crops: Sequence[NDArray[np.float32]], *, fp32: bytes, int8: bytes) 
     """10 log10(1 / MSE) of the two graphs' outputs, clipped to [0, 1], the MSE taken over all crops; two decimals."""
     if not crops:
         return None
-    with open_backend("onnxruntime", fp32, precision="fp32") as reference:
+    with open_backend("onnxruntime", fp32, precision="fp32", spinning=False) as reference:
         wanted = [reference.run(crop).clip(0, 1) for crop in crops]
     squares, count = 0.0, 0
-    with open_backend("onnxruntime", int8, precision="int8") as quantized:
+    with open_backend("onnxruntime", int8, precision="int8", spinning=False) as quantized:
         for crop, exact in zip(crops, wanted, strict=True):
             error = exact - quantized.run(crop).clip(0, 1)
             squares += float(np.square(error, dtype=np.float64).sum())

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantize.graph.walk import run_node
+from quantize.graph.walk import open_node
 from tests.graphs import Array
 
 Tensor = NDArray[Any]
@@ -28,9 +28,9 @@ def run_as_half_hardware(model: onnx.ModelProto, picture: Array) -> Array:
         if node.op_type == "Cast" and halves[0]:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
         read = [held[str(value.name)] for value in node.inputs if value is not None and value.const_value is None]
-        made = run_node(node, [[array] for array in read], opsets=graph.opset_imports, crops=1)
-        for output, is_half, arrays in zip(node.outputs, halves, made, strict=True):
-            if arrays is not None:
+        made = open_node(node, read, opsets=graph.opset_imports)(read)
+        for output, is_half, array in zip(node.outputs, halves, made, strict=True):
+            if array is not None:
                 with np.errstate(over="ignore"):
-                    held[str(output.name)] = arrays[0].astype(np.float16).astype(np.float32) if is_half else arrays[0]
+                    held[str(output.name)] = array.astype(np.float16).astype(np.float32) if is_half else array
     return held[str(graph.outputs[0].name)].astype(np.float32)

@@ -110,6 +110,20 @@ def test_counts_are_exact_beyond_what_float32_counts(count: int) -> None:
     assert observer.quantile(count / (count + 1)) == pytest.approx(0.5, abs=bin_width(largest))
 
 
+@pytest.mark.parametrize("filled", [0.0, 0.1, 0.34, 0.36, 1.0])
+def test_zeros_are_counted_with_all_others_however_many_there_are(filled: float) -> None:
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random(1 << 16) < filled, rng.normal(size=1 << 16), rng.choice([0.0, -0.0], 1 << 16)).astype(np.float32)
+    observer = HistogramObserver()
+    observer.update(values)
+
+    _, counts = observer.histogram(BINS)
+    reach = 2.0 ** (np.frexp(max(np.abs(values).max(), 2.0**-100))[1])
+    wanted = np.bincount((np.floor(values * np.float64(BINS / 2 / reach)) + BINS // 2).astype(int), minlength=BINS)
+    assert counts.sum() == values.size
+    assert np.array_equal(counts, wanted[wanted > 0])
+
+
 def test_any_shape_and_memory_layout_is_counted() -> None:
     array = np.arange(120, dtype=np.float32).reshape(1, 4, 5, 6)
 

@@ -13,16 +13,16 @@ from calibration.ranges import Method
 from export.graph.constants import constant_input
 from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import RoundedWeight
-from quantize.graph.walk import Array, run_node
+from quantize.graph.walk import Array
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.weights.correct import mean_error
-from quantize.weights.fit_layer import fit_layer
 from quantize.weights.layer_parts import layer_parts, outputs_at, positions_of, windows_at
 from quantize.weights.nearest import round_nearest
 from runtime.targets import find_target
 from tests.graphs import Graph
 from tests.layer_kinds import CHANNELS, LAYER_KINDS, NOT_FITTED, OUTPUTS, SIDES
+from tests.single_layers import fit, run_node
 from tests.small_int8 import measured_on, output_error
 
 CPU = find_target("cpu")
@@ -47,8 +47,8 @@ def _layer(build: Builder, crops: list[Array]) -> tuple[ir.Node, list[Array], li
     nodes = list(graph.model(build(graph)).graph)
     values = crops
     for node in nodes[:-1]:
-        (values,) = (made for made in run_node(node, [values], opsets={"": 18}, crops=len(crops)) if made is not None)
-    (made,) = (made for made in run_node(nodes[-1], [values], opsets={"": 18}, crops=len(crops)) if made is not None)
+        (values,) = (made for made in run_node(node, [values], opsets={"": 18}) if made is not None)
+    (made,) = (made for made in run_node(nodes[-1], [values], opsets={"": 18}) if made is not None)
     return nodes[-1], values, made
 
 
@@ -80,7 +80,7 @@ def test_a_layers_own_error_is_no_larger_than_of_rounding_to_nearest_with_correc
     crops = [_smooth(seed) for seed in range(CROPS)]
     node, given, made = _layer(build, crops)
 
-    fitted = fit_layer(node, given, made, np.random.default_rng(0), target=CPU, input_scale=STEP)
+    fitted = fit(node, given, made, np.random.default_rng(0), target=CPU, input_scale=STEP)
 
     assert fitted is not None
     nearest = round_nearest(node, CPU, input_scale=STEP)
@@ -118,7 +118,7 @@ def test_the_corrected_bias_takes_the_mean_error_off(build: Builder) -> None:
 def test_what_has_no_parts_is_not_fitted(build: Builder) -> None:
     node, given, made = _layer(build, [_smooth(0)])
 
-    assert fit_layer(node, given, made, np.random.default_rng(0), target=CPU, input_scale=STEP) is None
+    assert fit(node, given, made, np.random.default_rng(0), target=CPU, input_scale=STEP) is None
 
 
 def _run(node: ir.Node, layer: RoundedWeight, given: list[Array]) -> list[list[Array] | None]:
@@ -127,7 +127,7 @@ def _run(node: ir.Node, layer: RoundedWeight, given: list[Array]) -> list[list[A
     if bias_gain(node):
         constants.append(ir.val("b", const_value=ir.tensor(layer.bias.astype(np.float32))))
     like = ir.Node("", node.op_type, [node.inputs[0], *constants], list(node.attributes.values()), outputs=[ir.val("made")])
-    return run_node(like, [given], opsets={"": 18}, crops=len(given))
+    return run_node(like, [given], opsets={"": 18})
 
 
 def _error(node: ir.Node, layer: RoundedWeight, given: list[Array], made: list[Array]) -> float:

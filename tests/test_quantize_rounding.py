@@ -19,11 +19,14 @@ from quantize.graph.placement import Placement, place_quantizers
 from quantize.graph.qdq import QuantizationParameters, RoundedWeight, activation_parameters, write_qdq
 from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
-from quantize.weights.fit_layer import fit_layer, round_weight
+from quantize.weights.fit_layer import round_weight
+from quantize.weights.layer_sample import draw_sample
 from quantize.weights.nearest import round_nearest
+from quantize.weights.part_fit import gather_fits
 from quantize.weights.rounding import round_layers
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
+from tests.single_layers import fit
 from tests.small_int8 import small_network
 
 CPU = find_target("cpu")
@@ -269,6 +272,25 @@ def test_a_network_loses_no_more_than_by_rounding_to_nearest(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_a_part_errs_by_what_its_products_say(seed: int) -> None:
+    """‖X W - Y‖² in float64, crop by crop; the quadratic form cancels all but a thousandth of ‖Y‖², so that 12 digits remain."""
+    graph, rng = Graph(seed, channels=COLOURS), np.random.default_rng(seed)
+    (layer,) = graph.model(graph.conv("input", 8, 3)).graph
+    given = [_noise(seed, index) for index in range(4)]
+    sample = draw_sample(layer, [array.shape for array in given], rng)
+    assert sample is not None
+    for array in given:
+        sample.note(rng.normal(size=(1, 8, *array.shape[2:])).astype(np.float32))
+    (fit_of_part,) = gather_fits(layer, given, sample)
+    matrix = rng.normal(size=fit_of_part.cross.shape)
+
+    direct = sum(np.square(w.astype(np.float64) @ matrix - y).sum(axis=0) for w, y in fit_of_part.fitted_on)
+
+    assert fit_of_part.held_back is None
+    np.testing.assert_allclose(fit_of_part.errors(matrix), direct, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
     """A layer of 649 unknowns and 768 windows whose outputs are half noise: weights left as they were err less on others."""
     graph = Graph(seed, channels=8)
@@ -280,7 +302,7 @@ def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
     wanted = [made + rng.normal(0, made.std(), made.shape).astype(np.float32) for made in exact]
     scale = prepared.parameters["input"].scale
 
-    rounded = fit_layer(layer, given, wanted, rng, target=CPU, input_scale=scale)
+    rounded = fit(layer, given, wanted, rng, target=CPU, input_scale=scale)
 
     nearest = round_nearest(layer, CPU, input_scale=scale)
     assert rounded is not None
@@ -322,13 +344,13 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         np.testing.assert_array_equal(layer.bias, other[name].bias)
 
 
-def test_progress_is_told_once_an_operator() -> None:
+def test_progress_is_told_once_per_layer() -> None:
     prepared = _prepare(_residual_network(0).model(RESIDUAL_OUTPUT))
     steps: list[tuple[int, int]] = []
 
-    _rounded(prepared, steps=steps)
+    rounded = _rounded(prepared, steps=steps)
 
-    assert steps == [(index, len(prepared.model.graph)) for index in range(len(prepared.model.graph))]
+    assert steps == [(index, len(rounded)) for index in range(len(rounded))]
 
 
 @pytest.mark.parametrize("pads", [[0, 0, 0, 0], [2, 0, 1, 3]], ids=["no padding", "another on each side"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 import calibration.pairs
@@ -115,6 +116,22 @@ def test_another_target_decodes_each_picture_once_more_for_its_crops(bundle: Pat
     _quantize(bundle, folder, "--target", "openvino")
 
     assert decoded == {"0.png": 1, "1.png": 1, "2.png": 1}
+
+
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+def test_no_session_of_a_run_spins(bundle: Path, folder: Path, effort: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spins: list[str] = []
+
+    class Counted(ort.InferenceSession):  # type: ignore[misc] # onnxruntime has no types
+        def __init__(self, graph: bytes, options: ort.SessionOptions, **more: object) -> None:
+            spins.append(options.get_session_config_entry("session.intra_op.allow_spinning"))
+            super().__init__(graph, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", Counted)
+    quantize([str(bundle), "--calib", str(folder), "--effort", effort, "--crops", "4"])
+
+    assert len(spins) > 3
+    assert set(spins) == {"0"}
 
 
 @pytest.mark.parametrize("change", ["content", "name", "new", "gone"])

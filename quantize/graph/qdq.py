@@ -67,9 +67,23 @@ def activation_parameters(activation_range: ActivationRange, target: Target, *, 
 
 def fake_quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.float32]:
     """Return what QuantizeLinear and DequantizeLinear make of `array`."""
+    return dequantize(quantize(array, parameters), parameters)
+
+
+def quantize(array: NDArray[np.float32], parameters: QuantizationParameters) -> NDArray[np.integer]:
+    """Return the codes, in `parameters.dtype`, that QuantizeLinear makes of `array`."""
     limits = np.iinfo(parameters.dtype)
-    codes = np.clip(np.rint(array / np.float32(parameters.scale)) + parameters.zero_point, limits.min, limits.max)
-    restored: NDArray[np.float32] = ((codes - parameters.zero_point) * np.float32(parameters.scale)).astype(np.float32)
+    codes = array / np.float32(parameters.scale)
+    np.rint(codes, out=codes)
+    codes += parameters.zero_point
+    return np.clip(codes, limits.min, limits.max, out=codes).astype(parameters.dtype)
+
+
+def dequantize(codes: NDArray[np.integer], parameters: QuantizationParameters) -> NDArray[np.float32]:
+    """Return what DequantizeLinear makes of `codes`."""
+    restored = codes.astype(np.float32)
+    restored -= parameters.zero_point
+    restored *= np.float32(parameters.scale)
     return restored
 
 

@@ -142,7 +142,9 @@ def measure_magnitudes(model: ir.Model) -> Magnitudes:
     reason = ""
     for size in _sizes(model.graph):
         try:
-            session = ort.InferenceSession(proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(
+                proto.SerializeToString(), session_options(spinning=False), providers=["CPUExecutionProvider"]
+            )
             pictures = probe_pictures(model.graph, size)
             found = [session.run(names, {model.graph.inputs[0].name: picture}) for picture in pictures]
             break

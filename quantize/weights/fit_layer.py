@@ -22,7 +22,7 @@ pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,30 +33,14 @@ from export.graph.constants import constant_input
 from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
-from quantize.weights.layer_parts import Part, layer_parts, outputs_at, positions_of, windows_at
+from quantize.weights.layer_parts import Part
+from quantize.weights.layer_sample import LayerSample
 from quantize.weights.nearest import round_nearest, smallest_scale
+from quantize.weights.part_fit import Fit, Numbers, gather_fits, mean_residual
 from runtime.targets import Target
 
-_SAMPLES = 24_000  # windows a part is fitted on at most, forty for each of the 577 unknowns of a 3×3 layer of 64 channels
-_SAMPLES_EACH = 80  # of an unknown
-_FEWEST_SAMPLES = 4_000
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
-_PLENTY = 20  # windows for each unknown: what is learned from them holds for others to a twentieth
-_HELD_BACK_EVERY = 4  # crops, where there are fewer: what was fitted on the others is judged on every fourth
 _SHRINKS = (1.0, 0.9, 0.8)  # of the largest weight, tried as the end of a channel's scale
-
-Numbers = NDArray[np.float64]
-_Sample = tuple[Numbers, Numbers]
-"""Windows (S, K + 1), last what the bias is multiplied by, and the outputs (S, O) wanted for them."""
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What a part is fitted on, and what it is judged by."""
-
-    part: Part
-    fitted_on: _Sample
-    held_back: _Sample
 
 
 @dataclass(frozen=True)
@@ -87,25 +71,16 @@ def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -
         yield restored
 
 
-def fit_layer(
-    node: ir.Node, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator, *, target: Target, input_scale: float
-) -> RoundedWeight | None:
-    """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is `wanted` of it.
-
-    None where it has no parts.
-    """
-    parts = layer_parts(node)
-    if not parts:
-        return None
-    fits = [_fit(node, part, given, wanted, rng) for part in parts]
+def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, target: Target, input_scale: float) -> RoundedWeight:
+    """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is wanted of it where it is sampled."""
+    fits = gather_fits(node, given, sample)
     nearest = round_nearest(node, target, input_scale=input_scale)
     outputs, axis = len(nearest.bias), output_axis(node)
     best, error = None, np.full(outputs, np.inf)
     for tried in _candidates(node, fits, nearest, target=target, input_scale=input_scale):
         missed = np.zeros(outputs)
         for fit in fits:
-            windows, targets = fit.held_back
-            missed[fit.part.outputs] += np.square(windows @ _matrix(fit.part, tried) - targets).sum(axis=0)
+            missed[fit.part.outputs] += fit.errors(_matrix(fit.part, tried))
         better = missed < error
         error = np.where(better, missed, error)
         best = tried if best is None else _chosen(better, tried, best, axis)
@@ -115,15 +90,14 @@ def fit_layer(
 
 
 def _candidates(
-    node: ir.Node, fits: Sequence[_Fit], nearest: RoundedWeight, *, target: Target, input_scale: float
+    node: ir.Node, fits: Sequence[Fit], nearest: RoundedWeight, *, target: Target, input_scale: float
 ) -> Iterator[_Candidate]:
     """Yield `nearest` with its bias corrected, then weights that are fitted and rounded to the steps of some scales."""
     axis, scale = output_axis(node), nearest.scale.astype(np.float64)
     weight = nearest.weight * along(scale, nearest.weight.ndim, axis)
     plain = _Candidate(weight, scale, nearest.bias)
-    residuals = [fit.fitted_on[1] - fit.fitted_on[0] @ _matrix(fit.part, plain) for fit in fits]
     gain = bias_gain(node)
-    missing = _mean_of_parts([residual.mean(axis=0) for residual in residuals], fits, len(plain.bias))
+    missing = _mean_of_parts([mean_residual(fit.fitted_on, _matrix(fit.part, plain)) for fit in fits], fits, len(plain.bias))
     yield _Candidate(weight, scale, plain.bias + (missing / gain if gain else 0.0))
     exact = _Candidate(constant_input(node, 1).astype(np.float64), scale, nearest.bias)
     systems = [_fitted(fit, _matrix(fit.part, exact)) for fit in fits]
@@ -146,13 +120,11 @@ def _candidates(
         yield _Candidate(flat.reshape(weight.shape), tried, bias)
 
 
-def _fitted(fit: _Fit, before: Numbers) -> tuple[Numbers, Numbers]:
+def _fitted(fit: Fit, before: Numbers) -> tuple[Numbers, Numbers]:
     """H (K + 1, K + 1) and W (K + 1, O) of the module's docstring."""
-    windows, targets = fit.fitted_on
-    hessian = windows.T @ windows
-    damping = max(_DAMPING * np.diag(hessian).mean(), np.finfo(np.float64).tiny ** 0.5)
-    hessian[np.diag_indices_from(hessian)] += damping
-    return hessian, np.linalg.solve(hessian, windows.T @ targets + damping * before)
+    damping = max(_DAMPING * np.diag(fit.hessian).mean(), np.finfo(np.float64).tiny ** 0.5)
+    hessian = fit.hessian + damping * np.eye(len(fit.hessian))
+    return hessian, np.linalg.solve(hessian, fit.cross + damping * before)
 
 
 def _matrix(part: Part, layer: _Candidate) -> Numbers:
@@ -160,7 +132,7 @@ def _matrix(part: Part, layer: _Candidate) -> Numbers:
     return np.concatenate([layer.weight.ravel()[part.index], layer.bias[np.newaxis, part.outputs]])
 
 
-def _mean_of_parts(values: Sequence[Numbers], fits: Sequence[_Fit], outputs: int) -> Numbers:
+def _mean_of_parts(values: Sequence[Numbers], fits: Sequence[Fit], outputs: int) -> Numbers:
     """(O,): of values for the outputs of each part, the mean over the parts that an output has."""
     total, count = np.zeros(outputs), np.zeros(outputs)
     for value, fit in zip(values, fits, strict=True):
@@ -177,32 +149,3 @@ def _chosen(better: NDArray[np.bool_], tried: _Candidate, best: _Candidate, axis
         np.where(better, tried.scale, best.scale),
         np.where(better, tried.bias, best.bias),
     )
-
-
-def _fit(node: ir.Node, part: Part, given: Sequence[Array], wanted: Sequence[Array], rng: np.random.Generator) -> _Fit:
-    """Windows from random places, to fit on and to choose by: the same where there is plenty, else of other crops."""
-    unknowns, gain = len(part.index) + 1, np.float32(bias_gain(node))
-    most = min(_SAMPLES, max(_FEWEST_SAMPLES, _SAMPLES_EACH * unknowns))
-    samples = []
-    for source, target in zip(given, wanted, strict=True):
-        places = positions_of(node, part, source)
-        picked = rng.choice(places, size=min(-(-most // len(given)), len(places)), replace=False)
-        windows = windows_at(node, part, source, picked)
-        with_bias = np.append(windows, np.full((len(picked), 1), gain, np.float32), axis=1)
-        samples.append((with_bias, outputs_at(node, part, target, picked)))
-    everything = _joined(samples)
-    if len(everything[0]) >= _PLENTY * unknowns:
-        return _Fit(part, everything, everything)
-    if len(samples) < _HELD_BACK_EVERY:
-        samples = [
-            (windows[start::_HELD_BACK_EVERY], targets[start::_HELD_BACK_EVERY])
-            for windows, targets in samples
-            for start in range(_HELD_BACK_EVERY)
-        ]
-    fitted_on = [sample for index, sample in enumerate(samples) if (index + 1) % _HELD_BACK_EVERY]
-    return _Fit(part, _joined(fitted_on), _joined(samples[_HELD_BACK_EVERY - 1 :: _HELD_BACK_EVERY]))
-
-
-def _joined(samples: Sequence[tuple[Array, Array]]) -> _Sample:
-    windows, targets = zip(*samples, strict=True)
-    return np.concatenate(windows, dtype=np.float64), np.concatenate(targets, dtype=np.float64)

@@ -107,6 +107,7 @@ def open_backend(
     cache: Path | None = None,
     engines: Path | None = None,
     io: Io = "float32",
+    spinning: bool = True,
 ) -> Backend:
     """Compile `graph`, a serialized ONNX model.
 
@@ -118,6 +119,7 @@ def open_backend(
         cache: a folder where compiled graphs are kept for the next start; None keeps none.
         engines: the folder of the bundle's engines, for a backend that runs those.
         io: what the graph takes and gives.
+        spinning: idle threads of onnxruntime wait for work without sleeping: the least latency, for the CPU time of a core each.
 
     Raises:
         UnknownNameError, BackendError: no such backend or device, not installed, or unable to run the graph so.
@@ -129,7 +131,9 @@ def open_backend(
     if precision not in entry.precisions:
         able = ", ".join(other.name for other in BACKENDS if precision in other.precisions)
         raise BackendError(f"{name} has no {precision} arithmetic; it runs {', '.join(entry.precisions)}", hint=f"--backend {able}")
-    options = BackendOptions(threads=threads, parallel=parallel, device=device, cache=cache, engines=engines, io=io)
+    options = BackendOptions(
+        threads=threads, parallel=parallel, device=device, cache=cache, engines=engines, io=io, spinning=spinning
+    )
     module = load_backend(entry)
     return cast(Backend, module.open_graph(graph, precision=precision, options=options))
 

@@ -39,6 +39,7 @@ class BackendOptions:
     cache: Path | None = None
     engines: Path | None = None
     io: Io = "float32"
+    spinning: bool = True
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class OnnxRuntimeBackend:
         self._unwanted = [*_UNWANTED, *without]
         self._threads = options.threads
         self._free_places = BoundedSemaphore(options.parallel)
-        self._session = self._open(session_options(options.threads))
+        self._session = self._open(session_options(options.threads, spinning=options.spinning))
         self._input = self._session.get_inputs()[0]
 
     def __enter__(self) -> Self:
@@ -126,7 +126,7 @@ def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
     Raises:
         BackendError: ONNX Runtime cannot open or run it.
     """
-    options = session_options()
+    options = session_options(spinning=False)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -136,12 +136,17 @@ def run_as_written(graph: bytes, array: NDArray[Values]) -> NDArray[Values]:
     return outputs[0]
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Options of a session that writes nothing to stderr: those of every session of this project."""
+def session_options(threads: int | None = None, *, spinning: bool = True) -> ort.SessionOptions:
+    """Options of a session that writes nothing to stderr: those of every session of this project.
+
+    `spinning`: as of `open_backend`.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_NOTHING
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

@@ -7,11 +7,26 @@ with a traceback.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
 
 _ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv" / "bin" / "python"  # what `make` installs in a checkout
+
+_QUIET_THREADS = {
+    # numpy's: in the products of a layer's fit a second thread spins for three times the CPU seconds of the work that it takes
+    # over, and what is rounded would follow from the number of cores.
+    "OPENBLAS_NUM_THREADS": "1",
+    # torch's: those that wait sleep. Spinning they keep the core of whatever else runs, the thread that they wait for included.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def quiet_threads() -> None:
+    """Let no idle thread of numpy and torch spin, unless the user has set otherwise; call it before either is loaded."""
+    for name, value in _QUIET_THREADS.items():
+        os.environ.setdefault(name, value)
 
 
 def start(package: str) -> None:

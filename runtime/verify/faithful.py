@@ -37,7 +37,7 @@ def check_backends(
     checks = []
     for entry in entries:
         try:
-            with open_backend(entry.name, graph, precision=precision) as backend:
+            with open_backend(entry.name, graph, precision=precision, spinning=False) as backend:
                 check = measure_values(backend, graph, fp32, contract, precision=precision)
         except BackendError as error:
             checks.append(BackendCheck(entry.name, str(error), passed=False))

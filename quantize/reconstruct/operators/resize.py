@@ -62,7 +62,7 @@ def _matrix(node: bytes, size: int, factor: float) -> Tensor:
         [onnx.numpy_helper.from_array(sides, "asked")],
     )
     model = onnx.helper.make_model(graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", _OPSET)])
-    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), session_options(spinning=False), providers=["CPUExecutionProvider"])
     (made,) = session.run(None, {"x": np.eye(size, dtype=np.float32)[np.newaxis, :, :, np.newaxis]})
     return torch.from_numpy(made[0, :, :, 0])
 
