@@ -1,4 +1,4 @@
-"""Observe a tensor's values in bounded memory: arrays in, extremes, a histogram and each channel's mean and extreme out.
+"""Observe a tensor's values in bounded memory: arrays in, minimum, maximum, a histogram and each channel's mean and max |x| out.
 
 The histogram has a fixed number of equal bins over [-R, R), R a power of two. A value outside doubles R and merges bins in
 pairs, so that no pass over the data is needed to know its range first, and no value is ever lost: a quantile is exact to one

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.metrics import score
 from benchmarks.protocols import find_protocol
@@ -20,9 +24,10 @@ from quantize.graph.placement import liftable_additions, place_quantizers
 from quantize.graph.qdq import activation_parameters, write_qdq
 from quantize.search.choose import Budget, LiftingCost, choose_lifted, lifting_order
 from quantize.search.held_back import hold_back, psnr_db
-from quantize.search.result import SearchState, Trial, pareto_front
+from quantize.search.result import SearchState, Timing, Trial, pareto_front
+from quantize.search.trials import time_in_turn
 from quantize.weights.nearest import round_nearest
-from runtime.backends import BACKENDS, open_backend
+from runtime.backends import BACKENDS, Backend, open_backend
 from runtime.bundle import Bundle, Contract
 from runtime.errors import DatasetError, UserError
 from runtime.images import from_network, write_picture
@@ -108,6 +113,26 @@ def test_what_is_moved_towards_int8_is_moved_as_integers() -> None:
     assert place_quantizers(graph, CPU, lifted=["up"]).quantizers.keys() == {"up", "moved", "output"}
 
 
+class Sleeper:
+    """A backend that takes so long for a run, and five times as long once a machine is busy."""
+
+    def __init__(self, seconds: float, is_busy: Callable[[], bool]) -> None:
+        self._seconds, self._is_busy = seconds, is_busy
+
+    def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        time.sleep(self._seconds * (5 if self._is_busy() else 1))
+        return array
+
+
+def test_a_busy_stretch_moves_latencies_and_not_their_ratio() -> None:
+    runs = itertools.count()
+    backends = [Sleeper(seconds, lambda: next(runs) > 30) for seconds in (0.002, 0.008, 0.004)]
+    fp32, one, other = time_in_turn(cast(Sequence[Backend], backends), Timing(shape=(1, 1, 2, 2), warm_up=1, n=20))
+    assert len(one) == len(other) == 10 > len(fp32)
+    assert max(one) > 3 * min(one)
+    assert np.median(np.divide(one, other)) == pytest.approx(2, rel=0.2)
+
+
 # The search, on costs and drops that add up
 
 
@@ -118,7 +143,7 @@ def made_up(drops: Mapping[str, float], lifted: Iterable[str], *, slow: float = 
     names = frozenset(lifted)
     share = sum(LAYERS[name] for name in names)
     drop_db = sum(drop for name, drop in drops.items() if name not in names)
-    ms = {"p50_ms": 10 * (1 + slow * share), "int8_p50_ms": 10.0, "fp32_p50_ms": 20.0}
+    ms = {"p50_ms": 10 * (1 + slow * share), "int8_p50_ms": 10.0, "fp32_p50_ms": 20.0, "times_int8": 1 + slow * share}
     return Trial(lifted=tuple(sorted(names)), sha256="0" * 64, int8_mac_share=1 - share, drop_db=drop_db, **ms)
 
 

@@ -122,7 +122,7 @@ def test_two_builds_of_an_engine_at_once_leave_one_of_them_whole(processes: Fork
 def _state(*lifted: str) -> SearchState:
     held_back = HeldBack(dataset="set", images=(), are_other_pictures=True, crops=1, crop_size=(8, 8), seed=0)
     trials = tuple(
-        Trial(lifted=(name,), sha256="0" * 64, int8_mac_share=1, drop_db=0, p50_ms=1, int8_p50_ms=1, fp32_p50_ms=1)
+        Trial(lifted=(name,), sha256="0" * 64, int8_mac_share=1, drop_db=0, p50_ms=1, int8_p50_ms=1, fp32_p50_ms=1, times_int8=1)
         for name in lifted
     )
     timing = Timing(shape=(1, 3, 8, 8), warm_up=1, n=1)

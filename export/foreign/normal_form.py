@@ -1,4 +1,6 @@
-"""Bring a graph into normal form, so that rewrites, arithmetic and placement see one form only.
+"""Bring somebody's ONNX graph into normal form, so that all that reads it later sees one form only.
+
+What reads it: the rewrites, the count of multiply-accumulates, and the choice of which tensors get quantizers.
 
 One graph of ONNX's own operators at the exporter's opset or above: functions inlined, branches by a constant decided, constants as
 initializers, every float a float32, weights that are cast or dequantized at run time folded, nothing that hands a value on as it

@@ -1,7 +1,9 @@
-"""Find how far a network looks, and on which grid: a graph in, its receptive field out, followed operator by operator and measured.
+"""Find how far a network looks: a graph in; its receptive field, and the multiple of pixels that a tile must start at, out.
 
-`receptive_field` follows a graph at a few sizes along both axes: which rows and columns each element depends on, and whether it is
-computed alike everywhere. What holds for every size it tries is taken to hold; what it cannot follow looks at the whole picture.
+Tiles need both: a margin that wide, and an alignment at which strides and windows fall as in the whole picture. `receptive_field`
+follows a graph operator by operator at a few sizes: which rows and columns each element depends on, and whether it is computed
+alike everywhere. What holds for every size tried is taken to hold for all; an operator that cannot be followed counts as looking at
+the whole picture, and then there are no tiles. `measured_field` checks the result on the network's own outputs.
 """
 
 from __future__ import annotations

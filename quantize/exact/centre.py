@@ -1,12 +1,13 @@
 """Shift ReLU outputs to the middle of a symmetric scheme's 256 codes, exactly, so that they use all of them.
 
-A scheme whose zero point is 0 has codes -128 to 127, and a ReLU's values would take the half of them. With c = 128 scale,
+An fp32 graph and its ranges go in, the same graph with shifted tensors comes out. A scheme whose zero point is 0 has codes -128 to
+127, and a ReLU's output would take half of them. With r = relu(z) a ReLU's output, c = 128 · scale, * a convolution,
 
-    relu(z) - c = max(z - c, -c),    W * r = W * (r - c) + c Σ W,    (a - c_a) + z = (a + z) - c_a
+    r - c = max(z - c, -c),    W * r = W * (r - c) + c Σ W,    (r - c) + y = (r + y) - c    for an unshifted y
 
-so that the shift goes into the bias of the convolution before and comes out of the bias of the one behind, which pads with -c where
-it padded with 0: an operator more, a Pad that moves integers. Codes end at -128, which is -c: the quantizer itself is the ReLU, and
-no operator is left of it.
+The shift goes into the bias of the convolution before and comes out of the bias of the next. Where the next pads with 0 it must now
+pad with -c: a Pad of integers before it is what the shift costs. Codes end at -128, which is -c, so that the quantizer saturates
+where the ReLU clipped, and the ReLU itself is left out.
 """
 
 from __future__ import annotations

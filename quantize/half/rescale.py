@@ -1,13 +1,16 @@
 """Multiply the tensors of a graph by powers of two, exactly, so that float16 holds them and the weights between them.
 
-For any positively homogeneous f (ReLU, a sum of equals, Concat, Resize) and powers of two s and t
+An fp32 graph and each tensor's largest magnitude, which calibration measured, go in; the same function with tensors and weights
+within float16's range comes out. For any positively homogeneous f (ReLU, a sum of tensors of one factor, Concat, Resize) and
+powers of two s and t
 
     W₂ f(W₁ x + b₁)  =  (W₂ / t) f(t W₁ / s · (s x) + t b₁)
 
 A power of two changes a float32's exponent and nothing else, so that the graph computes what it did. Tensors joined by a
-homogeneous operator have one factor; a convolution, a matrix product and a product with a constant lie between two. The picture,
-the result, and what any other operator reads or makes keep theirs. Each group of tensors is brought to a largest magnitude between
-1 and 2, so that what is left of 1e6 · 1e-9 is a weight of about 1e-3.
+homogeneous operator share one factor; a convolution, a matrix product and a product with a constant lie between two factors. The
+picture, the result, and what any other operator reads or makes keep the factor 1. Each group of tensors that share a factor is
+brought to a largest magnitude between 1 and 2: of an activation of 1e6 times a weight of 1e-9, the activation becomes about 1 and
+the weight about 1e-3.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Make crops to judge a network on, with the truth beside them: pictures in, crops that calibration did not use out.
+"""Make what a network is judged on: pictures that calibration did not use in; low-resolution crops out, each with its true result.
+
+A crop scores its own outputs; the search in `trials.py` takes the drop from that:
 
     drop = mean over pictures of PSNR(fp32, truth) - PSNR(int8, truth)
 
 PSNR on 8-bit values after rounding: of luma, 16 + (65.481 R + 128.553 G + 24.966 B) / 255, rounded, where the network takes RGB;
-of what it makes where it takes luma. `scale` pixels per side are left out. The crops of one picture have one mean squared error: a
-crop of nothing but sky would have a PSNR that any rounding ruins, and no picture is nothing but sky.
+of what it makes where it takes luma. A border of `scale` pixels does not count. The squared errors of a picture's crops are
+averaged before the PSNR is taken: a crop of nothing but sky would have a PSNR that any rounding ruins, and no picture is nothing
+but sky.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class HeldBack(Noun):
 
 
 class Timing(Noun):
-    """How latency is taken: runs of each graph in turn, the median of them, on the backend's own number of threads."""
+    """How latency is taken: runs of each graph in turn, and medians, on the backend's own number of threads."""
 
     shape: tuple[int, int, int, int]
     warm_up: int
@@ -54,11 +54,13 @@ class Trial(Noun):
     """The median of the graph with nothing kept in float, timed in turn with this one."""
     fp32_p50_ms: float
     """The median of the fp32 graph, timed in turn with this one."""
+    times_int8: float
+    """The median over turns of this one's latency over that of the graph with nothing kept in float in the same turn."""
 
     @property
     def cost(self) -> float:
-        """Latency against that of everything in int8 in the same minute: what trials of different minutes are compared by."""
-        return self.p50_ms / self.int8_p50_ms
+        """What trials of different minutes, and on a busy machine, are compared by."""
+        return self.times_int8
 
 
 class SearchState(Noun):

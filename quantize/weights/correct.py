@@ -1,10 +1,11 @@
 """Correct a layer's bias: subtract from it what rounding the weights adds to the output on average.
 
-    E[W_q * x] - E[W * x] = Σ_i (Σ_hw W_q - W)_oi · E[x_i]
+    E[W_q * x] - E[W * x] = Σ_i (Σ_hw (W_q - W)_oihw) · E[x_i]
 
 (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with means that calibration measured.) Activations behind a ReLU are never
-negative, so that rounding errors of weights do not cancel: they shift whole colours. A ConvTranspose spreads its taps over the
-phases of its stride: an output pixel meets one in stride² of them.
+negative, so that rounding errors of weights do not cancel: they shift whole colours. A weight in float, the rounded one and the
+input channels' means go in, the corrected bias comes out. A ConvTranspose spreads its taps over the phases of its stride: an output
+pixel meets one in stride² of them, and the sum is divided by that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Check the bytes of an ONNX graph before a backend or onnx parses them; refuse what could read files or run other code.
+"""Check an ONNX graph before a backend or onnx parses it: bytes in, nothing out; raise where they could do harm when parsed.
 
 Backends do far more with a file than this project's graphs need: they read external data from the process's folder, loop for ever,
 load compiled code, and take the formats of other frameworks. A graph of a bundle is in normal form: one graph of operators of the
-ONNX standard, each after those whose results it reads (openvino never returns from a circle), constants as initializers that hold
-their own values, and sizes that a network has. So this reader refuses all else: what it does not know, and what does not add up.
+ONNX standard, each after those whose results it reads (openvino hangs on a cycle), constants as initializers that hold their own
+values, and kernels, pads and tensors of no more than bounded size. This reader refuses all else: operators and fields that it does
+not know, and tensors whose bytes are more or fewer than their shape asks for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Plan how one picture goes through a network: a manifest, a size and a memory budget in; the tiles, or the whole picture, out."""
+"""Plan how one picture goes through a network: a manifest, a size and a memory budget in; the tiles, or the whole picture, out.
+
+The activations of a large picture do not fit a device's memory. The bundle's manifest says how many pixels the network looks beyond
+each one, so that tiles with such a margin give the pixels that the whole picture gives. The budget is in bytes; where not even the
+smallest tile fits it, an ImageError says what would.
+"""
 
 from __future__ import annotations
 

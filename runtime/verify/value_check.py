@@ -1,17 +1,20 @@
-"""Compare what a backend computes with the same graph simulated, on one small picture: "verified" means values.
+"""Compare a backend with a simulation on one small picture: a graph and a backend in; a PSNR, and whether it passes, out.
+
+What sredge calls verified has passed: its values were compared, and not its layers' precisions alone.
 
 A backend fuses and reorders operators, and may get that wrong for one network and not for the next; the precision that its layers
-ran in says nothing of it. The simulation runs each operator as ONNX defines it, one after the other. With y what the backend gives
-and s what the simulation gives,
+ran in does not tell. The simulation runs each operator as ONNX defines it, one after the other. With y what the backend gives and
+s what the simulation gives,
 
     PSNR = 10 log10(p² / mean((y - s)²)),    p = max(1, max s - min s)
 
-In int8 a sum that is rounded otherwise moves a code by one here and there, and the layers behind carry that on; right backends
-differ from the simulation by no more than two independent roundings differ. So of int8 is expected the PSNR of the simulation
-against fp32, less 3 dB, within 25 to 40 dB. Wrong ones gave 6 to 31 dB (`python -m benchmarks.faithfulness`).
+An fp32 or half-precision graph passes at 40 dB or more. In int8 a sum that is rounded otherwise moves a code by one here and
+there, and the layers behind carry that on; right backends differ from the simulation by no more than two independent roundings
+differ. An int8 graph passes at clip(e - 3, 25, 40) dB or more, e being the simulation's PSNR against fp32. Wrong backends gave 6
+to 31 dB (`python -m benchmarks.faithfulness`).
 
 A graph in half precision is held against the fp32 graph it was made from: the simulation cannot run bfloat16, and keeps float32
-between operators of float16, so that it does not show what leaves float16's range.
+between operators of float16, so that it would not show an overflow of float16.
 """
 
 from __future__ import annotations
