@@ -26,11 +26,11 @@ ALLOWED = {
 }
 # Heavy packages, and the modules that own them (a folder owns all below it).
 OWNERS = {
-    "torch": {"export", "quantize/reconstruct"},
-    "openvino": {"runtime/backends/openvino.py"},
+    "torch": {"export", "quantize/reconstruct", "benchmarks/peers/scripts"},  # the scripts run in environments of their own
+    "openvino": {"runtime/backends/openvino.py", "benchmarks/peers/scripts"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "pycuda": {"runtime/backends/tensorrt.py", "runtime/backends/cuda.py"},
-    "onnx": {"export", "calibration", "quantize"},
+    "onnx": {"export", "calibration", "quantize", "benchmarks/peers/scripts"},
 }
 
 
