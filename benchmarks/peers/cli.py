@@ -24,7 +24,7 @@ from benchmarks.peers.measure import Asked, Pictures, find_pictures, measure
 from benchmarks.peers.pictures import write_calibration
 from benchmarks.peers.registry import PEERS, find_rows
 from benchmarks.peers.scores import Row
-from benchmarks.peers.table import AHEAD, markdown_table, terminal_table
+from benchmarks.peers.table import AHEAD, cost_columns, loss_columns, markdown_table, terminal_table
 from calibration.datasets import CALIB_HELP, DATA_HELP
 from quantize.options import Effort
 from runtime.backends import choose_backend
@@ -94,8 +94,8 @@ def peers(
         turns=turns,
     )
     opened = [Bundle.open(path) for path in bundles or [resolve_bundle(None)]]
-    _check_writable(out, json_file)
     pictures = [find_pictures(bundle, asked) for bundle in opened]
+    _check_writable(out, json_file)
     every: list[list[Row]] = []
     with console.progress() as bar:
         task = bar.add_task("measuring", total=None)
@@ -115,14 +115,15 @@ def peers(
 
 def _check_writable(out: Path, json_file: Path | None) -> None:
     """Raise UserError now rather than after minutes of measuring."""
+    path = out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for path in (out / "probe", *([json_file] if json_file is not None else [])):
+        check_writable(out / "probe")
+        if json_file is not None:
+            path = json_file
             check_writable(path)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {error.filename or out}: {error.strerror or error}", hint="another --out or --json"
-        ) from error
+        raise UserError(f"cannot write to {path}: {error.strerror or error}", hint="another --out or --json") from error
 
 
 def _write_json(every: Sequence[Sequence[Row]], path: Path) -> None:
@@ -149,11 +150,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 # JSON
 def _print_tables(every: Sequence[Sequence[Row]], *, markdown: bool) -> None:
     for rows in every:
         console.show(f"### {rows[0].network}\n" if markdown else rows[0].network)
-        if markdown:
-            console.show(markdown_table(rows))
-        else:
-            console.out.print(terminal_table(rows))
-        console.show("")
+        for columns in (loss_columns(rows), cost_columns(rows)):
+            if markdown:
+                console.show(markdown_table(rows, columns))
+            else:
+                console.out.print(terminal_table(rows, columns))
+            console.show("")
 
 
 def _conditions(every: Sequence[Sequence[Row]], pictures: Pictures, asked: Asked) -> list[str]:

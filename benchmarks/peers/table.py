@@ -1,4 +1,7 @@
-"""Turn rows into a table per network, for the terminal or in Markdown, and mark where a peer is ahead of sredge."""
+"""Turn rows into two tables, of what int8 loses and of what it costs, and mark where a peer is ahead of sredge.
+
+Both are for one network, for the terminal or in Markdown.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,22 @@ class Column:
     """None where neither is."""
 
 
-def columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns that any of `rows` has: a loss per data set, then what all have in common, then a backend's times."""
+def loss_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return what int8 loses, by data set and over all of them."""
     sets = dict.fromkeys(name for row in rows if row.scored.judged for name in row.scored.judged.loss_db)
-    backends = dict.fromkeys(name for row in rows for name in row.timed)
     return [
         *(Column(f"{name} dB", partial(_loss_db, name), _three_places) for name in sets),
         Column("worst dB", partial(_judged, "worst_db"), _three_places),
         Column("SSIM lost", partial(_judged, "ssim_loss"), "{:.4f}".format),
         Column("vs fp32 dB", partial(_judged, "psnr_vs_fp32_db"), _closeness, False),
         Column("int8 conv", _int8_share, "{:.0%}".format, False),
+    ]
+
+
+def cost_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return what quantizing takes, and what int8 takes on each backend that any of `rows` was timed on."""
+    backends = dict.fromkeys(name for row in rows for name in row.timed)
+    return [
         Column("CPU s", _cpu_seconds, measured_text),
         Column("peak MB", _peak_mb, "{:.0f}".format),
         *(column for name in backends for column in _time_columns(name)),
@@ -92,12 +101,12 @@ def name_of(row: Row, *, backends: int) -> str:
     return f"{row.attempt.label}{where}{failure}"
 
 
-def cells(rows: Sequence[Row], shown: Sequence[Column]) -> Iterator[list[str]]:
+def cells(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[str]]:
     """Yield the texts of each row; a peer's figure that is ahead of every one of sredge's on the same backend is marked."""
     backends = len({row.backend for row in rows})
     for row in rows:
         ours = [other for other in rows if other.attempt.who == OURS and other.backend == row.backend]
-        yield [name_of(row, backends=backends), *(_cell(row, column, ours) for column in shown)]
+        yield [name_of(row, backends=backends), *(_cell(row, column, ours) for column in columns)]
 
 
 def _cell(row: Row, column: Column, ours: Sequence[Row]) -> str:
@@ -128,18 +137,16 @@ def is_ahead(row: Row, column: Column, ours: Sequence[Row]) -> bool:
     return ahead and column.text(value) != column.text(best)
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
-    shown = columns(rows)
+def terminal_table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(_NAME, max_width=_WIDEST_NAME, overflow="fold")
-    for column in shown:
-        table.add_column(column.head, justify="right")
-    for row, texts in zip(rows, cells(rows, shown), strict=True):
+    for column in columns:
+        table.add_column(column.head, justify="right", no_wrap=True)
+    for row, texts in zip(rows, cells(rows, columns), strict=True):
         table.add_row(*texts, style="dim" if row.failure else None)
     return table
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    shown = columns(rows)
-    lines = [[_NAME, *(column.head for column in shown)], ["---", *("---:" for _ in shown)], *cells(rows, shown)]
+def markdown_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    lines = [[_NAME, *(column.head for column in columns)], ["---", *("---:" for _ in columns)], *cells(rows, columns)]
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
