@@ -20,16 +20,14 @@ import typer
 from rich.table import Table
 
 from benchmarks.compare import calibrated_on
+from benchmarks.evaluated import PROTOCOL, Evaluated, Tell, evaluate
 from benchmarks.loss import (
     GOALS,
     MIXED_SHARE,
-    PROTOCOL,
     SETS,
     Goal,
     Loss,
-    Tell,
     calibrate,
-    evaluate,
     mixed_losses,
     our_losses,
     their_loss,
@@ -95,7 +93,8 @@ def int8_loss(
             bundle = _exported(goal, weights, out / goal.name)
             calibrated = calibrate(bundle, calib, Path(data), tell)
             _check_apart(bundle, calibrated.found.table.source, calib, Path(data), tell)
-            evaluated = list(evaluate(bundle, Path(data), tell))
+            sets = [find_images(name, scale=goal.scale, use="evaluation", root=Path(data)) for name in SETS]
+            evaluated = list(evaluate(bundle, sets, tell))
             for options in every:
                 with trials_of(bundle, options, calibrated.found, tell) as trials:
                     losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, trials=trials, tell=tell)

@@ -6,7 +6,7 @@ The ways are sredge's own, sredge's with layers kept in float, and onnxruntime's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import onnxruntime_quantizer
-from benchmarks.metrics import Score, psnr_db, score
-from benchmarks.protocols import find_protocol
-from calibration.datasets import find_images
-from calibration.pairs import load_pair
+from benchmarks.evaluated import Evaluated, Tell, judge
 from calibration.ranges import DEFAULT_PERCENTILE
 from quantize.options import Int8Options
 from quantize.search.choose import lifting_order
@@ -27,17 +24,12 @@ from quantize.stage import load_fp32, quantize_bundle, quantized_already
 from quantize.tables import FoundTable, TableRequest, find_table
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
-from runtime.images import Picture, from_network, to_network
-from runtime.sizes import upscaled_size
 from runtime.targets import Target
 from runtime.terminal.figures import share_text
-from runtime.tiles.filling import fill_up
 
 SETS = ("set5", "set14")
-PROTOCOL = find_protocol("paper-y")
 MIXED_SHARE = 0.98
 _THEIRS = "onnxruntime quantize_static"
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -88,39 +80,11 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A picture of a set: what goes in, and what fp32 makes of it and scores."""
-
-    name: str
-    dataset: str
-    low: Picture
-    high: Picture
-    array: NDArray[np.float32]
-    fp32: NDArray[np.float32]
-    fp32_score: Score
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """A table, and what it took to measure it."""
 
     found: FoundTable
     seconds: float
-
-
-def evaluate(bundle: Bundle, data: Path, tell: Tell) -> Iterator[Evaluated]:
-    manifest = bundle.manifest
-    with open_backend("openvino", bundle.read(bundle.variant("fp32")), precision="fp32") as fp32:
-        for name in SETS:
-            images = find_images(name, scale=manifest.scale, use="evaluation", root=data)
-            for pair in images.pairs:
-                tell(f"{pair.name} in fp32")
-                low, high = load_pair(pair, scale=manifest.scale)
-                array = fill_up(
-                    to_network(low, manifest.contract, scale=manifest.scale), manifest.contract, multiple=manifest.fill_multiple
-                )
-                made = fp32.run(array)
-                yield Evaluated(pair.name, name, low, high, array, made, _scored(bundle, made, low, high))
 
 
 def trials_of(bundle: Bundle, options: Int8Options, found: FoundTable, tell: Tell) -> Trials:
@@ -222,37 +186,18 @@ def _loss(
 ) -> Loss:
     with open_backend(backend, graph, precision="int8") as int8:
         made = [int8.run(one.array) for one in evaluated]
-    scores = [_scored(bundle, output, one.low, one.high) for output, one in zip(made, evaluated, strict=True)]
-    losses = [_lost_db(one.fp32_score, now) for one, now in zip(evaluated, scores, strict=True)]
-    by_set = {
-        name: float(np.mean([loss for loss, one in zip(losses, evaluated, strict=True) if one.dataset == name])) for name in SETS
-    }
-    worst = int(np.argmax(losses))
-    ssim_loss = np.mean([one.fp32_score.ssim - now.ssim for one, now in zip(evaluated, scores, strict=True)])
-    against = [psnr_db(output.clip(0, 1), one.fp32.clip(0, 1), peak=1) for output, one in zip(made, evaluated, strict=True)]
+    judged = judge(bundle, made, evaluated)
     return Loss(
         network=goal.name,
         how=how,
         target=target,
         backend=backend,
-        loss_db={name: round(loss, 4) for name, loss in by_set.items()},
-        average_db=round(float(np.mean(list(by_set.values()))), 4),
+        loss_db=judged.loss_db,
+        average_db=judged.average_db,
         goal_db=goal.loss_db,
-        ssim_loss=round(float(ssim_loss), 5),
-        worst_db=round(losses[worst], 3),
-        worst=evaluated[worst].name,
-        psnr_vs_fp32_db=round(float(np.mean(against)), 2),
+        ssim_loss=judged.ssim_loss,
+        worst_db=judged.worst_db,
+        worst=judged.worst,
+        psnr_vs_fp32_db=judged.psnr_vs_fp32_db,
         seconds=None if seconds is None else round(seconds, 1),
     )
-
-
-def _lost_db(before: Score, after: Score) -> float:
-    """Infinite where fp32's picture is the truth itself and int8's is not."""
-    return 0.0 if before.psnr_db == after.psnr_db else before.psnr_db - after.psnr_db
-
-
-def _scored(bundle: Bundle, output: NDArray[np.float32], low: Picture, high: Picture) -> Score:
-    rows, columns = upscaled_size((low.shape[0], low.shape[1]), bundle.manifest.scale)
-    cropped = output[:, :, :rows, :columns]  # without what comes of filling the picture up
-    picture = from_network(cropped, bundle.manifest.contract.colour, source=low, rounding=PROTOCOL.rounding)
-    return score(picture, high, PROTOCOL, scale=bundle.manifest.scale)

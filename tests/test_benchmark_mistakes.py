@@ -15,8 +15,11 @@ from runtime.bundle import Bundle
 from runtime.images import write_picture
 from tests.commands import commands
 
-THROUGHPUT, COST, LOSS = (f"python -m benchmarks.{name}" for name in ("throughput", "calibration_cost", "int8_loss"))
+THROUGHPUT, COST, LOSS, PEERS = (
+    f"python -m benchmarks.{name}" for name in ("throughput", "calibration_cost", "int8_loss", "peers")
+)
 ROUNDING, COMPARE = "python -m quantize.weights.shipped_rounding", "python -m benchmarks"
+_OTHERS = ("--calib", "sets/BSDS500")
 _LOSS = ("--data", "sets", "--weights", "weights", "--calib", "bsds500")
 MISTAKES: list[tuple[str, Sequence[str], str]] = [
     (THROUGHPUT, ("bundle", "--data", "no/where"), "there is no such folder"),
@@ -48,6 +51,18 @@ MISTAKES: list[tuple[str, Sequence[str], str]] = [
     (LOSS, (*_LOSS, "--network", "lesrcnn_x2", "--backend", "tflite"), "unknown backend 'tflite'"),
     (LOSS, (*_LOSS, "--network", "lesrcnn_x2", "--out", "sets/Set5/one.png"), "cannot write to sets/Set5/one.png"),
     (LOSS, (*_LOSS, "--network", "lesrcnn_x2"), "weights/lesrcnn_x2.pth"),
+    (PEERS, ("nothing", *_OTHERS), "nothing is not a bundle"),
+    (PEERS, ("bundle",), "bsds500 is not on this machine"),
+    (PEERS, ("bundle", "--calib", "empty"), "has no pictures"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "no/where"), "there is no such folder"),
+    (PEERS, ("bundle", *_OTHERS), "set5 is not on this machine"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "sets/Set5"), "sets/BSDS500 has pictures of set5: one"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "broken"), "broken/torn.png"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "others", "--peer", "tvm"), "unknown peer 'tvm'"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "others", "--target", "tpu"), "unknown target 'tpu'"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "others", "--backend", "tflite"), "unknown backend 'tflite'"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "others", "--out", "sets/Set5/one.png"), "cannot write to sets/Set5/one.png"),
+    (PEERS, ("bundle", *_OTHERS, "--data", "others", "--json", "sets/Set5/one.png/at.json"), "cannot write to sets/Set5/one.png"),
     (ROUNDING, ("nothing", "out.safetensors"), "nothing is not a bundle"),
     (ROUNDING, ("bundle", "out.safetensors"), "has no int8 graph"),
     (COMPARE, ("bundle", "--data", "no/where"), "there is no such folder"),
@@ -59,14 +74,15 @@ MISTAKES: list[tuple[str, Sequence[str], str]] = [
 
 @pytest.fixture
 def place(exported_small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to type in: a bundle in fp32, three data sets, a folder without pictures, one with a torn one, a torn checkpoint."""
+    """A folder to type in: a bundle, three data sets of one picture, folders with no, a torn and another one, a torn checkpoint."""
     shutil.copytree(exported_small.directory, tmp_path / "bundle")
     picture = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     for name in ("Set5", "Set14", "BSDS500"):
         (tmp_path / "sets" / name).mkdir(parents=True)
         write_picture(tmp_path / "sets" / name / "one.png", picture)
-    for name in ("empty", "broken", "weights"):
+    for name in ("empty", "broken", "weights", "others"):
         (tmp_path / name).mkdir()
+    write_picture(tmp_path / "others" / "two.png", 255 - picture)
     (tmp_path / "broken" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     (tmp_path / "weights" / GOALS[0].weights).write_bytes(b"torn")
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,7 +46,20 @@ _SIZES_KEPT = "CPU_RUNTIME_CACHE_CAPACITY"
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OpenVinoBackend:
-    return OpenVinoBackend(graph, precision=precision, options=options)
+    return OpenVinoBackend(_Source(graph), precision=precision, options=options)
+
+
+def open_ir(xml: bytes, weights: bytes, *, options: BackendOptions) -> OpenVinoBackend:
+    """Open a graph in openvino's own format: an .xml file and the .bin file of its weights; int8 where it has quantizers."""
+    return OpenVinoBackend(_Source(xml, weights), precision="int8", options=options)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A graph as it is in its file: ONNX, or openvino's own .xml with the weights of its .bin."""
+
+    graph: bytes
+    weights: bytes = b""
 
 
 class OpenVinoBackend:
@@ -54,7 +68,7 @@ class OpenVinoBackend:
     name = "openvino"
     limits = None
 
-    def __init__(self, graph: bytes, *, precision: Precision, options: BackendOptions) -> None:
+    def __init__(self, graph: _Source, *, precision: Precision, options: BackendOptions) -> None:
         device = options.device or "CPU"
         with _ONE_THREAD:
             _ = ov.Tensor(np.zeros(1, np.float32)).data
@@ -130,7 +144,7 @@ def _bound_memory(core: ov.Core) -> None:
         _log.warning("openvino %s takes no %s: its memory grows with every size of picture", ov.__version__, _SIZES_KEPT)
 
 
-def _open(core: ov.Core, graph: bytes, device: str, config: dict[str, object], *, cache: Path | None) -> ov.CompiledModel:
+def _open(core: ov.Core, graph: _Source, device: str, config: dict[str, object], *, cache: Path | None) -> ov.CompiledModel:
     """Return the compiled graph, from the cache where there is one that holds it.
 
     openvino's own cache is left alone: it maps files that another process may be writing, and believes what they hold.
@@ -155,16 +169,17 @@ def _open(core: ov.Core, graph: bytes, device: str, config: dict[str, object], *
     return model
 
 
-def _compile(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) -> ov.CompiledModel:
-    return core.compile_model(core.read_model(graph), device, config)
+def _compile(core: ov.Core, graph: _Source, device: str, config: dict[str, object]) -> ov.CompiledModel:
+    model = core.read_model(graph.graph, graph.weights) if graph.weights else core.read_model(graph.graph)
+    return core.compile_model(model, device, config)
 
 
-def _key(core: ov.Core, graph: bytes, device: str, config: dict[str, object]) -> bytes:
+def _key(core: ov.Core, graph: _Source, device: str, config: dict[str, object]) -> bytes:
     """Return all that a compiled graph follows from: another processor, version, setting or number of cores has another key."""
     # What the device itself names for openvino's own cache: for a GPU its driver, for instance.
     names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES", *_ask(core, device, "CACHING_PROPERTIES"))
     parts = {
-        "graph": sha256_bytes(graph),
+        "graph": sha256_bytes(graph.graph + graph.weights),
         "openvino": ov.get_version(),
         "device": [device, *(str(_ask(core, device, name)) for name in names)],
         "processor": describe_processor(),

@@ -1,0 +1,3 @@
+from runtime.terminal.start import start
+
+start("benchmarks.peers")
