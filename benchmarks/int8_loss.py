@@ -20,7 +20,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.compare import calibrated_on
-from benchmarks.evaluated import PROTOCOL, Evaluated, Tell, evaluate
+from benchmarks.evaluated import PROTOCOL, Tell, evaluate
 from benchmarks.loss import (
     GOALS,
     MIXED_SHARE,
