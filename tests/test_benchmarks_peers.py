@@ -120,6 +120,13 @@ def test_a_peer_that_is_not_done_in_time_is_ended_and_tried_again_with_more_time
     assert longer.graph.is_file()
 
 
+def test_a_peer_that_is_ended_from_outside_has_a_row_and_is_tried_again(subject: Subject, tmp_path: Path) -> None:
+    peer = _peer(tmp_path, "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(0.1)\n")
+    attempt = try_peer(subject, peer, "plain")
+    assert attempt.failure == "was ended from outside (exit code -9)"
+    assert not try_peer(subject, peer, "plain").kept
+
+
 def test_what_a_command_took_is_counted_with_its_children(tmp_path: Path) -> None:
     """Half a second of CPU time and 300 MB, in a process that the command starts."""
     work = "import time; held = b'x' * 300_000_000\nwhile time.process_time() < 0.5: pass"

@@ -32,6 +32,8 @@ _NOT_OURS = {
     "--system-site-packages",
     "--gpus",
     "--runtime",
+    "--disable-pip-version-check",
+    "--retries",
 }  # pip, venv, docker
 # Commands that write a file where others print: what is in it is the same.
 _OTHER_KIND = {"--json": "a comparison has a table on stdout, and its JSON is kept"}

@@ -133,6 +133,8 @@ def _try(
         write_whole(working / _ATTEMPT, json.dumps(body, indent=1).encode())
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
+    except PipelineError as error:
+        return replace(attempt, failure=str(error))
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return replace(attempt, counted=counted, failure=failure, graph=None if name is None else place / name)

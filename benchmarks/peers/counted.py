@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.registry import SCRIPTS
+from runtime.errors import PipelineError
 
 # Every quantizer has one thread: their CPU seconds can then be compared, and no time is spent on threads that wait for one another.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -40,6 +41,9 @@ def run_counted(command: Sequence[str], folder: Path, *, limit_s: float, environ
 
     Args:
         environment: variables to set beside those there are.
+
+    Raises:
+        PipelineError: the process that counts was ended from outside, for want of memory perhaps.
     """
     report, log = folder.absolute() / _REPORT, folder / LOG
     counting = [sys.executable, str(SCRIPTS / "measured.py"), str(report), str(limit_s), *command]
@@ -56,6 +60,8 @@ def run_counted(command: Sequence[str], folder: Path, *, limit_s: float, environ
         finally:
             assert process.stdin is not None
             process.stdin.close()  # which ends the command, where it still runs
+    if not report.is_file():
+        raise PipelineError(f"was ended from outside (exit code {process.returncode})")
     counted = json.loads(report.read_text(encoding="utf-8"))
     return Counted(**counted, last_line=_last_line(log))
 
