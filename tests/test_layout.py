@@ -28,6 +28,7 @@ ALLOWED = {
 OWNERS = {
     "torch": {"export", "quantize/reconstruct"},
     "openvino": {"runtime/backends/openvino.py"},
+    "ncnn": {"runtime/backends/ncnn"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "pycuda": {"runtime/backends/tensorrt.py", "runtime/backends/cuda.py"},
     "onnx": {"export", "calibration", "quantize"},
@@ -148,10 +149,10 @@ def test_a_manifest_on_disk_has_the_fields_of_the_published_schema(quantized: Bu
 def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = " ".join(project["dependencies"])
-    assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
+    assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino", "ncnn") if name in base]
 
 
-@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "docs", "all"])
+@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "ncnn", "tensorrt", "serve", "dev", "docs", "all"])
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]

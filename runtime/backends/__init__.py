@@ -1,6 +1,6 @@
 """Open a graph on a backend: ONNX bytes in, a `Backend` that runs arrays out; one file per backend, the fastest first.
 
-The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/verify/pairs.py.
+The order is that of measured latency on x86 with VNNI, int8 before fp32; which one `auto` takes is decided in runtime/verify/pairs.py.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ _TENSORRT = (
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
+    # Behind both: Winograd gains on convolutions of 3×3, and larger kernels lose more than that; figures in deploy_docs/ncnn.md.
+    BackendEntry("ncnn", ".ncnn", ("ncnn",), "pip install 'sredge[ncnn]'", ("fp32", "fp16", "bf16")),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
 )
