@@ -1,6 +1,6 @@
 """Open a graph on a backend: ONNX bytes in, a `Backend` that runs arrays out; one file per backend, the fastest first.
 
-The order is that of measured latency on x86 with VNNI, int8 before fp32; which one `auto` takes is decided in runtime/verify/pairs.py.
+The order is that of measured latency on x86 with VNNI, int8 before fp32; what `auto` takes is decided in runtime/verify/pairs.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read what a checked ONNX graph says: serialized bytes in, its operators and constants as numpy out.
 
-For a backend that has no ONNX reader, on a device without the onnx package. `check_graph_bytes` refuses hostile bytes before; constants
-of float32 and float16 are views of the graph's bytes, so that a large network's weights are in memory once.
+For a backend that has no ONNX reader, on a device without the onnx package. `check_graph_bytes` refuses hostile bytes before;
+constants of float32 and float16 are views of the graph's bytes, so that a large network's weights are in memory once.
 """
 
 from __future__ import annotations

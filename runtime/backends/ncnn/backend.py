@@ -1,7 +1,7 @@
 """Run graphs with ncnn: convolutions by Winograd, on the CPU or on a GPU through Vulkan, pictures of a batch one by one.
 
-What a layer ran in is measured, not taken from what was asked for: ncnn quietly computes in float32 where the machine or the layer has
-no half precision. A value that ncnn kept in 16 bits is a number of that type, so a small run of every layer shows what it wrote.
+What a layer ran in is measured, not taken from what was asked for: ncnn quietly computes in float32 where the machine or the layer
+has no half precision. A value that ncnn kept in 16 bits is a number of that type: a small run of every layer shows what it wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from ...bundle.graph_content import GraphContent, read_graph_content
-from ...errors import BackendError
+from ...errors import BackendError, BundleError
 from ...targets import Precision
 from ..backend import BackendOptions, LayerPrecision, Values
 from .convert import convert
@@ -27,7 +27,8 @@ from .model import INPUT, OUTPUT, NcnnModel
 from .weight_reader import WeightReader
 
 _log = logging.getLogger(__name__)
-_PROBE = (16, 24)  # (H, W) of the network that shows what layers run in, where the graph leaves the size open
+# (H, W) of the network that is made when a graph is opened, and shows what its layers run in; the first that the graph takes.
+_PROBES = ((48, 64), (64, 64), (8, 8))
 _MOST_SIZES = 4  # networks kept of a graph that needs one per size: a tiled picture has four sizes of tile at most
 _VULKAN = re.compile(r"Vulkan(?:\.(\d+))?")
 _OTHERS = "--backend openvino, or --backend onnxruntime"
@@ -64,14 +65,14 @@ class NcnnBackend:
         self._gpu = _find_gpu(options.device)
         self._threads = max(options.threads // options.parallel, 1) if options.threads is not None else None
         self._free_places = BoundedSemaphore(options.parallel)
-        self._graph: GraphContent | None = read_graph_content(graph)
+        self._graph: GraphContent | None = _read(graph)
         if self._graph.input_type != _FLOAT32:
             raise BackendError("ncnn takes graphs of float32 input alone", hint="--io float32, or --backend openvino")
         self._input_shape = self._graph.input_shape
         self._loading = Lock()
         self._networks: dict[tuple[int, int], _Network] = {}
         self._any_size: _Network | None = None
-        self._network(self._probe_size())  # so that a graph that ncnn cannot run is refused here
+        self._probe = self._find_probe()  # so that a graph that ncnn cannot run is refused here
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +95,7 @@ class NcnnBackend:
         return np.stack(outputs).astype(array.dtype, copy=False)
 
     def precisions(self) -> tuple[LayerPrecision, ...]:
-        size = self._probe_size()
+        size = self._probe
         channels = self._input_shape[1]
         assert channels is not None
         picture = np.random.default_rng(0).random((channels, *size), np.float32)
@@ -103,9 +104,17 @@ class NcnnBackend:
         values = _run(probe.net, picture, probe.model.blobs())
         return layer_types(probe.model, values, probe.net, precision=self._precision, on_gpu=self._gpu is not None)
 
-    def _probe_size(self) -> tuple[int, int]:
+    def _find_probe(self) -> tuple[int, int]:
         _, _, height, width = self._input_shape if len(self._input_shape) == 4 else (None,) * 4
-        return height or _PROBE[0], width or _PROBE[1]
+        failed: list[BackendError] = []
+        for size in dict.fromkeys((height or probe[0], width or probe[1]) for probe in _PROBES):
+            try:
+                self._network(size)
+            except BackendError as error:
+                failed.append(error)
+            else:
+                return size
+        raise BackendError(f"ncnn {ncnn.__version__} cannot open this graph: {failed[0]}", hint=failed[0].hint)
 
     def _network(self, size: tuple[int, int]) -> _Network:
         """Return the network for pictures of that size, which it was held to fit; the ones used last are kept."""
@@ -146,6 +155,13 @@ class NcnnBackend:
                 hint=_OTHERS,
             )
         return _Network(net, model)
+
+
+def _read(graph: bytes) -> GraphContent:
+    try:
+        return read_graph_content(graph)
+    except BundleError as error:
+        raise BackendError(f"ncnn {ncnn.__version__} cannot open this graph: {error}", hint=_OTHERS) from error
 
 
 def _run(net: ncnn.Net, picture: NDArray[np.float32], blobs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:

@@ -1,6 +1,7 @@
 """Convert an ONNX graph for ncnn: what a graph says and a size of picture in, the network as ncnn describes it out.
 
-Shapes are followed through the graph for one size: ncnn's layers take numbers where ONNX computes them (Shape, Gather, Mul…). A graph that nowhere looks at its sizes gives the same network for every size, and is converted once. An operator that ncnn does not
+Shapes are followed through the graph for one size: ncnn's layers take numbers where ONNX computes them (Shape, Gather, Mul…).
+A graph that nowhere looks at its sizes gives the same network for every size, which is loaded once. An operator that ncnn does not
 have, or has otherwise, is refused by name.
 """
 

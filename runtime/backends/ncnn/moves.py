@@ -196,7 +196,10 @@ def _reshaped(build: Builder, node: Node, before: tuple[int, ...], given: Array 
         raise build.refuse(node, "says no shape")
     sides = [before[at] if side == 0 else int(side) for at, side in enumerate(given.tolist())]
     known = math.prod(side for side in sides if side != -1)
-    return tuple(math.prod(before) // max(known, 1) if side == -1 else side for side in sides)
+    shape = tuple(math.prod(before) // max(known, 1) if side == -1 else side for side in sides)
+    if math.prod(shape) != math.prod(before):
+        raise build.refuse(node, f"makes {shape} of {before}")
+    return shape
 
 
 def transpose(build: Builder, node: Node, inputs: Sequence[Value | None]) -> list[Blob]:
