@@ -1,9 +1,10 @@
-"""ncnn computes what the graph says, of any size and batch; what it cannot run is refused by name, and what it ran in is told truly."""
+"""ncnn computes what the graph says, of any size and batch; what it cannot run is refused by name; precisions are told truly."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -104,7 +105,7 @@ def _operators() -> dict[str, bytes]:
     for strides, group in ((2, 1), (3, 2)):
         graph = Graph(6)
         weight = graph.constant(graph.random(4, 6 // group, 4, 4))
-        keys = {"strides": [strides] * 2, "pads": [1, 0, 2, 1], "output_padding": [1, 0], "group": group}
+        keys: dict[str, Any] = {"strides": [strides] * 2, "pads": [1, 0, 2, 1], "output_padding": [1, 0], "group": group}
         keep(f"ConvTranspose {strides} {group}", graph, graph.add("ConvTranspose", "input", weight, channels=6, **keys))
     for pads, dilation, stride, group in (([0, 1, 2, 3], 2, 1, 1), ([1, 1, 1, 1], 1, 2, 4), ([2, 2, 2, 2], 1, 3, 2)):
         graph = Graph(7)
@@ -117,8 +118,8 @@ def _operators() -> dict[str, bytes]:
     for mode, coordinates in (("linear", "half_pixel"), ("linear", "align_corners"), ("cubic", "half_pixel")):
         graph = Graph(9)
         scales = graph.constant(np.array([1, 1, 2, 3], np.float32))
-        keys = {"mode": mode, "coordinate_transformation_mode": coordinates}
-        keep(f"Resize {mode} {coordinates}", graph, graph.add("Resize", "input", "", scales, **keys))
+        how: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
+        keep(f"Resize {mode} {coordinates}", graph, graph.add("Resize", "input", "", scales, **how))
     graph = Graph(10)
     keep("a fused activation that two read", graph, graph.add("Add", *[graph.add("Relu", one := graph.conv("input", 4, 3)), one]))
     for order in ([0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [0, 3, 2, 1]):

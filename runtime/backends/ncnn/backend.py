@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, replace
-from threading import BoundedSemaphore, Lock
+from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 
 import ncnn
@@ -23,7 +24,8 @@ from ...targets import Precision
 from ..backend import BackendOptions, LayerPrecision, Values
 from .convert import convert
 from .layer_types import layer_types
-from .model import INPUT, OUTPUT, NcnnModel
+from .model import OUTPUT, NcnnModel
+from .place import Place
 from .weight_reader import WeightReader
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,9 @@ class NcnnBackend:
         self._precision: Precision = precision
         self._gpu = _find_gpu(options.device)
         self._threads = max(options.threads // options.parallel, 1) if options.threads is not None else None
-        self._free_places = BoundedSemaphore(options.parallel)
+        self._free_places: SimpleQueue[Place] = SimpleQueue()
+        for _ in range(options.parallel):
+            self._free_places.put(Place())
         self._graph: GraphContent | None = _read(graph)
         if self._graph.input_type != _FLOAT32:
             raise BackendError("ncnn takes graphs of float32 input alone", hint="--io float32, or --backend openvino")
@@ -86,9 +90,13 @@ class NcnnBackend:
         fits = array.ndim == 4 and array.dtype == np.float32 and 0 not in array.shape
         if not fits or any(side not in (None, got) for side, got in zip(wanted, array.shape, strict=True)):
             raise BackendError(f"ncnn {ncnn.__version__} cannot run {array.shape} {array.dtype} through a graph of {wanted}")
-        with self._free_places:
+        places = self._free_places
+        place = places.get()
+        try:
             network = self._network((array.shape[2], array.shape[3]))
-            outputs = [_run(network.net, picture, (OUTPUT,))[OUTPUT] for picture in array]
+            outputs = [place.run(network.net, picture, (OUTPUT,))[OUTPUT] for picture in array]
+        finally:
+            places.put(place)
         if outputs[0].shape != network.model.output_shape[1:]:
             expected = network.model.output_shape[1:]
             raise BackendError(f"ncnn gives {outputs[0].shape} where the graph gives {expected}", hint=_OTHERS)
@@ -101,7 +109,7 @@ class NcnnBackend:
         picture = np.random.default_rng(0).random((channels, *size), np.float32)
         # Light mode frees a blob when it has been read: a network whose blobs are kept is loaded beside the one that runs.
         probe = self._load(self._convert(size), keeps_blobs=True)
-        values = _run(probe.net, picture, probe.model.blobs())
+        values = Place().run(probe.net, picture, probe.model.blobs())
         return layer_types(probe.model, values, probe.net, precision=self._precision, on_gpu=self._gpu is not None)
 
     def _find_probe(self) -> tuple[int, int]:
@@ -162,20 +170,6 @@ def _read(graph: bytes) -> GraphContent:
         return read_graph_content(graph)
     except BundleError as error:
         raise BackendError(f"ncnn {ncnn.__version__} cannot open this graph: {error}", hint=_OTHERS) from error
-
-
-def _run(net: ncnn.Net, picture: NDArray[np.float32], blobs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-    """Run one picture, (C, H, W); return each of `blobs` as float32."""
-    given = np.ascontiguousarray(picture)
-    extractor = net.create_extractor()
-    extractor.input(INPUT, ncnn.Mat(given).clone())  # ncnn's own memory, whose channels it aligns
-    found = {}
-    for name in blobs:
-        code, value = extractor.extract(name)
-        if code != 0:
-            raise BackendError(f"ncnn {ncnn.__version__} cannot run {picture.shape} through this graph: error {code}")
-        found[name] = np.array(value, np.float32)
-    return found
 
 
 def _find_gpu(device: str | None) -> int | None:
