@@ -102,16 +102,16 @@ def _operators() -> dict[str, bytes]:
         graph = Graph(5)
         pads = graph.constant(np.array([0, 0, 1, 2, 0, 0, 3, 4]))
         keep(f"Pad {mode}", graph, graph.conv(graph.add("Pad", "input", pads, mode=mode), 4, 3))
-    for strides, group in ((2, 1), (3, 2)):
+    for step, group in ((2, 1), (3, 2)):
         graph = Graph(6)
         weight = graph.constant(graph.random(4, 6 // group, 4, 4))
-        keys: dict[str, Any] = {"strides": [strides] * 2, "pads": [1, 0, 2, 1], "output_padding": [1, 0], "group": group}
-        keep(f"ConvTranspose {strides} {group}", graph, graph.add("ConvTranspose", "input", weight, channels=6, **keys))
-    for pads, dilation, stride, group in (([0, 1, 2, 3], 2, 1, 1), ([1, 1, 1, 1], 1, 2, 4), ([2, 2, 2, 2], 1, 3, 2)):
+        keys: dict[str, Any] = {"strides": [step] * 2, "pads": [1, 0, 2, 1], "output_padding": [1, 0], "group": group}
+        keep(f"ConvTranspose {step} {group}", graph, graph.add("ConvTranspose", "input", weight, channels=6, **keys))
+    for padding, dilation, stride, group in (([0, 1, 2, 3], 2, 1, 1), ([1, 1, 1, 1], 1, 2, 4), ([2, 2, 2, 2], 1, 3, 2)):
         graph = Graph(7)
         weight = graph.constant(graph.random(8, 4 // group, 3, 3))
-        keys = {"pads": pads, "dilations": [dilation] * 2, "strides": [stride] * 2, "group": group}
-        keep(f"Conv {pads} {dilation} {stride} {group}", graph, graph.add("Conv", "input", weight, channels=8, **keys))
+        spatial: dict[str, Any] = {"pads": padding, "dilations": [dilation] * 2, "strides": [stride] * 2, "group": group}
+        keep(f"Conv {padding} {dilation} {stride} {group}", graph, graph.add("Conv", "input", weight, channels=8, **spatial))
     for name in ("MaxPool", "AveragePool"):
         graph = Graph(8)
         keep(name, graph, graph.add(name, "input", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]))

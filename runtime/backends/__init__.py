@@ -75,7 +75,7 @@ _TENSORRT = (
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
-    # Behind both: fp32 takes 0.84 of openvino's time on LESRCNN, 2.7 times it on SRCNN's large kernels; deploy_docs/ncnn.md has them.
+    # Behind both: fp32 takes 0.84 of openvino's time on LESRCNN, 2.7 times it on SRCNN's large kernels; see deploy_docs/ncnn.md.
     BackendEntry("ncnn", ".ncnn", ("ncnn",), "pip install 'sredge[ncnn]'", ("fp32", "fp16", "bf16")),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
