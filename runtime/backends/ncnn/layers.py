@@ -11,7 +11,7 @@ from .builder import Array, Blob, Builder, Convert, Value
 from .constants import integer, integers, number, text
 from .model import Number, Weights
 
-# ncnn's product of matrices first gathers all that each output pixel reads: SRGAN x2, with 9×9 of 64 channels, took 6 GB for 233×299.
+# ncnn's product of matrices first gathers all that each output pixel reads: 6 GB for 9×9 of 64 channels (SRGAN x2) at 233×299.
 # Beyond so many numbers per input pixel (3×3 of 64 channels are 576) it convolves without.
 _MOST_GATHERED = 600
 _WITHOUT, _GATHERING = 31, 1 << 5
