@@ -15,7 +15,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from calibration.crops import hold_back
 from calibration.ranges import Method
+from calibration.table import CalibrationImage, CalibrationSource
 from export.cli import main as export
 from quantize import records
 from quantize.cli import main as quantize
@@ -97,6 +99,32 @@ def test_what_was_distilled_is_closer_to_fp32() -> None:
     for name, layer in learned.items():
         assert layer.weight.dtype == np.int8
         np.testing.assert_array_equal(layer.scale, rounded[name].scale)
+
+
+def test_what_held_back_crops_do_not_confirm_is_not_learned() -> None:
+    """Black crops alone say nothing of pictures, and pull the weights away from what those need."""
+    model = _network()
+    parameters, rounded = _quantized(model, find_target("cpu"))
+    black = [np.zeros_like(crop) for crop in CROPS]
+
+    learned = distil(model.graph, parameters, rounded, black, held_back=CROPS, steps=60, on_step=lambda *_: None)
+    unjudged = distil(model.graph, parameters, rounded, black, steps=60, on_step=lambda *_: None)
+
+    start = _error(model, parameters, rounded)
+    assert _error(model, parameters, unjudged) > start
+    assert _error(model, parameters, learned) <= start
+
+
+@pytest.mark.parametrize(("pictures", "crops", "judged"), [(8, 16, [6, 7, 14, 15]), (4, 6, [5]), (3, 8, [3, 7]), (1, 3, [])])
+def test_crops_are_held_back_by_picture(pictures: int, crops: int, judged: list[int]) -> None:
+    images = tuple(CalibrationImage(name=str(index), low_sha256="0" * 64, high_sha256=None) for index in range(pictures))
+    source = CalibrationSource(dataset="set", seed=0, crops=crops, crop_size=(1, 1), images=images)
+    numbered = [np.full((1, 1, 1, 1), index, np.float32) for index in range(crops)]
+
+    split = hold_back(numbered, source)
+
+    assert [int(crop.item()) for crop in split.held_back] == judged
+    assert [int(crop.item()) for crop in split.learned_on] == [index for index in range(crops) if index not in judged]
 
 
 def test_cut_off_and_called_again_it_gives_the_same(tmp_path: Path) -> None:
