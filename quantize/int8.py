@@ -22,7 +22,7 @@ from calibration.steps import OnStep, ignore_step
 from calibration.table import CalibrationTable
 from export.graph.opset import opset_of
 from export.graph.validity import check_graph
-from quantize.exact.backend_forms import LAYOUTS, OF_THE_INT8_GRAPH, in_forms, take_forms
+from quantize.exact.backend_forms import OF_THE_INT8_GRAPH, in_forms, take_forms, take_layouts
 from quantize.exact.centre import leave_clips_to_quantizers
 from quantize.graph.keep_in_float import LiftedGraph, lift
 from quantize.graph.placement import check_operators
@@ -131,7 +131,7 @@ def quantize_int8(
     leave_clips_to_quantizers(graph_model.graph)
     take_forms(graph_model.graph, target, OF_THE_INT8_GRAPH)
     if "kernel-layouts" in options.steps:
-        take_forms(graph_model.graph, target, LAYOUTS)
+        take_layouts(graph_model.graph, target)
     int8 = check_graph(ir.to_proto(graph_model), what="int8")
     if target.float_dtype == "float16":
         int8 = convert_to_half(int8, "fp16")

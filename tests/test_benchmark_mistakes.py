@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.loss import GOALS
+from quantize.cli import main as quantize
 from runtime.bundle import Bundle
 from runtime.images import write_picture
 from tests.commands import commands
@@ -121,13 +122,26 @@ def test_words_that_are_missing_are_named(capsys: pytest.CaptureFixture[str], ty
 
 
 def test_rounded_weights_are_not_written_where_there_is_no_folder(
-    quantized: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    enlarged_before: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And are, where there is one."""
+    bundle = shutil.copytree(enlarged_before.directory, tmp_path / "bundle")
+    small = ("--calib", "samples", "--crops", "3", "--crop-size", "24x24", "--effort", "fast")
+    quantize([str(bundle), *small, "--without", "kernel-layouts"])
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        _main(ROUNDING)([str(quantized.directory), str(tmp_path / "file" / "where.safetensors")])
+        _main(ROUNDING)([str(bundle), str(tmp_path / "file" / "where.safetensors")])
     assert ended.value.code == 2
     assert "cannot write" in capsys.readouterr().err
-    _main(ROUNDING)([str(quantized.directory), str(tmp_path / "here.safetensors")])
+    _main(ROUNDING)([str(bundle), str(tmp_path / "here.safetensors")])
     assert (tmp_path / "here.safetensors").stat().st_size > 1000
+
+
+def test_rounded_weights_are_not_taken_from_a_graph_that_is_laid_out_for_kernels(
+    quantized: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _main(ROUNDING)([str(quantized.directory), str(tmp_path / "here.safetensors")])
+    assert ended.value.code == 2
+    assert "--without kernel-layouts" in capsys.readouterr().err
+    assert not (tmp_path / "here.safetensors").exists()

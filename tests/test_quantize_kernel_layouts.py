@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend
 from runtime.pictures.pixels import to_floats
-from runtime.targets import find_target
+from runtime.targets import TARGETS, Target, find_target
 from runtime.verify.value_check import check_picture
 from tests.graphs import Graph
 from tests.small_int8 import measured_on
@@ -79,6 +80,16 @@ def test_no_pixel_changes(scale: int, kernel: int, activation: str) -> None:
     assert all(attribute.s == b"DCR" for node in modes for attribute in node if attribute.name == "mode")
     assert len(modes) == (2 if kernel >= 3 and scale % 2 == 0 else 1)
     assert_same_pixels(plain, written)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_target_whose_own_backend_is_another_keeps_the_plain_form(target: Target) -> None:
+    model = upscaler()
+    table = measured_on(model, PICTURES)
+    options = Int8Options(target=target, method=Method.MINMAX, effort=Effort.FAST)
+    left_out = replace(options, without=frozenset({"kernel-layouts"}))
+    plain, written = (quantize_int8(model, table, one).model for one in (left_out, options))
+    assert (plain == written) == (target.default_backend != "openvino")
 
 
 @pytest.mark.parametrize("scale", [2, 3])

@@ -26,7 +26,7 @@ import importlib, pathlib, sys
 for package in ("runtime", "export/engine", "benchmarks", "calibration"):
     for path in sorted(pathlib.Path(package).rglob("*.py")):
         name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-        if path.stem != "__main__":
+        if path.stem != "__main__" and path.parent.name != "scripts":  # those of benchmarks/peers run in environments of their own
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError as error:  # a package that this environment has not

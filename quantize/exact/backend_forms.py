@@ -194,7 +194,7 @@ LAYOUTS: tuple[tuple[str, Form], ...] = (
     ("openvino", blocks_of_channels),
     ("openvino", plane_of_luma),
 )
-"""The backend, and the form of the graph as it is written that it computes sooner."""
+"""The backend, and the form of the graph as it is written that it computes sooner: for targets whose own backend it is."""
 
 
 def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], ...]) -> None:
@@ -202,6 +202,13 @@ def take_forms(graph: ir.Graph, target: Target, forms: tuple[tuple[str, Form], .
     for backend, form in forms:
         if backend in target.backends:
             form(graph)
+
+
+def take_layouts(graph: ir.Graph, target: Target) -> None:
+    """Bring `graph`, in place, into the layouts of the target's own backend; an accelerator that others stand in for has none."""
+    for backend, layout in LAYOUTS:
+        if backend == target.default_backend:
+            layout(graph)
 
 
 def in_forms(graph: ir.Graph, target: Target) -> ir.Graph:
