@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from .backends.compiled_engines import read_compiled
 from .backends.engines import read_engine
 from .bundle import ENGINES, Bundle, Contract, Manifest, Variant
 from .errors import BackendError, BundleError
@@ -39,6 +40,8 @@ def describe(bundle: Bundle) -> Iterator[str]:
     yield f"  runs    {_describe_choice(bundle)}"
     for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*.json")):
         yield f"  engine  {_describe_engine(bundle, path)}"
+    for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*/*.json")):
+        yield f"  engine  {_describe_compiled(bundle, path)}"
 
 
 def _describe_choice(bundle: Bundle) -> str:
@@ -61,6 +64,22 @@ def _describe_engine(bundle: Bundle, path: Path) -> str:
     stale = "" if current else ", of a graph that this bundle no longer has"
     pixels = ", raw pixels," if key.io == "uint8" else ""
     return f"{key.precision}{pixels} for {key.gpu}, TensorRT {key.tensorrt}, {key.profile}{stale}"
+
+
+def _describe_compiled(bundle: Bundle, path: Path) -> str:
+    try:
+        record = read_compiled(path)
+    except BackendError as error:
+        return str(error)
+    if record is None:
+        return f"{path.name} has just gone"
+    key = record.key
+    current = any(variant.sha256 == key.graph_sha256 for variant in bundle.manifest.variants)
+    stale = "" if current else ", of a graph that this bundle no longer has"
+    pixels = ", raw pixels," if key.io == "uint8" else ""
+    devices = f" for {', '.join(key.architectures)}" if key.architectures else ""
+    sizes = f", {key.profile}" if key.profile is not None else ""
+    return f"{key.precision}{pixels} by {key.compiler} {key.version}{devices}{sizes}{stale}"
 
 
 def _shape(contract: Contract, *, factor: float) -> str:

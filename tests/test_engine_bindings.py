@@ -34,8 +34,8 @@ import threading, types, sys
 pycuda = sys.modules["pycuda"] = types.ModuleType("pycuda")  # which this does not call
 pycuda.driver = sys.modules["pycuda.driver"] = types.ModuleType("pycuda.driver")
 import tensorrt as trt
-from export.engine.build import _LEVELS, _Monitor, build_plan
-from export.engine.refit import refit_plan
+from export.engine.tensorrt.build import _LEVELS, _Monitor, build_plan
+from export.engine.tensorrt.refit import refit_plan
 from runtime.backends.tensorrt import Logger, create
 from runtime.errors import BackendError
 

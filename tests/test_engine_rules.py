@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.engine.qdq_rules import RULES, broken_rules, check_graph
+from export.engine.tensorrt.qdq_rules import RULES, broken_rules, check_graph
 from export.graph.pixel_io import with_pixel_io
 from runtime.bundle import Bundle
 from runtime.errors import PipelineError

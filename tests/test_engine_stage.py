@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.engine.cli import _best_precision
+from export.engine.compilers import find_compiler
+from export.engine.stage import best_precision
 from runtime.backends import BACKENDS, choose_backend
 from runtime.bundle import Bundle
 from runtime.errors import BackendError
@@ -202,4 +203,5 @@ def test_without_onnx_nothing_is_built_and_the_error_says_how_to_get_it(bundle: 
 
 def test_without_a_precision_int8_is_built_where_the_bundle_has_it_for_tensorrt(for_tensorrt: Bundle, quantized: Bundle) -> None:
     """So that hints that leave the precision out can be typed; int8 for another target is none."""
-    assert [_best_precision(bundle, io="float32") for bundle in (for_tensorrt, quantized)] == ["int8", "fp32"]
+    tensorrt = find_compiler("tensorrt")
+    assert [best_precision(bundle, tensorrt, io="float32") for bundle in (for_tensorrt, quantized)] == ["int8", "fp32"]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.engine.structure import structure_digest, weight_names
+from export.engine.tensorrt.structure import structure_digest, weight_names
 from runtime.targets import find_target
 from tests.graphs import Graph
 from tests.small_int8 import small_int8

@@ -11,7 +11,7 @@ import pytest
 
 from calibration.ranges import Method
 from calibration.table import CalibrationTable
-from export.engine.qdq_rules import broken_rules
+from export.engine.tensorrt.qdq_rules import broken_rules
 from quantize.explain.sensitivity import measure_layers
 from quantize.graph.input_correction import RANK, corrected_layers, extra_channels
 from quantize.graph.keep_in_float import find_liftable

@@ -1,1 +1,1 @@
-"""Build TensorRT engines: a bundle's graph in, a plan for this machine's GPU out."""
+"""Compile a bundle's graphs to engines: what a vendor's compiler makes of a graph, kept in the bundle under `engines/`."""

@@ -1,36 +1,50 @@
-"""python -m export.engine [BUNDLE] --precision fp16: a bundle in, the bundle with a TensorRT engine for this machine out."""
+"""python -m export.engine [BUNDLE] --for COMPILER: a bundle in, the bundle with an engine of one of its graphs out."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+from rich.table import Table
 
+from export.engine.ahead import compile_ahead
+from export.engine.compilers import COMPILERS, CompilerEntry, find_compiler
 from export.engine.profile import choose_profile
+from export.engine.stage import best_precision
 from runtime.backends import choose_backend, load_backend
 from runtime.backends.engines import HardwareCompatibility
-from runtime.bundle import Bundle, Io, find_io, resolve_bundle
-from runtime.errors import BackendError, UnknownNameError
-from runtime.targets import Precision, find_precision
+from runtime.bundle import Bundle, find_io, resolve_bundle
+from runtime.errors import BackendError, UnknownNameError, UserError
+from runtime.targets import find_precision
 from runtime.terminal import console
 
-_BACKEND = "tensorrt"
 _LEVELS: tuple[HardwareCompatibility, ...] = get_args(HardwareCompatibility)
+_NAMES = ", ".join(entry.name for entry in COMPILERS)
 
-app = console.application("Build a TensorRT engine of a bundle's graph, for the GPU of this machine.")
+app = console.application("Compile a bundle's graph to an engine: for the GPU of this machine, or ahead of time for other devices.")
 
 
 @app.command()
 def engine(
     bundle: Annotated[Path | None, typer.Argument(help="the bundle [default: the only one under build/]")] = None,
+    compiler: Annotated[str, typer.Option("--for", help=f"whose compiler: {_NAMES}; --list says which are installed")] = "tensorrt",
+    list_compilers: Annotated[
+        bool, typer.Option("--list", help="list the compilers, what is installed, how to get the rest")
+    ] = False,
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", "--compute-capability", metavar="A,B", help="devices to compile for; --list names them"),
+    ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help=f"the graph: fp32, fp16, int8 [default: int8 where the bundle has it for {_BACKEND}, else fp32]"),
+        typer.Option(help="the graph: fp32, fp16, int8 [default: int8 where the bundle has it for the compiler, else fp32]"),
     ] = None,
     io: Annotated[str, typer.Option(help="what graphs take and give: float32, uint8 for raw pixels")] = "float32",
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="HxW", help="the one size to take; larger pictures run in tiles of it")
+    ] = None,
     least: Annotated[str | None, typer.Option("--min", metavar="HxW", help="the smallest picture [default: 16x16]")] = None,
     best: Annotated[str | None, typer.Option("--opt", metavar="HxW", help="the size to be fastest at [default: --max]")] = None,
     most: Annotated[
@@ -60,21 +74,48 @@ def engine(
     device: Annotated[str | None, typer.Option(help="the device, cuda:0 for instance [default: the first]")] = None,
 ) -> None:
     """Build the engine, check what each of its layers runs in, and put it into the bundle; the same one is not built twice."""
-    entry = choose_backend(_BACKEND)
+    if list_compilers:
+        console.out.print(_table())
+        return
+    entry = find_compiler(compiler)
     asked = None if precision is None else find_precision(precision)
     if asked is not None and asked not in entry.precisions:
         raise UnknownNameError("precision of engines", asked, valid=entry.precisions)
+    entry.check_installed()
     ends, level = find_io(io), _find_level(hardware_compatible)
+    architectures = entry.choose_architectures(architecture)
     opened = Bundle.open(resolve_bundle(bundle))
-    chosen = asked or _best_precision(opened, io=ends)
-    sizes = [
-        None if text is None else console.parse_size(text, option=option)
-        for text, option in ((least, "--min"), (best, "--opt"), (most, "--max"))
-    ]
-    profile = choose_profile(opened.manifest, least=sizes[0], best=sizes[1], most=sizes[2], batch=batch)
-    load_backend(entry)
+    chosen = asked or best_precision(opened, entry, io=ends)
+    sizes = {
+        option: None if text is None else console.parse_size(text, option=option)
+        for option, text in (("--window", window), ("--min", least), ("--opt", best), ("--max", most))
+    }
+    if not entry.on_this_machine:
+        _refuse_options_of_tensorrt(
+            entry,
+            {
+                "--batch": batch != 1,
+                "--workspace": workspace is not None,
+                "--timing-cache": timing_cache is not None,
+                "--tf32": tf32,
+                "--version-compatible": version_compatible,
+                "--hardware-compatible": level != "none",
+                "--refit": refit,
+                "--device": device is not None,
+            },
+        )
+        compile_ahead(opened, entry, chosen, io=ends, architectures=architectures, sizes=sizes, allow_fallback=allow_fallback)
+        return
+    fixed = sizes["--window"]
+    if fixed is not None and any((least, best, most)):
+        raise UserError("--window is one size, --min, --opt and --max are a range", hint="leave --window out, or the others")
+    profile = choose_profile(
+        opened.manifest, least=fixed or sizes["--min"], best=fixed or sizes["--opt"], most=fixed or sizes["--max"], batch=batch
+    )
+    load_backend(choose_backend(entry.name))
     try:
-        from export.engine.stage import EngineOptions, build_engine  # imports tensorrt, whose absence was to be told first
+        from export.engine.tensorrt.command import build_here  # imports tensorrt, whose absence was to be told first
+        from export.engine.tensorrt.stage import EngineOptions
     except ModuleNotFoundError as error:
         raise BackendError(f"python -m export.engine needs {error.name}", hint=entry.install) from error
     options = EngineOptions(
@@ -89,37 +130,22 @@ def engine(
         allow_fallback=allow_fallback,
         device=device,
     )
-    began = time.perf_counter()
-    with console.progress() as bar:
-        task = bar.add_task("building", total=None)
-
-        def on_step(doing: str, done: int, total: int) -> None:
-            bar.update(task, description=doing, completed=done, total=total or None)
-
-        outcome = build_engine(opened, chosen, options, on_step=on_step)
-    key, record = outcome.record.key, outcome.record
-    pixels = " of raw pixels" if ends == "uint8" else ""
-    if outcome.reused:
-        console.show(f"{outcome.path}: up to date")
-        return
-    if outcome.why_not_refitted:
-        console.show(f"not refitted: {outcome.why_not_refitted}")
-    for line in outcome.differences:
-        console.show(f"{'refitted' if outcome.refitted else 'built anew'}: {line}")
-    if not outcome.cache_fitted:
-        typer.echo("the timing cache was of another TensorRT or GPU and was begun anew", err=True)
-    console.show(
-        f"{outcome.path}: {chosen} engine{pixels} for {key.gpu}, TensorRT {key.tensorrt}, in {time.perf_counter() - began:.0f} s"
-    )
-    console.show(f"  takes   {key.profile}")
-    console.show(f"  plan    {outcome.path.parent / record.plan.file}, sha256 {record.plan.sha256}")
-    for layer in record.other_precision:
-        typer.echo(f"(!) not {chosen}: {layer}", err=True)
+    build_here(opened, chosen, options)
 
 
-def _best_precision(bundle: Bundle, *, io: Io) -> Precision:
-    int8 = bundle.manifest.find_variant("int8", target=_BACKEND, io=io)
-    return "fp32" if int8 is None else "int8"
+def _table() -> Table:
+    """Return a row per compiler: whether it is installed, what it can compile for, and how to get it."""
+    table = Table("--for", "for", "here", "--architecture", box=None, pad_edge=False)
+    for entry in COMPILERS:
+        here = "installed" if not entry.missing else f"not installed: {entry.install}"
+        table.add_row(entry.name, entry.description, here, ", ".join(entry.architectures) or "–")
+    return table
+
+
+def _refuse_options_of_tensorrt(entry: CompilerEntry, given: dict[str, bool]) -> None:
+    for option, is_given in given.items():
+        if is_given:
+            raise UserError(f"{option} is an option of --for tensorrt; {entry.name} has no such", hint=f"leave {option} out")
 
 
 def _find_level(name: str) -> HardwareCompatibility:

@@ -1,191 +1,159 @@
-"""The engine stage: a bundle in, the bundle with a TensorRT engine of one of its graphs for this machine out."""
+"""Compile one of a bundle's graphs ahead of time: a bundle and a compiler in, the bundle with an engine for named devices out."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-import tensorrt as trt
-
-from export.engine.build import BuiltPlan, OnStep, build_plan, run_cancellable
-from export.engine.qdq_rules import check_graph
-from export.engine.refit import Refit, refit_plan
-from export.engine.structure import structure_digest
-from runtime.backends.cuda import Gpu
-from runtime.backends.engines import (
-    EngineKey,
-    EngineRecord,
-    HardwareCompatibility,
-    ShapeProfile,
-    read_engine,
-    read_plan,
-    write_engine,
+from export.engine.compiled import CompileRequest, OnStep
+from export.engine.compilers import CompilerEntry
+from runtime.backends import LayerPrecision
+from runtime.backends.compiled_engines import (
+    CompiledKey,
+    CompiledRecord,
+    read_compiled,
+    read_compiled_plan,
+    record_path,
+    write_compiled,
 )
-from runtime.backends.tensorrt import TensorRtBackend
+from runtime.backends.engines import ShapeProfile
 from runtime.bundle import ENGINES, Bundle, Io, Variant, check_writable
-from runtime.errors import BackendError, PipelineError, UserError
-from runtime.files.whole import write_whole
-from runtime.targets import Precision
+from runtime.errors import BackendError, BundleError, PipelineError, UserError
+from runtime.targets import Precision, find_target
 from runtime.verify.precision import verify_precision
-
-TARGET = "tensorrt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How an engine is built; most of it is part of its key.
+class CompileOptions:
+    """How an engine is compiled; all but the last are part of its key.
 
     Attributes:
-        io: what the graph takes and gives.
-        timing_cache: a file; None keeps one beside the engines for each TensorRT and GPU.
-        allow_fallback: accept layers that run in another precision than the graph has them in.
-        device: as runtime/backends/cuda.py takes it.
+        profile: None takes every size that the graph takes.
+        allow_fallback: accept layers that are compiled in another precision than the graph has them in.
     """
 
-    profile: ShapeProfile
     io: Io = "float32"
-    workspace_mib: int | None = None
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatibility = "none"
-    refit: bool = False
-    timing_cache: Path | None = None
+    architectures: tuple[str, ...] = ()
+    profile: ShapeProfile | None = None
     allow_fallback: bool = False
-    device: str | None = None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CompileOutcome:
     """What the stage did.
 
     Attributes:
         path: the engine's record.
-        differences: parts of the key in which the engine that was there before is another, or what is wrong with it; empty where
-            none was.
+        differences: parts of the key in which the engine that was there before is another, or what is wrong with it.
         reused: the one there is was left as it is.
-        refitted: it was given the graph's weights, which are all that had changed.
-        why_not_refitted: where it could not be, though they are; empty elsewhere.
-        cache_fitted: the timing cache given was of this TensorRT and GPU.
     """
 
-    record: EngineRecord
+    record: CompiledRecord
     path: Path
     differences: tuple[str, ...] = ()
     reused: bool = False
-    refitted: bool = False
-    why_not_refitted: str = ""
-    cache_fitted: bool = True
 
 
-def build_engine(bundle: Bundle, precision: Precision, options: EngineOptions, *, on_step: OnStep) -> Outcome:
-    """Build the engine of `bundle`'s graph of `precision`, unless the one there is has the same key, or take its weights.
+def compile_engine(
+    bundle: Bundle, entry: CompilerEntry, precision: Precision, options: CompileOptions, *, on_step: OnStep
+) -> CompileOutcome:
+    """Compile `bundle`'s graph of `precision` by `entry`, unless the engine that is there has the same key.
 
     Raises:
         BundleError: it has no such graph, or is packed.
-        BackendError: no GPU, or a TensorRT that cannot build this.
-        PipelineError: TensorRT refuses the graph; or layers run in another precision than it has them in.
+        BackendError: the compiler is not installed.
+        PipelineError: the compiler refuses the graph, or compiles layers in another precision than the graph has them in.
     """
-    variant = bundle.variant(precision, target=TARGET, io=options.io)
-    path = bundle.path(variant).parent / ENGINES / f"{Path(variant.file).stem}.json"
-    check_writable(path.parent)
-    graph = bundle.read(variant)
-    check_graph(graph, what=variant.file)
-    gpu = Gpu(options.device)
-    key = engine_key(variant, options, graph=graph, gpu=gpu)
-    existing, damage = _existing(path)
+    variant = find_graph(bundle, entry, precision, io=options.io)
+    engines = bundle.path(variant).parent / ENGINES
+    check_writable(engines)
+    compiler = entry.load()
+    path = record_path(engines, entry.name, variant.file)
+    key = CompiledKey(
+        graph_sha256=variant.sha256,
+        precision=precision,
+        io=options.io,
+        compiler=entry.name,
+        version=compiler.version(),
+        architectures=options.architectures,
+        profile=options.profile,
+    )
+    existing, damage = _existing(engines, path)
     differences = existing.key.differences(key) if existing is not None else damage
     if existing is not None and not differences:
         _check_precision(existing.other_precision, precision, options)
-        return Outcome(existing, path, reused=True)
-    cache = (
-        options.timing_cache
-        or path.parent / f"timing-{key.tensorrt}-sm{key.compute_capability[0]}{key.compute_capability[1]}.cache"
+        return CompileOutcome(existing, path, reused=True)
+    request = CompileRequest(
+        name=variant.file,
+        graph=bundle.read(variant),
+        precision=precision,
+        io=options.io,
+        target=None if variant.target is None else find_target(variant.target),
+        manifest=bundle.manifest,
+        architectures=options.architectures,
+        profile=options.profile,
     )
-    refit = Refit(None)
-    old_plan = read_plan(path.parent, existing) if existing is not None and existing.key.refits(key) else None
-    with gpu:
-        if old_plan is not None:
-            refit = _refit(old_plan, graph, key, gpu=gpu, on_step=on_step)
-        built = BuiltPlan(refit.plan) if refit.plan is not None else _build(graph, key, gpu=gpu, cache=cache, on_step=on_step)
-    with TensorRtBackend(built.plan, key, gpu=gpu) as backend:
-        report = verify_precision(bundle.manifest, variant, backend.precisions())
+    compiled = compiler.compile_graph(request, on_step=on_step)
+    account = tuple(LayerPrecision(layer.name, layer.op, layer.precision) for layer in compiled.layers)
+    report = verify_precision(bundle.manifest, variant, account)
+    _check_precision(report.not_as_asked, precision, options)
     try:
-        if built.timing_cache is not None:
-            write_whole(cache, built.timing_cache)
-        _check_precision(report.not_as_asked, precision, options)
-        record = write_engine(path, built.plan, key, other_precision=report.not_as_asked)
+        record = write_compiled(
+            path,
+            compiled.plan,
+            key,
+            suffix=compiled.suffix,
+            layers=compiled.layers,
+            other_precision=report.not_as_asked,
+            estimates=compiled.estimates,
+            unproven=compiled.unproven,
+        )
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path.parent}: {error.strerror or error}") from error
-    refitted = refit.plan is not None
-    return Outcome(record, path, differences, refitted=refitted, why_not_refitted=refit.why_not, cache_fitted=built.cache_fitted)
+    return CompileOutcome(record, path, differences)
 
 
-def engine_key(variant: Variant, options: EngineOptions, *, graph: bytes, gpu: Gpu) -> EngineKey:
-    """Return what an engine built now would follow from."""
-    return EngineKey(
-        graph_sha256=variant.sha256,
-        precision=variant.precision,
-        io=variant.io,
-        tensorrt=trt.__version__,
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        driver=gpu.driver,
-        profile=options.profile,
-        workspace_mib=options.workspace_mib,
-        tf32=options.tf32,
-        version_compatible=options.version_compatible,
-        hardware_compatible=options.hardware_compatible,
-        refit=options.refit,
-        structure_sha256=structure_digest(onnx.load_model_from_string(graph)) if options.refit else None,
-    )
+def find_graph(bundle: Bundle, entry: CompilerEntry, precision: Precision, *, io: Io) -> Variant:
+    """Return the graph of `bundle` that the compiler is given: the best of its targets', else the one for every target.
+
+    Raises:
+        BundleError: there is none; says how to make it.
+    """
+    for target in entry.targets:
+        found = bundle.manifest.find_variant(precision, target=target, io=io)
+        if found is not None:
+            return found
+    return bundle.variant(precision, target=entry.targets[0], io=io)  # which says what there is, and what to type
 
 
-def _refit(plan: bytes, graph: bytes, key: EngineKey, *, gpu: Gpu, on_step: OnStep) -> Refit:
-    def refit() -> Refit:
-        with gpu.current():
-            return refit_plan(plan, graph, key)
-
-    on_step("refitting", 0, 0)
-    return run_cancellable(refit, threading.Event(), on_step)
-
-
-def _build(graph: bytes, key: EngineKey, *, gpu: Gpu, cache: Path, on_step: OnStep) -> BuiltPlan:
-    cancelled, timing_cache = threading.Event(), _read_cache(cache)
-
-    def build() -> BuiltPlan:
-        with gpu.current():
-            return build_plan(graph, key, timing_cache=timing_cache, on_step=on_step, cancelled=cancelled)
-
-    return run_cancellable(build, cancelled, on_step)
+def best_precision(bundle: Bundle, entry: CompilerEntry, *, io: Io) -> Precision:
+    """Return int8 where `bundle` has such a graph that the compiler takes, else the first precision that it takes."""
+    for precision in ("int8", *entry.precisions):
+        if precision in entry.precisions:
+            try:
+                find_graph(bundle, entry, precision, io=io)
+            except BundleError:
+                continue
+            return precision
+    return entry.precisions[0]
 
 
-def _existing(path: Path) -> tuple[EngineRecord | None, tuple[str, ...]]:
-    """Return the engine that is there and whole; of one that is damaged, which is built anew, what is wrong."""
+def _existing(engines: Path, path: Path) -> tuple[CompiledRecord | None, tuple[str, ...]]:
+    """Return the engine that is there and whole; of one that is damaged, which is compiled anew, what is wrong."""
     try:
-        record = read_engine(path)
+        record = read_compiled(path)
         if record is not None:
-            read_plan(path.parent, record)
+            read_compiled_plan(engines, record)
     except BackendError as error:
         return None, (str(error),)
     return record, ()
 
 
-def _read_cache(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise UserError(f"cannot read the timing cache {path}: {error.strerror or error}", hint="--timing-cache FILE") from error
-
-
-def _check_precision(other_precision: tuple[str, ...], precision: Precision, options: EngineOptions) -> None:
-    """Raise PipelineError lists the layers that did not run as asked, unless they are accepted."""
+def _check_precision(other_precision: tuple[str, ...], precision: Precision, options: CompileOptions) -> None:
+    """Raise PipelineError, naming the layers that are not compiled as asked, unless they are accepted."""
     if other_precision and not options.allow_fallback:
         raise PipelineError(
-            f"{len(other_precision)} layers of this engine do not run in the precision that the {precision} graph has them in: "
+            f"{len(other_precision)} layers are not compiled in the precision that the {precision} graph has them in: "
             + ", ".join(other_precision),
             hint="--allow-fallback accepts them; nothing else of this project will call the engine verified",
         )

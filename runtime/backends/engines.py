@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -26,6 +26,7 @@ from ..targets import Precision
 
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
 ComputeCapability = tuple[int, int]
+Record = TypeVar("Record", bound=Noun)
 _AMPERE: ComputeCapability = (8, 0)
 _LARGEST_RECORD = 1 << 20  # bytes; ours have one or two thousand
 _LARGEST_PLAN = 2 << 30
@@ -139,8 +140,17 @@ def read_engine(path: Path) -> EngineRecord | None:
     Raises:
         BackendError: it cannot be read, or is no record.
     """
+    return read_record(path, EngineRecord, again=build_command(path.parent.parent))
+
+
+def read_record(path: Path, kind: type[Record], *, again: str) -> Record | None:
+    """Return the record of that kind in that file; None where there is none. `again` is what to type for a new one.
+
+    Raises:
+        BackendError: it cannot be read, or is no such record.
+    """
     try:
-        return EngineRecord.model_validate_json(read_regular(path, most_bytes=_LARGEST_RECORD))
+        return kind.model_validate_json(read_regular(path, most_bytes=_LARGEST_RECORD))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -148,8 +158,8 @@ def read_engine(path: Path) -> EngineRecord | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        again = f"rm {shlex.quote(str(path))}, then {build_command(path.parent.parent)}"
-        raise BackendError(f"{path} is not the record of an engine: {where}: {first['msg']}", hint=again) from error
+        hint = f"rm {shlex.quote(str(path))}, then {again}"
+        raise BackendError(f"{path} is not the record of an engine: {where}: {first['msg']}", hint=hint) from error
 
 
 def find_engine(folder: Path, *, graph_sha256: str, precision: Precision, io: Io = "float32") -> EngineRecord:
@@ -176,13 +186,21 @@ def read_plan(folder: Path, record: EngineRecord) -> bytes:
     Raises:
         BackendError: it is not there, or another file than the record describes.
     """
-    path = folder / record.plan.file
-    again = build_command(folder.parent, precision=record.key.precision, io=record.key.io)
+    return read_part(folder, record.plan, again=build_command(folder.parent, precision=record.key.precision, io=record.key.io))
+
+
+def read_part(folder: Path, part: Part, *, again: str) -> bytes:
+    """Return the bytes of a record's plan in `folder`, verified; `again` is what to type for a new one.
+
+    Raises:
+        BackendError: it is not there, or another file than the record describes.
+    """
+    path = folder / part.file
     try:
         plan = read_regular(path, most_bytes=_LARGEST_PLAN)
     except OSError as error:
         raise BackendError(f"{path} cannot be read: {error.strerror or error}", hint=again) from error
-    if sha256_bytes(plan) != record.plan.sha256:
+    if sha256_bytes(plan) != part.sha256:
         raise BackendError(f"{path} is not the plan that its record describes (sha256 differs)", hint=again)
     return plan
 
@@ -193,23 +211,37 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     Raises:
         OSError: the folder cannot be written; the engine there was before is whole.
     """
-    digest = sha256_bytes(plan)
-    file = f"{path.stem}-{digest[:16]}.plan"
-    record = EngineRecord(plan=Part(file=file, sha256=digest), key=key, other_precision=other_precision)
-    with locked(path.parent):  # a build beside this one may not take the plan for an old one
-        write_whole(path.parent / file, plan)
-        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
-        for old in path.parent.glob(f"{path.stem}-{'?' * 16}.plan"):
-            if old.name != file:
-                with suppress(OSError):  # a process that has it open keeps it, where the system does so
-                    old.unlink()
+    record = EngineRecord(plan=name_plan(path, plan, suffix=".plan"), key=key, other_precision=other_precision)
+    write_record(path, plan, record.plan, record)
     return record
 
 
-def build_command(bundle: Path, *, precision: str = "", io: Io = "float32") -> str:
+def name_plan(path: Path, plan: bytes, *, suffix: str) -> Part:
+    """Return `plan` as a part of the record at `path`, named after that and the plan's own hash."""
+    digest = sha256_bytes(plan)
+    return Part(file=f"{path.stem}-{digest[:16]}{suffix}", sha256=digest)
+
+
+def write_record(path: Path, plan: bytes, part: Part, record: Noun) -> None:
+    """Write the plan beside `path`, then the record to `path`, which is when both hold; plans of that name from before go.
+
+    Raises:
+        OSError: the folder cannot be written; the engine there was before is whole.
+    """
+    with locked(path.parent):  # a build beside this one may not take the plan for an old one
+        write_whole(path.parent / part.file, plan)
+        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+        for old in path.parent.glob(f"{path.stem}-{'?' * 16}{Path(part.file).suffix}"):
+            if old.name != part.file:
+                with suppress(OSError):  # a process that has it open keeps it, where the system does so
+                    old.unlink()
+
+
+def build_command(bundle: Path, *, compiler: str = "tensorrt", precision: str = "", io: Io = "float32") -> str:
     """Return what to type for an engine."""
     ends = "" if io == "float32" else f" --io {io}"
-    return f"python -m export.engine {shlex.quote(str(bundle))}" + (f" --precision {precision}" if precision else "") + ends
+    by = "" if compiler == "tensorrt" else f" --for {compiler}"
+    return f"python -m export.engine {shlex.quote(str(bundle))}{by}" + (f" --precision {precision}" if precision else "") + ends
 
 
 def _major_minor(version: str) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from ..backends import BACKENDS, Backend
-from ..backends.engines import find_engine
+from ..backends.compiled_engines import prebuilt_plan
 from ..backends.processor import describe_processor
 from ..bundle import ENGINES, Bundle, Contract, Io, Noun, Variant, sha256_bytes
 from ..errors import BackendError, UnknownNameError
@@ -178,8 +178,9 @@ def _key(backend: Backend, bundle: Bundle, variant: Variant, *, device: str | No
     versions = [str(getattr(sys.modules.get(name), "__version__", "")) for name in entry.packages]
     plan = ""
     if entry.prebuilt:
-        found = find_engine(bundle.directory / ENGINES, graph_sha256=variant.sha256, precision=variant.precision, io=variant.io)
-        plan = found.plan.sha256
+        engines = bundle.directory / ENGINES
+        found = prebuilt_plan(engines, entry.name, graph_sha256=variant.sha256, precision=variant.precision, io=variant.io)
+        plan = found.sha256
     parts = (variant.sha256, entry.name, *versions, device or "", plan, *describe_processor())
     return sha256_bytes("\0".join(parts).encode())
 

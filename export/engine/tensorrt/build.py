@@ -14,12 +14,10 @@ from typing import Any, TypeVar
 
 import tensorrt as trt
 
+from export.engine.compiled import OnStep
 from runtime.backends.engines import EngineKey, HardwareCompatibility
 from runtime.backends.tensorrt import create, shared_logger
 from runtime.errors import BackendError, PipelineError
-
-OnStep = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done, and of how many."""
 
 Result = TypeVar("Result")
 _LEVELS: dict[HardwareCompatibility, str] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 import tensorrt as trt
 
-from export.engine.structure import weight_names
+from export.engine.tensorrt.structure import weight_names
 from runtime.backends.engines import EngineKey
 from runtime.backends.tensorrt import create, deserialize, shared_logger
 from runtime.errors import BackendError

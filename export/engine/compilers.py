@@ -1,0 +1,122 @@
+"""Vendors' compilers, as data: this list says which there are, what each needs installed, and what its engines can be built for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from export.engine.compiled import Compiled, CompileRequest, OnStep
+from runtime.backends import BACKENDS
+from runtime.errors import BackendError, UnknownNameError, UserError
+from runtime.targets import Precision
+
+_ON_THIS_MACHINE = "tensorrt"
+
+
+class Compiler(Protocol):
+    """What the module of a compiler offers."""
+
+    def version(self) -> str:
+        """Return the compiler's own version; part of every engine's key."""
+        ...
+
+    def compile_graph(self, request: CompileRequest, *, on_step: OnStep) -> Compiled:
+        """Compile the graph.
+
+        Raises:
+            PipelineError: the compiler refuses it, or makes something else of it; names the nodes.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompilerEntry:
+    """A compiler; its module is imported only when it compiles.
+
+    Attributes:
+        packages: the imports that must be installed.
+        precisions: of the graphs that it takes, the default first.
+        targets: whose int8 graphs it takes, the best first.
+        architectures: what `--architecture` may name; empty where an engine runs on every device, or on this machine alone.
+        default_architectures: what it compiles for where none is named.
+        fixed_size: an engine takes pictures of one size.
+        ranged: an engine has a smallest, a usual and a largest size; else it takes what the graph takes.
+    """
+
+    name: str
+    description: str
+    module: str
+    packages: tuple[str, ...]
+    install: str
+    precisions: tuple[Precision, ...]
+    targets: tuple[str, ...]
+    architectures: tuple[str, ...] = ()
+    default_architectures: tuple[str, ...] = ()
+    fixed_size: bool = False
+    ranged: bool = False
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those of `packages` that are not installed."""
+        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+
+    @property
+    def on_this_machine(self) -> bool:
+        """It builds for the GPU of this machine alone, by a command of its own."""
+        return self.name == _ON_THIS_MACHINE
+
+    def check_installed(self) -> None:
+        """Raise BackendError, which says how to get it, where the compiler is not installed."""
+        if self.missing:
+            missing = " and ".join(self.missing)
+            raise BackendError(f"the compiler of {self.name!r} is not installed: {missing} cannot be found", hint=self.install)
+
+    def load(self) -> Compiler:
+        """Import the compiler; BackendError where it is not installed or cannot be loaded."""
+        self.check_installed()
+        try:
+            return cast(Compiler, importlib.import_module(self.module))
+        except (ImportError, OSError) as error:
+            raise BackendError(f"{self.name}'s compiler is installed but cannot be loaded: {error}", hint=self.install) from error
+
+    def choose_architectures(self, asked: str | None) -> tuple[str, ...]:
+        """Return the architectures that "A,B" names, or the default ones.
+
+        Raises:
+            UserError, UnknownNameError: there is no such architecture, or the compiler has none to choose from.
+        """
+        if asked is None:
+            return self.default_architectures
+        if not self.architectures:
+            where = "for the GPU of this machine" if self.on_this_machine else "one engine for every device"
+            raise UserError(f"--architecture {asked}: {self.name} builds {where}", hint="leave --architecture out")
+        names = tuple(dict.fromkeys(name.strip().lower() for name in asked.split(",")))
+        for name in names:
+            if name not in self.architectures:
+                raise UnknownNameError(f"architecture of {self.name}", name, valid=self.architectures)
+        return names
+
+
+_TENSORRT = next(entry for entry in BACKENDS if entry.name == _ON_THIS_MACHINE)
+COMPILERS: tuple[CompilerEntry, ...] = (
+    CompilerEntry(
+        name=_ON_THIS_MACHINE,
+        description="NVIDIA GPUs: a plan for the GPU of this machine",
+        module="export.engine.tensorrt.command",
+        packages=_TENSORRT.packages,
+        install=_TENSORRT.install,
+        precisions=_TENSORRT.precisions,
+        targets=("tensorrt",),
+        ranged=True,
+    ),
+)
+
+
+def find_compiler(name: str) -> CompilerEntry:
+    """Return the compiler of that name; UnknownNameError lists the valid ones."""
+    for entry in COMPILERS:
+        if entry.name == name:
+            return entry
+    raise UnknownNameError("compiler", name, valid=(entry.name for entry in COMPILERS), hint="--list shows what is installed")
