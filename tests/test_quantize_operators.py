@@ -15,8 +15,9 @@ from calibration.table import CalibrationTable
 from quantize.graph.operators import part_of
 from quantize.int8 import Int8Graph, quantize_int8
 from quantize.options import Effort, Int8Options
-from runtime.backends import open_backend
+from runtime.backends import choose_backend, open_backend
 from runtime.backends.onnxruntime import run_as_written
+from runtime.backends.processor import products_overflow
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target
 from runtime.targets.operators import Part, Row
@@ -27,6 +28,7 @@ from tests.small_int8 import measured_on
 
 _DISTINCT = tuple(target for target in TARGETS if target.name not in ("vacc", "npu-pow2"))  # those have npu's table
 _LEAST_DB = 40.0  # of backend against simulation; where a code is rounded otherwise here and there it is 60 and more
+_LEAST_OVERFLOWN_DB = 25.0  # 31 and more were seen; nothing at all would give 15
 _KEPT_DB = 45.0  # of int8 against fp32, both as a picture: 8 bits cost these graphs 53 to 60
 
 
@@ -48,7 +50,9 @@ def test_what_a_table_has_is_right_in_int8_and_what_it_has_not_is_in_float_or_re
     assert psnr_db(simulated.clip(0, 1), exact.clip(0, 1)) >= _KEPT_DB
     for backend in set(target.backends) - {"tensorrt"}:
         with open_backend(backend, graph, precision="int8") as opened:
-            assert psnr_db(opened.run(crop).astype(np.float64), simulated) >= _LEAST_DB, backend
+            kept = psnr_db(opened.run(crop).astype(np.float64), simulated)
+            overflows = choose_backend(backend).sums_in_16_bits and products_overflow()  # these random weights have all 8 bits
+            assert kept >= (_LEAST_OVERFLOWN_DB if overflows else _LEAST_DB), backend
             if backend == "openvino" and not target.everything_int8:
                 check_precisions(model, found, {layer.name: layer.precision for layer in opened.precisions()})
 

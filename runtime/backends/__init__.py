@@ -49,6 +49,8 @@ class BackendEntry:
     """Graphs it opens; which precision they then run in is another matter."""
     prebuilt: bool = False
     """It runs engines that were built beforehand, and no other graphs."""
+    sums_in_16_bits: bool = False
+    """It adds products of bytes in 16 bits where a processor has nothing better, and saturates: see `products_overflow`."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ _TENSORRT = (
 )
 
 BACKENDS: tuple[BackendEntry, ...] = (
-    BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS),
+    BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS, sums_in_16_bits=True),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),

@@ -39,8 +39,8 @@ _REWRITTEN = re.compile(r"^InsertedPrecisionFreeCast_|_token_\d+$|_nchwc$")
 
 # It rounds weights that were left in float between two tensors in int8 (https://github.com/microsoft/onnxruntime/pull/22969).
 _UNWANTED = ["WeightBiasQuantization"]
-# On x86 without VNNI it adds two products of bytes in 16 bits, which overflow: 45 dB from the graph as written, LESRCNN x2. Told so, it
-# stores weights as uint8 there, whose products it adds exactly, in twice the time; elsewhere nothing changes.
+# On x86 without VNNI its products of bytes overflow: it adds two in 16 bits, 45 dB from the graph as written (LESRCNN x2). Told so,
+# it stores weights as uint8 there, whose products it adds exactly in twice the time; elsewhere nothing changes.
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8
 _EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 # Its convolutions end the process where nothing is left of a small picture, dividing by zero; others raise.
@@ -110,6 +110,7 @@ class OnnxRuntimeBackend:
         return outputs[0]
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        options.add_session_config_entry(*_EXACT_PRODUCTS)
         try:
             try:
                 return _session(self._graph, options, self._unwanted)
@@ -147,7 +148,6 @@ def session_options(threads: int | None = None, *, spinning: bool = True) -> ort
     """
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_NOTHING
-    options.add_session_config_entry(*_EXACT_PRODUCTS)
     if threads is not None:
         options.intra_op_num_threads = threads
     if not spinning:

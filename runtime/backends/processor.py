@@ -23,6 +23,16 @@ def describe_processor() -> list[str]:
     return sorted({platform.machine(), platform.processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", ""), *found})
 
 
+def products_overflow() -> bool:
+    """Return whether this is an x86 processor without VNNI: what multiplies bytes fast there adds two products in 16 bits, and
+    saturates where both are large.
+
+    https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html
+    """
+    flags = next(iter(read_processors()), {}).get("flags", "").split()
+    return "sse2" in flags and not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
 def count_cores() -> int:
     """Physical cores this process may use; a second thread on a core adds nothing to arithmetic that fills it."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backends import BACKENDS, open_backend
+from ..backends import BACKENDS, BackendEntry, open_backend
+from ..backends.processor import products_overflow
 from ..bundle import Contract
 from ..errors import BackendError, PipelineError
 from ..targets import Precision, Target
@@ -42,7 +43,8 @@ def check_backends(
         except BackendError as error:
             checks.append(BackendCheck(entry.name, str(error), passed=False))
         else:
-            checks.append(BackendCheck(entry.name, str(check), check.passed))
+            overflow = "; this processor has no VNNI, and products of bytes overflow" if _overflows(entry, precision) else ""
+            checks.append(BackendCheck(entry.name, f"{check}{overflow}", check.passed))
     if checks and not any(check.passed for check in checks):
         raise PipelineError(
             f"no backend computes the {precision} graph{f' for {target.name}' if target is not None else ''} right: "
@@ -50,3 +52,7 @@ def check_backends(
             hint="quantize for another target, or say so to sredge's authors with the network",
         )
     return tuple(checks)
+
+
+def _overflows(entry: BackendEntry, precision: Precision) -> bool:
+    return precision == "int8" and entry.sums_in_16_bits and products_overflow()
