@@ -28,7 +28,7 @@ from tests.small_int8 import measured_on
 
 _DISTINCT = tuple(target for target in TARGETS if target.name not in ("vacc", "npu-pow2"))  # those have npu's table
 _LEAST_DB = 40.0  # of backend against simulation; where a code is rounded otherwise here and there it is 60 and more
-_LEAST_OVERFLOWN_DB = 25.0  # 31 and more were seen; nothing at all would give 15
+_LEAST_OVERFLOWN_DB = 25.0  # 34 and more were seen
 _KEPT_DB = 45.0  # of int8 against fp32, both as a picture: 8 bits cost these graphs 53 to 60
 
 
