@@ -173,7 +173,9 @@ def _round_weights(
             own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
             weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
     if learns and "distil" in options.steps:
-        weights = _distilled(graph, parameters, weights, hold_back(crops, table.source), lifted, progress, on_step)
+        held = hold_back(crops, table.source)
+        largest = target.largest_weight
+        weights = _distilled(graph, parameters, weights, held, lifted, progress, on_step, largest_weight=largest)
     return weights
 
 
@@ -212,6 +214,8 @@ def _distilled(
     lifted: LiftedGraph,
     progress: Path | None,
     on_step: OnStep,
+    *,
+    largest_weight: int,
 ) -> dict[str, RoundedWeight]:
     try:
         from quantize.reconstruct.distil import distil  # torch: for this step alone
@@ -226,6 +230,7 @@ def _distilled(
         progress=progress,
         on_step=lambda done, total: on_step("distilling", done, total),
         float_readers=lifted.fitted_as_float,
+        largest_weight=largest_weight,
     )
 
 

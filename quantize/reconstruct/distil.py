@@ -50,17 +50,19 @@ def distil(
     progress: Path | None = None,
     steps: int = STEPS,
     float_readers: Collection[str] = (),
+    largest_weight: int = 127,
 ) -> dict[str, RoundedWeight]:
     """Better `rounded` weights of the fp32 `graph`, for activations stored as `parameters` say, on `crops`, (1, C, H, W) each.
 
-    `float_readers`, operators by name, read no tensor rounded. Without crops `held_back` the last weights are the result.
+    `float_readers`, operators by name, read no tensor rounded; codes of weights go to ±`largest_weight`. Without crops `held_back`
+    the last weights are the result.
     What it has learned is kept in the file `progress` on the way; called again with that, it goes on from there and gives the same.
 
     Raises:
         UserError: the graph has an operator that is not simulated.
     """
     exact = SimulatedNetwork(graph, {}, {})
-    network = SimulatedNetwork(graph, parameters, rounded, float_readers=float_readers)
+    network = SimulatedNetwork(graph, parameters, rounded, float_readers=float_readers, largest_weight=largest_weight)
     seen, judged = _Pictures(exact, crops), _Pictures(exact, held_back)
     optimizer = torch.optim.Adam(
         [
@@ -85,7 +87,7 @@ def distil(
     if progress is not None:
         progress.unlink(missing_ok=True)
     network.load_state_dict(learned.best)
-    return {name: _rounded(network, name, layer) for name, layer in rounded.items()}
+    return {name: _rounded(network, name, layer, largest_weight) for name, layer in rounded.items()}
 
 
 class _Pictures:
@@ -124,8 +126,8 @@ def _copy(network: SimulatedNetwork) -> State:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def _rounded(network: SimulatedNetwork, name: str, layer: RoundedWeight) -> RoundedWeight:
-    weight = np.clip(np.rint(network.weights[key(name)].detach().numpy()), -127, 127).astype(np.int8)
+def _rounded(network: SimulatedNetwork, name: str, layer: RoundedWeight, largest: int) -> RoundedWeight:
+    weight = np.clip(np.rint(network.weights[key(name)].detach().numpy()), -largest, largest).astype(np.int8)
     return replace(layer, weight=weight, bias=network.biases[key(name)].detach().numpy().astype(np.float64))
 
 

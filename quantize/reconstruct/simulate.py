@@ -41,8 +41,8 @@ def _strange(graph: ir.Graph) -> Iterator[ir.Node]:
 class SimulatedNetwork(torch.nn.Module):
     """`graph` with quantizers on the tensors that `parameters` names, and `rounded` layers; (N, C, H, W) in and out.
 
-    `float_readers`, operators by name, read no tensor rounded. The quantizer of the graph's output is left out: a picture is
-    rounded once, whatever came before.
+    `float_readers`, operators by name, read no tensor rounded; weights are codes up to ±`largest_weight`. The quantizer of the
+    graph's output is left out: a picture is rounded once, whatever came before.
 
     Attributes:
         weights, biases: of each rounded layer, by `key` of its name; weights in steps of its scale.
@@ -55,11 +55,13 @@ class SimulatedNetwork(torch.nn.Module):
         rounded: Mapping[str, RoundedWeight],
         *,
         float_readers: Collection[str] = (),
+        largest_weight: int = 127,
     ) -> None:
         """Raise UserError where the graph has an operator that is not simulated."""
         super().__init__()
         check_simulated(graph)
         self._graph, self._stored, self._float_readers = graph, parameters, float_readers
+        self._largest = largest_weight
         self.weights, self.biases = torch.nn.ParameterDict(), torch.nn.ParameterDict()
         self._steps: dict[str, torch.Tensor] = {}
         for name, layer in rounded.items():
@@ -100,7 +102,7 @@ class SimulatedNetwork(torch.nn.Module):
     def _given(self, node: ir.Node, values: Mapping[str, torch.Tensor]) -> list[torch.Tensor | None]:
         read = {name: self._read(node, name, values[name]) for name in (str(value.name) for value in computed_inputs(node))}
         if node.name in self._steps:
-            integers = torch.fake_quantize_per_tensor_affine(self.weights[key(node.name)], 1.0, 0, -127, 127)
+            integers = torch.fake_quantize_per_tensor_affine(self.weights[key(node.name)], 1.0, 0, -self._largest, self._largest)
             bias = [self.biases[key(node.name)]] if bias_gain(node) else []
             return [*read.values(), integers * self._steps[node.name], *bias]
         known = {**self._constants, **read}

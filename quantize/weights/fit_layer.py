@@ -52,17 +52,17 @@ class _Candidate:
     bias: Numbers
 
 
-def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers]) -> Iterator[Numbers]:
+def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers], *, largest: int = 127) -> Iterator[Numbers]:
     """(K, O) weights, the last row the bias, and H (K, K) -> for each of `scales` (O,), the same rounded to its steps.
 
-    The last row is not rounded.
+    Codes go from -`largest` to `largest`; the last row is not rounded.
     """
     order = np.append(np.argsort(-np.diag(hessian)[:-1], kind="stable"), len(hessian) - 1)
     factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
     for scale in scales:
         working = weight[order].copy()
         for k in range(len(order) - 1):
-            rounded = np.clip(np.rint(working[k] / scale), -127, 127) * scale
+            rounded = np.clip(np.rint(working[k] / scale), -largest, largest) * scale
             missed = (working[k] - rounded) / factor[k, k]
             working[k + 1 :] -= np.outer(factor[k, k + 1 :], missed)
             working[k] = rounded
@@ -106,10 +106,10 @@ def _candidates(
         channels = fit.part.outputs
         largest[channels] = np.maximum(largest[channels], np.abs(fitted[:-1]).max(axis=0))
         fitted_bias[channels] = np.maximum(fitted_bias[channels], np.abs(fitted[-1]))
-    finest = np.maximum(largest / 127, 2 * smallest_scale(fitted_bias, input_scale))
+    finest = np.maximum(largest / target.largest_weight, 2 * smallest_scale(fitted_bias, input_scale))
     scales = [storable_scale(finest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
     rounds = [
-        list(round_weight(fitted, hessian, [tried[fit.part.outputs] for tried in scales]))
+        list(round_weight(fitted, hessian, [tried[fit.part.outputs] for tried in scales], largest=target.largest_weight))
         for fit, (hessian, fitted) in zip(fits, systems, strict=True)
     ]
     for tried, *matrices in zip(scales, *rounds, strict=True):

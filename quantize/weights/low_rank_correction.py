@@ -87,7 +87,7 @@ def linear_part(blocks: Array, error: Array) -> Numbers:
 def widen_weight(rounded: RoundedWeight, directions: Numbers, target: Target) -> RoundedWeight:
     """With columns for the channels that `correct_input` adds, in steps of the scale that the others have."""
     columns = np.einsum("oikl,ir->orkl", rounded.weight.astype(np.float64), _signed(directions, target)) / _GAIN
-    steps = np.clip(np.rint(columns), -127, 127).astype(np.int8)
+    steps = np.clip(np.rint(columns), -target.largest_weight, target.largest_weight).astype(np.int8)
     return replace(rounded, weight=np.concatenate([rounded.weight, steps], axis=1))
 
 

@@ -24,9 +24,9 @@ def quantize_weight(
     largest = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).max(axis=1)
     finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)
     without_weights = np.where(finest > SMALLEST_SCALE, finest, 1.0)  # a channel of nothing but its bias
-    scale = storable_scale(np.where(largest > 0, np.maximum(largest / 127, finest), without_weights), target)
+    scale = storable_scale(np.where(largest > 0, np.maximum(largest / target.largest_weight, finest), without_weights), target)
     column = along(scale, weight.ndim, axis)
-    return np.clip(np.rint(weight / column), -127, 127).astype(np.int8), scale
+    return np.clip(np.rint(weight / column), -target.largest_weight, target.largest_weight).astype(np.int8), scale
 
 
 def round_nearest(

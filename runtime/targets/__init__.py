@@ -3,7 +3,7 @@
 from typing import get_args
 
 from ..errors import UnknownNameError
-from . import cpu, npu, npu16, openvino, tensorrt, vacc
+from . import cpu, cpu_avx2, npu, npu16, openvino, tensorrt, vacc
 from .target import Precision, Target
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
@@ -11,6 +11,7 @@ __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "fi
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGETS: tuple[Target, ...] = (
     cpu.TARGET,
+    cpu_avx2.TARGET,
     openvino.TARGET,
     tensorrt.TARGET,
     vacc.TARGET,

@@ -19,6 +19,7 @@ class Target:
         activation_symmetric: True pins the zero point to the middle of the type.
         power_of_two_scales: every scale is one, so that requantizing is a shift.
         weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
+        largest_weight: the largest code of a weight.
         bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float" leaves them.
         float_dtype: what is outside the quantizers computes in, and scales are stored as.
         operators: the table of what runs in int8 there, one row per operator.
@@ -42,6 +43,7 @@ class Target:
     operators: tuple[Row, ...]
     opset_range: tuple[int, int]
     backends: tuple[str, ...]
+    largest_weight: int = 127  # and not -128, so that a weight and its negative are stored alike
     power_of_two_scales: bool = False
     float_dtype: Literal["float32", "float16"] = "float32"
     everything_int8: bool = False
