@@ -30,18 +30,24 @@ _OUTPUT_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 _MOVES_INT8 = (_DQ, "DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Slice", "Concat", "Pad", "Identity")
 _PER_CHANNEL_OPSET = 13  # the first at which DequantizeLinear has an axis
 _HALF_SCALE_OPSET = 19  # the first at which scales may be fp16
-_QUANTIZE_AGAIN = "python -m quantize BUNDLE --target tensorrt --calib div2k makes one that it can"
+_QUANTIZE_AGAIN = "python -m quantize BUNDLE --target {target} --calib div2k makes one that it can"
 _WRAP_AGAIN = "python -m export or python -m quantize, as before with --io uint8, makes one that it can"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One condition, the nodes of a graph that break it, each with what it has instead, and what to type then."""
+    """One condition, the nodes of a graph that break it, each with what it has instead, and what to type then.
+
+    Attributes:
+        kept_because: why it is a rule although the parser of TensorRT for RTX takes graphs that break it; empty where it takes none
+            (tests/test_engine_rtx_rules.py holds every rule against that parser).
+    """
 
     name: str
     says: str
     broken_by: Callable[[Graph], Iterator[tuple[onnx.NodeProto, str]]]
     mended_by: str = _QUANTIZE_AGAIN
+    kept_because: str = ""
 
 
 class Graph:
@@ -155,8 +161,11 @@ def _weights_on_another_axis(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str
     for node in graph.nodes(*_OUTPUT_CHANNEL_AXIS):
         weight = graph.producers.get(node.input[1])
         expected = _OUTPUT_CHANNEL_AXIS[node.op_type]
-        if weight is not None and weight.op_type == _DQ and graph.scale(weight).size > 1 and _axis(weight) != expected:
-            yield node, f"axis {_axis(weight)}, expected {expected}"
+        if weight is None or weight.op_type != _DQ or graph.scale(weight).size == 1:
+            continue
+        data, axis = graph.constant(weight), _axis(weight)
+        if (axis if data is None or axis >= 0 else axis + data.ndim) != expected:
+            yield node, f"axis {axis}, expected {expected}"
 
 
 def _opset_too_low(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
@@ -188,7 +197,8 @@ def _half_quantized_layers(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]
 def _int8_read_by_others(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
     for name in (name for name, kind in graph.types.items() if kind == TensorProto.INT8):
         for node in graph.readers(name):
-            if node.op_type not in _MOVES_INT8 and not (node.op_type == _Q and name == node.input[-1]):
+            taken = (_DQ,) if name in graph.constants else _MOVES_INT8  # what a Pad of int8 fills up with is refused
+            if node.op_type not in taken and not (node.op_type == _Q and name == node.input[-1]):
                 yield node, f"{node.op_type} reads {name}"
         producer = graph.producers.get(name)
         if producer is not None and graph.is_output(name):
@@ -206,20 +216,66 @@ def _bytes_not_cast(graph: Graph) -> Iterator[tuple[onnx.NodeProto, str]]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("constant-scales", "scales and zero points are constants of the graph", _scales_not_constant),
-    Rule("positive-scales", "scales are finite and above 0", _scales_not_positive),
+    Rule(
+        "constant-scales",
+        "scales and zero points are constants of the graph",
+        _scales_not_constant,
+        kept_because="it folds what is computed of constants first, which TensorRT is not known to do",
+    ),
+    Rule(
+        "positive-scales",
+        "scales are finite and above 0",
+        _scales_not_positive,
+        kept_because="it takes an infinite scale, with which nothing is left of a picture",
+    ),
     Rule("float-scales", "scales are fp32, fp16 or bf16", _scales_not_float),
     Rule("symmetric", "zero points are 0", _not_symmetric),
-    Rule("int8", "what is quantized is int8: no uint8, no int32 biases", _not_int8),
+    Rule(
+        "int8",
+        "what is quantized is int8: no uint8, no int32 biases",
+        _not_int8,
+        kept_because="it takes uint8 activations for int8 with a warning, and every code above 127 is lost",
+    ),
     Rule("zero-point-size", "there are as many zero points as scales", _zero_points_of_another_size),
     Rule("scale-count", "a constant has one scale, or one for each channel of its axis", _scales_not_one_a_channel),
-    Rule("activations-per-tensor", "an activation has one scale", _activations_per_channel),
-    Rule("weights-per-output-channel", "weights have their scales along the output channels", _weights_on_another_axis),
-    Rule("opset", "a scale per channel takes opset 13, fp16 scales take 19", _opset_too_low),
+    Rule(
+        "activations-per-tensor",
+        "an activation has one scale",
+        _activations_per_channel,
+        kept_because="a convolution sums over its input's channels, and takes one scale out of the sum",
+    ),
+    Rule(
+        "weights-per-output-channel",
+        "weights have their scales along the output channels",
+        _weights_on_another_axis,
+        kept_because="it runs such a convolution in float without a word",
+    ),
+    Rule(
+        "opset",
+        "a scale per channel takes opset 13, fp16 scales take 19",
+        _opset_too_low,
+        kept_because="ONNX has no axis of DequantizeLinear below opset 13: no other runtime takes the graph",
+    ),
     Rule("same-types", "an operator reads one type, and QuantizeLinear that of its scale", _types_that_do_not_match),
-    Rule("both-operands", "a convolution has both its input and its weight in int8, or neither", _half_quantized_layers),
-    Rule("int8-is-moved-alone", "int8 is dequantized before anything but data movement", _int8_read_by_others),
-    Rule("pixels-are-cast", "uint8 is cast from and to floats, and nothing else", _bytes_not_cast, _WRAP_AGAIN),
+    Rule(
+        "both-operands",
+        "a convolution has both its input and its weight in int8, or neither",
+        _half_quantized_layers,
+        kept_because="it runs such a convolution in float without a word",
+    ),
+    Rule(
+        "int8-is-moved-alone",
+        "int8 is dequantized before anything but data movement",
+        _int8_read_by_others,
+        kept_because="it computes on int8 as on floats, which TensorRT does not: its layers that compute take no int8 tensor",
+    ),
+    Rule(
+        "pixels-are-cast",
+        "uint8 is cast from and to floats, and nothing else",
+        _bytes_not_cast,
+        _WRAP_AGAIN,
+        kept_because="TensorRT casts uint8 from floats alone",
+    ),
 )
 
 
@@ -228,12 +284,16 @@ def broken_rules(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(line for _, line in _broken(model))
 
 
-def check_graph(graph: bytes, *, what: str) -> None:
-    """Raise PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says."""
+def check_graph(graph: bytes, *, what: str, target: str = "tensorrt") -> None:
+    """Raise PipelineError where TensorRT would refuse the serialized graph's Q/DQ, or run it otherwise than it says.
+
+    `target` is whose graph the hint says to make.
+    """
     broken = list(_broken(onnx.load_model_from_string(graph)))
     if broken:
         raise PipelineError(
-            f"TensorRT cannot run {what} as it is:\n  " + "\n  ".join(line for _, line in broken), hint=broken[0][0].mended_by
+            f"TensorRT cannot run {what} as it is:\n  " + "\n  ".join(line for _, line in broken),
+            hint=broken[0][0].mended_by.format(target=target),
         )
 
 
