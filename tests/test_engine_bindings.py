@@ -15,7 +15,11 @@ from runtime.backends.engines import HardwareCompatibility
 from tests.stand_ins.libraries import BINDINGS, bindings, joined
 
 ROOT = Path(__file__).resolve().parents[1]
-USERS = (*sorted((ROOT / "export" / "engine").glob("*.py")), ROOT / "runtime" / "backends" / "tensorrt.py")
+USERS = (
+    *sorted((ROOT / "export" / "engine" / "tensorrt").glob("*.py")),
+    ROOT / "export" / "engine" / "strongly_typed.py",
+    *(ROOT / "runtime" / "backends" / name for name in ("tensorrt.py", "gpu_engine.py")),
+)
 versions = pytest.mark.parametrize("version", BINDINGS)
 
 LOOK_UP = """
@@ -34,7 +38,8 @@ import threading, types, sys
 pycuda = sys.modules["pycuda"] = types.ModuleType("pycuda")  # which this does not call
 pycuda.driver = sys.modules["pycuda.driver"] = types.ModuleType("pycuda.driver")
 import tensorrt as trt
-from export.engine.tensorrt.build import _LEVELS, _Monitor, build_plan
+from export.engine.strongly_typed import make_monitor
+from export.engine.tensorrt.build import _LEVELS, build_plan
 from export.engine.tensorrt.refit import refit_plan
 from runtime.backends.tensorrt import Logger, create
 from runtime.errors import BackendError
@@ -43,7 +48,7 @@ logger = Logger()
 logger.log(trt.ILogger.Severity.ERROR, "a reason")
 assert logger.reasons == "a reason"
 told, cancelled = [], threading.Event()
-monitor = _Monitor(lambda *step: told.append(step), cancelled)
+monitor = make_monitor(trt, lambda *step: told.append(step), cancelled)
 monitor.phase_start("Building", None, 2)
 monitor.phase_start("inner", "Building", 9)
 assert monitor.step_complete("inner", 0) and monitor.step_complete("Building", 0)

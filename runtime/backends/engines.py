@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -63,6 +64,31 @@ class ShapeProfile(Noun):
         return f"batch 1 to {self.batch}, height×width {sizes}"
 
 
+@dataclass(frozen=True)
+class EngineInput:
+    """What an engine takes: pictures of the sizes of a profile, as floats (N, C, H, W) or raw pixels (N, H, W, C)."""
+
+    io: Io
+    profile: ShapeProfile
+
+    @property
+    def channel_axis(self) -> int:
+        return 3 if self.io == "uint8" else 1
+
+    def shape(self, batch: int, size: tuple[int, int], *, channels: int) -> tuple[int, ...]:
+        return (batch, *size, channels) if self.io == "uint8" else (batch, channels, *size)
+
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the profile holds an input of that shape."""
+        batch, height, width = (side for axis, side in enumerate(shape) if axis != self.channel_axis)
+        return self.profile.holds(batch, (height, width))
+
+    def profile_shapes(self, *, channels: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the profile's smallest, usual and largest input."""
+        sizes = ((1, self.profile.min), (self.profile.batch, self.profile.opt), (self.profile.batch, self.profile.max))
+        return tuple(self.shape(batch, size, channels=channels) for batch, size in sizes)
+
+
 class EngineKey(Noun):
     """All that a plan follows from: the same key gives an engine that does the same."""
 
@@ -83,17 +109,8 @@ class EngineKey(Noun):
     """The hash of the graph without its weights, where those can be exchanged."""
 
     @property
-    def channel_axis(self) -> int:
-        """The shape of the input: floats are (N, C, H, W), raw pixels (N, H, W, C)."""
-        return 3 if self.io == "uint8" else 1
-
-    def input_shape(self, batch: int, size: tuple[int, int], *, channels: int) -> tuple[int, ...]:
-        return (batch, *size, channels) if self.io == "uint8" else (batch, channels, *size)
-
-    def holds(self, shape: tuple[int, ...]) -> bool:
-        """Return whether the profile holds an input of that shape."""
-        batch, height, width = (side for axis, side in enumerate(shape) if axis != self.channel_axis)
-        return self.profile.holds(batch, (height, width))
+    def takes(self) -> EngineInput:
+        return EngineInput(self.io, self.profile)
 
     def differences(self, other: EngineKey) -> tuple[str, ...]:
         """Return each part in which `other` is not this one, as "part: this one's, not the other's"."""

@@ -31,9 +31,10 @@ def refit_plan(plan: bytes, graph: bytes, key: EngineKey) -> Refit:
     logger = shared_logger()
     this = f"TensorRT {trt.__version__}"
     try:
-        runtime, engine = deserialize(plan, key)
+        loaded = deserialize(plan, key)
     except BackendError as error:
         return Refit(None, str(error))
+    engine = loaded.engine
     if not engine.refittable:
         return Refit(None, "the engine there is takes no other weights")
     refitter = create(trt.Refitter, engine, logger)
@@ -54,5 +55,5 @@ def refit_plan(plan: bytes, graph: bytes, key: EngineKey) -> Refit:
     refitted = engine.serialize_with_config(config)
     if refitted is None:
         return Refit(None, f"{this} cannot write the refitted engine: {logger.reasons}")
-    assert runtime is not None  # it outlives the engine
+    assert loaded.runtime is not None  # it outlives the engine
     return Refit(bytes(refitted))

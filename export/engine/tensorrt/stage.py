@@ -10,7 +10,8 @@ import onnx
 import tensorrt as trt
 
 from export.engine.compiled import OnStep
-from export.engine.tensorrt.build import BuiltPlan, build_plan, run_cancellable
+from export.engine.strongly_typed import run_cancellable
+from export.engine.tensorrt.build import BuiltPlan, build_plan
 from export.engine.tensorrt.qdq_rules import check_graph
 from export.engine.tensorrt.refit import Refit, refit_plan
 from export.engine.tensorrt.structure import structure_digest
