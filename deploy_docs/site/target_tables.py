@@ -66,7 +66,8 @@ def without_page() -> str:
 def _facts(target: Target) -> Iterable[tuple[str, str]]:
     yield "activations", _codes(target)
     yield "scales", "powers of two" if target.power_of_two_scales else "any; one per tensor"
-    yield "weights", f"{target.weight_dtype}, zero point 0, one scale per output channel"
+    each = "output channel" if target.weight_per_channel else "tensor"
+    yield "weights", f"{target.weight_dtype}, zero point 0, one scale per {each}"
     yield "biases", "int32 at scale input × weight" if target.bias_dtype == "int32" else "float"
     yield "outside the quantizers", target.float_dtype
     yield "an operator without a row", "is refused, by its name" if target.everything_int8 else "runs in float"

@@ -40,7 +40,10 @@ class QuantizationParameters:
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A layer's int8 weight as the fp32 one lies, its scale for each output channel, and its bias (O,), not rounded."""
+    """A layer's int8 weight as the fp32 one lies, its scale for each output channel (O,), and its bias (O,), not rounded.
+
+    A target with one scale per weight tensor has that same scale in all channels.
+    """
 
     weight: NDArray[np.int8]
     scale: NDArray[np.float32]
@@ -205,8 +208,9 @@ class _Writer:
         axis = output_axis(layer) % rounded.weight.ndim
         key = axis, rounded.weight.shape, rounded.weight.tobytes() + rounded.scale.tobytes()
         if key not in self._weights:
-            zero_point = np.zeros_like(rounded.scale, np.int8)
-            self._weights[key] = self._dequantize(f"{layer.name}.weight", rounded.weight, rounded.scale, zero_point, axis=axis)
+            scale = rounded.scale if self._target.weight_per_channel else rounded.scale.max()
+            zero_point = np.zeros_like(scale, np.int8)
+            self._weights[key] = self._dequantize(f"{layer.name}.weight", rounded.weight, scale, zero_point, axis=axis)
         layer.replace_input_with(1, self._weights[key])
         if (not rounded.bias.any() and len(layer.inputs) < 3) or not bias_gain(layer):
             return

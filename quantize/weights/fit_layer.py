@@ -16,8 +16,9 @@ A layer is as many such products as it has groups, or phases of a ConvTranspose 
 one scale and one bias in all of them.
 
 Where a channel's scale ends is tried, and so is leaving W as it was, each weight rounded to the nearest; channel by channel the one
-stays that errs least. A layer of so many weights that its sample could be fitted whatever it is of is judged on windows of other
-pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cost more than if it had not been rounded so at all.
+stays that errs least, or of the whole layer where it has one scale. A layer of so many weights that its sample could be fitted
+whatever it is of is judged on windows of other pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cost
+more than if it had not been rounded so at all.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
 from quantize.weights.layer_parts import Part
 from quantize.weights.layer_sample import LayerSample
-from quantize.weights.nearest import round_nearest, smallest_scale
+from quantize.weights.nearest import one_or_each, round_nearest, smallest_scale
 from quantize.weights.part_fit import Fit, Numbers, gather_fits, mean_residual
 from runtime.targets import Target
 
@@ -81,7 +82,7 @@ def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, tar
         missed = np.zeros(outputs)
         for fit in fits:
             missed[fit.part.outputs] += fit.errors(_matrix(fit.part, tried))
-        better = missed < error
+        better = missed < error if target.weight_per_channel else np.full(outputs, missed.sum() < error.sum())
         error = np.where(better, missed, error)
         best = tried if best is None else _chosen(better, tried, best, axis)
     assert best is not None
@@ -106,7 +107,7 @@ def _candidates(
         channels = fit.part.outputs
         largest[channels] = np.maximum(largest[channels], np.abs(fitted[:-1]).max(axis=0))
         fitted_bias[channels] = np.maximum(fitted_bias[channels], np.abs(fitted[-1]))
-    finest = np.maximum(largest / target.largest_weight, 2 * smallest_scale(fitted_bias, input_scale))
+    finest = one_or_each(np.maximum(largest / target.largest_weight, 2 * smallest_scale(fitted_bias, input_scale)), target)
     scales = [storable_scale(finest * shrink, target).astype(np.float64) for shrink in _SHRINKS]
     rounds = [
         list(round_weight(fitted, hessian, [tried[fit.part.outputs] for tried in scales], largest=target.largest_weight))

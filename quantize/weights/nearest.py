@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -13,20 +15,28 @@ from quantize.graph.qdq import LARGEST_BIAS, SMALLEST_SCALE, RoundedWeight, stor
 from quantize.weights.correct import mean_error
 from runtime.targets import Target
 
+Number = TypeVar("Number", np.float32, np.float64)
+
 
 def quantize_weight(
     weight: NDArray[np.float32], target: Target, *, axis: int = 0, smallest_scale: NDArray[np.float32] | float = SMALLEST_SCALE
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """float32 -> int8 of the same shape and a scale for each output channel, (O,) float32, which lie along `axis`; zero point 0.
 
-    `smallest_scale`, of one value or one per channel, is what a channel of tiny weights gets instead of its own.
+    `smallest_scale`, of one value or one per channel, is what a channel of tiny weights gets instead of its own. Where `target` has
+    one scale per tensor all channels get the coarsest.
     """
-    largest = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).max(axis=1)
-    finest = np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape)
+    largest = one_or_each(np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).max(axis=1), target)
+    finest = one_or_each(np.broadcast_to(np.asarray(smallest_scale, np.float32), largest.shape), target)
     without_weights = np.where(finest > SMALLEST_SCALE, finest, 1.0)  # a channel of nothing but its bias
     scale = storable_scale(np.where(largest > 0, np.maximum(largest / target.largest_weight, finest), without_weights), target)
     column = along(scale, weight.ndim, axis)
     return np.clip(np.rint(weight / column), -target.largest_weight, target.largest_weight).astype(np.int8), scale
+
+
+def one_or_each(values: NDArray[Number], target: Target) -> NDArray[Number]:
+    """(O,): a number of each output channel, or where `target` has one scale per weight tensor, of all the largest."""
+    return values if target.weight_per_channel else np.full_like(values, values.max())
 
 
 def round_nearest(

@@ -18,7 +18,8 @@ class Target:
         activation_dtype: storage type of quantized activations; one scale and zero point a tensor.
         activation_symmetric: True pins the zero point to the middle of the type.
         power_of_two_scales: every scale is one, so that requantizing is a shift.
-        weight_dtype: storage type of quantized weights; symmetric (zero point 0), one scale an output channel.
+        weight_dtype: storage type of quantized weights; symmetric (zero point 0).
+        weight_per_channel: weights have one scale an output channel; else one scale a tensor.
         largest_weight: the largest code of a weight.
         bias_dtype: "int32" writes biases as DequantizeLinear of int32 at scale input·weight; "float" leaves them.
         float_dtype: what is outside the quantizers computes in, and scales are stored as.
@@ -43,6 +44,7 @@ class Target:
     operators: tuple[Row, ...]
     opset_range: tuple[int, int]
     backends: tuple[str, ...]
+    weight_per_channel: bool = True
     largest_weight: int = 127  # and not -128, so that a weight and its negative are stored alike
     power_of_two_scales: bool = False
     float_dtype: Literal["float32", "float16"] = "float32"
