@@ -15,6 +15,7 @@ from typing import cast
 from ..bundle import Io
 from ..errors import BackendError, UnknownNameError
 from ..targets import PRECISIONS, Precision
+from . import tensorrt_rtx_library
 from .backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPrecision, RanIn, Values
 
 __all__ = [
@@ -74,11 +75,16 @@ _TENSORRT = (
     "workstation: pip install onnx tensorrt --extra-index-url https://pypi.nvidia.com, and with nvcc on the PATH pip install pycuda"
 )
 
+_TENSORRT_RTX = f"{tensorrt_rtx_library.INSTALL}; and with nvcc on the PATH pip install pycuda"
+
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS, sums_in_16_bits=True),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
+    BackendEntry(
+        "tensorrt-rtx", ".tensorrt_rtx", (*tensorrt_rtx_library.PACKAGES, "pycuda"), _TENSORRT_RTX, PRECISIONS, prebuilt=True
+    ),
 )
 
 

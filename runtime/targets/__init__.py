@@ -3,7 +3,7 @@
 from typing import get_args
 
 from ..errors import UnknownNameError
-from . import cpu, cpu_avx2, npu, npu16, openvino, tensorrt, vacc
+from . import cpu, cpu_avx2, npu, npu16, openvino, tensorrt, tensorrt_rtx, vacc
 from .target import Precision, Target
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
@@ -14,6 +14,7 @@ TARGETS: tuple[Target, ...] = (
     cpu_avx2.TARGET,
     openvino.TARGET,
     tensorrt.TARGET,
+    tensorrt_rtx.TARGET,
     vacc.TARGET,
     npu.TARGET,
     npu.POWER_OF_TWO,
