@@ -29,7 +29,9 @@ OWNERS = {
     "torch": {"export", "quantize/reconstruct", "benchmarks/peers/scripts"},  # the scripts run in environments of their own
     "openvino": {"runtime/backends/openvino.py", "benchmarks/peers/scripts"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
-    "pycuda": {"runtime/backends/tensorrt.py", "runtime/backends/cuda.py"},
+    "tensorrt_rtx_bindings": {"runtime/backends/tensorrt_rtx_library.py"},
+    "onnxruntime_ep_nv_tensorrt_rtx": set[str](),  # its libraries are loaded, and its Python is not
+    "pycuda": {"runtime/backends/gpu_engine.py", "runtime/backends/cuda.py"},
     "onnx": {"export", "calibration", "quantize", "benchmarks/peers/scripts"},
 }
 
@@ -156,7 +158,7 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
     assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
 
 
-@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "docs", "all"])
+@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "tensorrt-rtx", "serve", "dev", "docs", "all"])
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from export.engine.compiled import Compiled, CompileRequest, OnStep
-from runtime.backends import BACKENDS
+from runtime.backends import BACKENDS, tensorrt_rtx_library
 from runtime.errors import BackendError, UnknownNameError, UserError
 from runtime.targets import Precision
 
@@ -109,6 +109,18 @@ COMPILERS: tuple[CompilerEntry, ...] = (
         install=_TENSORRT.install,
         precisions=_TENSORRT.precisions,
         targets=("tensorrt",),
+        ranged=True,
+    ),
+    CompilerEntry(
+        name="tensorrt-rtx",
+        description="NVIDIA RTX GPUs, by compute capability: one plan for all that are named",
+        module="export.engine.tensorrt_rtx",
+        packages=tensorrt_rtx_library.PACKAGES,
+        install=tensorrt_rtx_library.INSTALL,
+        precisions=("fp32", "fp16", "bf16", "int8"),
+        targets=("tensorrt-rtx", "tensorrt"),
+        architectures=("75", "80", "86", "89", "120", "121"),
+        default_architectures=("86", "89", "120"),
         ranged=True,
     ),
 )
