@@ -110,7 +110,7 @@ def parameter(node: ir.Node, index: int) -> Parameter | None:
 def shape_of(value: ir.Value, node: ir.Node) -> tuple[Side, ...]:
     """Return a value's shape, None for a side that is free."""
     if value.shape is None:
-        raise unsupported(node, f"the shape of {value.name} is not known", hint="--size HxW")
+        raise unsupported(node, f"the shape of {value.name} is not known", hint="--window HxW")
     return tuple(side if isinstance(side, int) else None for side in value.shape)
 
 
@@ -121,5 +121,5 @@ def integers(node: ir.Node, index: int) -> list[int] | None:
         return None
     array = constant(value)
     if array is None:
-        raise unsupported(node, f"{value.name} is computed from the picture's size", hint="--size HxW")
+        raise unsupported(node, f"{value.name} is computed from the picture's size", hint="--window HxW")
     return [int(number) for number in array.reshape(-1)]

@@ -67,7 +67,7 @@ def _write(writer: Writer, node: ir.Node) -> None:
     elif node.op_type in OPERATORS and node.domain == "":
         unknown = [value for value in node.inputs if value is not None and not writer.knows(value) and constant(value) is None]
         if any(not _is_restored(value) for value in unknown):
-            raise unsupported(node, f"it reads {unknown[0].name}, which is computed from constants or sizes", hint="--size HxW")
+            raise unsupported(node, f"it reads {unknown[0].name}, which is computed from constants or sizes", hint="--window HxW")
         OPERATORS[node.op_type](writer, node)
     elif node.op_type not in ("Shape", "Size"):  # their readers say that they cannot
         raise unsupported(node, "LiteRT has no such operator, or not in forms that delegates take")

@@ -132,7 +132,7 @@ DEPTHWISE: Mapping[str, Any] = {"padding": VALID, "strideH": 1, "strideW": 1, "d
 def _channels(writer: Writer, node: ir.Node, value: ir.Value) -> int:
     channels = writer.stored(value)[0].shape[3]
     if channels is None:
-        raise unsupported(node, "how many channels there are is not known", hint="--size HxW")
+        raise unsupported(node, "how many channels there are is not known", hint="--window HxW")
     return channels
 
 

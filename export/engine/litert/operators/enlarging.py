@@ -83,7 +83,7 @@ def _factors(node: ir.Node, source: Tensor, shape: tuple[int | None, ...]) -> tu
         return by_axis.get(2, 1.0), by_axis.get(3, 1.0)
     found = [None if old is None or new is None else new / old for old, new in zip(source.shape[1:3], shape[1:3], strict=True)]
     if found[0] is None or found[1] is None:
-        raise unsupported(node, "its size is computed", hint="--size HxW")
+        raise unsupported(node, "its size is computed", hint="--window HxW")
     return found[0], found[1]
 
 
@@ -119,7 +119,7 @@ def _gathered(writer: Writer, node: ir.Node, coordinates: str, source: Tensor, f
         side = source.shape[axis]
         if side is None:
             rounding = attribute(node, "nearest_mode", "round_prefer_floor")
-            raise unsupported(node, f"LiteRT picks other pixels than {coordinates}, {rounding}", hint="--size HxW")
+            raise unsupported(node, f"LiteRT picks other pixels than {coordinates}, {rounding}", hint="--window HxW")
         places = _picked(node, coordinates, side, factor).astype(np.int32)
         table = writer.constant(f"{node.name}.places", places)
         shape = [len(places) if at == axis else size for at, size in enumerate(source.shape)]
@@ -153,7 +153,7 @@ def _size(writer: Writer, node: ir.Node, source: Tensor, shape: tuple[int | None
     if None not in shape[1:3]:
         return writer.constant(f"{node.name}.size", np.array(shape[1:3], np.int32))
     if not all(factor.is_integer() for factor in factors):
-        raise unsupported(node, f"it enlarges a free size by {factors}, expected whole numbers", hint="--size HxW")
+        raise unsupported(node, f"it enlarges a free size by {factors}, expected whole numbers", hint="--window HxW")
     name = f"{node.name}.sides"
     whole = writer.emit(f"{name}.all", "SHAPE", [source], (4,), dtype="int32", options={"outType": _INT32})
     sides = sliced(writer, name, whole, [1], [3], [1])

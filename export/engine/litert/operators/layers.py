@@ -68,7 +68,7 @@ def write_transposed(writer: Writer, node: ir.Node) -> None:
         for side, stride, size, (_, after) in zip(source.shape[1:3], window.strides, window.kernel, cut, strict=True)
     ]
     if None in sides or source.shape[0] is None:
-        raise unsupported(node, "LiteRT wants the size of its result as a constant", hint="--size HxW")
+        raise unsupported(node, "LiteRT wants the size of its result as a constant", hint="--window HxW")
     turned = Parameter(weight.array.swapaxes(0, 1), None if weight.scales is None else _turned(weight.scales))
     matrix, bias = _parameters(writer, node, turned, _bias(node, outputs), source, order=_OF_PICTURES)
     end = end_of(node.outputs[0])

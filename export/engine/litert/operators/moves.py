@@ -43,7 +43,7 @@ def write_reshape(writer: Writer, node: ir.Node) -> None:
         return
     source = writer.read(value, layout=onnx_order(value, node))
     if after.count(None) > 1:
-        raise unsupported(node, "more than one side of its result is free", hint="--size HxW")
+        raise unsupported(node, "more than one side of its result is free", hint="--window HxW")
     target = writer.constant(f"{node.name}.shape", np.array([-1 if side is None else side for side in after], np.int32))
     made = writer.emit(str(node.name), "RESHAPE", [source, target], after, codes=source.codes, dtype=source.dtype)
     writer.move(node, made, as_in_onnx(len(after)))
@@ -170,7 +170,7 @@ def write_split(writer: Writer, node: ir.Node) -> None:
     if sizes is None:
         side, count = source.shape[axis], len(node.outputs)
         if side is None:
-            raise unsupported(node, "it splits a free side evenly", hint="--size HxW")
+            raise unsupported(node, "it splits a free side evenly", hint="--window HxW")
         part = -(-side // count)
         sizes = [min(part, side - part * at) for at in range(count)]
     begin = 0
@@ -188,7 +188,7 @@ def write_gather(writer: Writer, node: ir.Node) -> None:
     indices = constant(node.inputs[1])
     assert value is not None
     if indices is None:
-        raise unsupported(node, "its indices are computed", hint="--size HxW")
+        raise unsupported(node, "its indices are computed", hint="--window HxW")
     source, layout = writer.stored(value)
     axis = attribute(node, "axis", 0) % len(layout)
     if indices.ndim != 1:
@@ -197,7 +197,7 @@ def write_gather(writer: Writer, node: ir.Node) -> None:
     side = source.shape[layout.index(axis)]
     places = indices.astype(np.int64)
     if side is None and places.min() < 0:
-        raise unsupported(node, "it counts from the end of a free side", hint="--size HxW")
+        raise unsupported(node, "it counts from the end of a free side", hint="--window HxW")
     counted = np.where(places < 0, places + (side or 0), places).astype(np.int32)
     made_layout = layout if indices.ndim == 1 else onnx_order(node.outputs[0], node)
     shape = arranged(shape_of(node.outputs[0], node), made_layout)
@@ -216,7 +216,7 @@ def write_tile(writer: Writer, node: ir.Node) -> None:
     if node.op_type == "Tile":
         repeats = integers(node, 1) or []
     elif None in before or None in after:
-        raise unsupported(node, "the sides that it makes are free", hint="--size HxW")
+        raise unsupported(node, "the sides that it makes are free", hint="--window HxW")
     else:
         repeats = [(new or 1) // (old or 1) for old, new in zip(before, after, strict=True)]
     source, layout = writer.stored(value)

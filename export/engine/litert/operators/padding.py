@@ -52,7 +52,7 @@ def amounts_of(node: ir.Node, window: Window, sides: Sequence[Side]) -> Amounts:
     found = []
     for side, reach, stride in zip(sides, window.reach, window.strides, strict=True):
         if side is None and stride != 1:
-            raise unsupported(node, f"auto_pad {mode} and a stride of {stride} at a free size", hint="--size HxW")
+            raise unsupported(node, f"auto_pad {mode} and a stride of {stride} at a free size", hint="--window HxW")
         size = side if side is not None else stride
         total = max((-(-size // stride) - 1) * stride + reach - size, 0)
         small = total // 2
