@@ -30,6 +30,8 @@ OWNERS = {
     "openvino": {"runtime/backends/openvino.py", "benchmarks/peers/scripts"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "pycuda": {"runtime/backends/tensorrt.py", "runtime/backends/cuda.py"},
+    "ai_edge_litert": {"runtime/backends/litert.py", "runtime/backends/litert_layers.py", "export/engine/litert"},
+    "flatbuffers": {"export/engine/litert"},
     "onnx": {"export", "calibration", "quantize", "benchmarks/peers/scripts"},
 }
 
@@ -156,7 +158,9 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
     assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
 
 
-@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "serve", "dev", "docs", "all"])
+@pytest.mark.parametrize(
+    "extra", ["export", "quantize", "benchmarks", "tensorrt", "litert", "ethos-u", "serve", "dev", "docs", "all"]
+)
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]

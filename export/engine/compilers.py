@@ -111,6 +111,15 @@ COMPILERS: tuple[CompilerEntry, ...] = (
         targets=("tensorrt",),
         ranged=True,
     ),
+    CompilerEntry(
+        name="litert",
+        description="phones, desktops, microcontrollers: a .tflite file for LiteRT and its delegates",
+        module="export.engine.litert",
+        packages=("ai_edge_litert", "flatbuffers"),
+        install="pip install 'sredge[litert]'",
+        precisions=("fp32", "fp16", "int8"),
+        targets=("litert",),
+    ),
 )
 
 

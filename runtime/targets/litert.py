@@ -28,5 +28,5 @@ TARGET = replace(
     activation_symmetric=False,
     operators=OPERATORS,
     moves_integers=False,  # a .tflite file names a tensor's scale and zero point on both sides of every operator
-    backends=("onnxruntime",),
+    backends=("litert", "onnxruntime"),
 )
