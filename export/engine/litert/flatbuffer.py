@@ -39,6 +39,7 @@ _OPTIONS: Mapping[str, str] = {
     "MEAN": "ReducerOptions",
     "MIRROR_PAD": "MirrorPadOptions",
     "MUL": "MulOptions",
+    "PACK": "PackOptions",
     "REDUCE_MAX": "ReducerOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",

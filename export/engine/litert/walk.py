@@ -6,11 +6,13 @@ in float has a DEQUANTIZE before and a QUANTIZE behind it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx_ir as ir
 
 from export.engine.litert.layout import CHANNELS_LAST, arranged
-from export.engine.litert.operators import OPERATORS
+from export.engine.litert.operators import OPERATORS, Write
 from export.engine.litert.reading import codes_of, shape_of, unsupported
 from export.engine.litert.sizes import fix_quantized
 from export.engine.litert.tflite import Codes, Tensor, TfliteGraph
@@ -22,11 +24,13 @@ from export.graph.pixel_io import has_pixel_io, without_pixel_io
 _PIXELS = Codes((1 / 255,), (0,))
 
 
-def write_tflite(model: onnx.ModelProto, *, size: tuple[int, int] | None = None) -> TfliteGraph:
+def write_tflite(
+    model: onnx.ModelProto, *, size: tuple[int, int] | None = None, operators: Mapping[str, Write] = OPERATORS
+) -> TfliteGraph:
     """Return `model`, fp32, fp16 or int8, of floats or of raw pixels, as a .tflite graph.
 
     Floats are then (N, H, W, C) in [0, 1], raw pixels (N, H, W, C) uint8. With a `size`, (H, W), it takes one picture of that; else
-    the sides that the graph leaves free stay free.
+    the sides that the graph leaves free stay free. `operators` is the table of what writes each.
 
     Raises:
         UserError: an operator that a .tflite file cannot hold, by its node's name.
@@ -46,12 +50,12 @@ def write_tflite(model: onnx.ModelProto, *, size: tuple[int, int] | None = None)
     stored = source if quantized or not pixels else writer.emit("pixels.float", "DEQUANTIZE", [source], shape)
     writer.store(value, stored, CHANNELS_LAST)
     for node in graph:
-        _write(writer, node)
+        _write(writer, node, operators)
     made = _output(writer, result, pixels=pixels)
     return writer.graph(source, made)
 
 
-def _write(writer: Writer, node: ir.Node) -> None:
+def _write(writer: Writer, node: ir.Node, operators: Mapping[str, Write]) -> None:
     if not any(value is not None and writer.knows(value) for value in node.inputs):
         return  # of constants, or of sizes alone: who reads it takes it, or says that it cannot
     if all(writer.knows(output) or not output.name for output in node.outputs):
@@ -64,11 +68,11 @@ def _write(writer: Writer, node: ir.Node) -> None:
     elif node.op_type == "DequantizeLinear":
         assert node.inputs[0] is not None
         writer.store(node.outputs[0], *writer.stored(node.inputs[0]))
-    elif node.op_type in OPERATORS and node.domain == "":
+    elif node.op_type in operators and node.domain == "":
         unknown = [value for value in node.inputs if value is not None and not writer.knows(value) and constant(value) is None]
         if any(not _is_restored(value) for value in unknown):
             raise unsupported(node, f"it reads {unknown[0].name}, which is computed from constants or sizes", hint="--window HxW")
-        OPERATORS[node.op_type](writer, node)
+        operators[node.op_type](writer, node)
     elif node.op_type not in ("Shape", "Size"):  # their readers say that they cannot
         raise unsupported(node, "LiteRT has no such operator, or not in forms that delegates take")
 

@@ -8,6 +8,7 @@ writes them, and delegates then compute in half precision.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,15 @@ class Writer:
         self._names: dict[str, int] = {}
 
     def graph(self, source: Tensor, result: Tensor) -> TfliteGraph:
-        return TfliteGraph(tuple(self._tensors), tuple(self._operators), source, result, tuple(self.notes))
+        """Return what was written, without tensors that nothing reads or makes."""
+        used = {source.index, result.index, *(at for operator in self._operators for at in (*operator.inputs, *operator.outputs))}
+        places = {index: place for place, index in enumerate(sorted(used))}
+        tensors = tuple(replace(self._tensors[index], index=place) for index, place in places.items())
+        operators = tuple(
+            replace(one, inputs=tuple(places[at] for at in one.inputs), outputs=tuple(places[at] for at in one.outputs))
+            for one in self._operators
+        )
+        return TfliteGraph(tensors, operators, tensors[places[source.index]], tensors[places[result.index]], tuple(self.notes))
 
     def knows(self, value: ir.Value) -> bool:
         return value in self._stored
@@ -98,6 +107,18 @@ class Writer:
         """Add an operator; return what it makes: int8 where there are `codes`, else of `dtype`, by default float32."""
         made = self.tensor(name, dtype or ("float32" if codes is None else "int8"), shape, codes=codes)
         self._operators.append(Operator(code, tuple(tensor.index for tensor in inputs), (made.index,), options or {}))
+        return made
+
+    def tensor_at(self, index: int) -> Tensor:
+        return self._tensors[index]
+
+    def take_back(self, tensor: Tensor, code: str) -> Operator | None:
+        """Remove the operator that made `tensor`, which nothing may read; None where it is no `code`, and stays."""
+        made = next((operator for operator in self._operators if operator.outputs == (tensor.index,)), None)
+        if made is None or made.code != code:
+            return None
+        self._operators.remove(made)
+        del self._names[tensor.name]
         return made
 
     def put(

@@ -17,7 +17,7 @@ from export.graph.attributes import attribute
 from export.graph.constants import constant
 
 _SYMMETRIC, _REFLECT = 1, 0
-_END = np.iinfo(np.int32).max
+WHOLE = np.iinfo(np.int32).max
 
 
 def write_identity(writer: Writer, node: ir.Node) -> None:
@@ -116,8 +116,8 @@ def _mirrored(writer: Writer, source: Tensor, amounts: Sequence[tuple[int, int]]
 def _cropped(writer: Writer, name: str, source: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
     """Return `source` without what is padded by less than nothing."""
     starts = [max(-before, 0) for before, _ in amounts]
-    ends = [min(after, 0) or _END for _, after in amounts]
-    if not any(starts) and set(ends) == {_END}:
+    ends = [min(after, 0) or WHOLE for _, after in amounts]
+    if not any(starts) and set(ends) == {WHOLE}:
         return source
     return sliced(writer, f"{name}.cropped", source, starts, ends, [1] * len(starts))
 
@@ -131,9 +131,9 @@ def write_slice(writer: Writer, node: ir.Node) -> None:
     steps = integers(node, 4) or [1] * len(starts)
     if min(steps) < 1:
         raise unsupported(node, f"its steps are {steps}, expected 1 or more")
-    whole: list[tuple[int, int, int]] = [(0, _END, 1)] * rank
+    whole: list[tuple[int, int, int]] = [(0, WHOLE, 1)] * rank
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        whole[axis] = (max(start, -_END), max(min(end, _END), -_END), step)
+        whole[axis] = (max(start, -WHOLE), max(min(end, WHOLE), -WHOLE), step)
     columns = [list(column) for column in zip(*arranged(whole, layout), strict=True)]
     writer.move(node, sliced(writer, str(node.name), source, *columns), layout)
 
@@ -141,9 +141,9 @@ def write_slice(writer: Writer, node: ir.Node) -> None:
 def sliced(writer: Writer, name: str, source: Tensor, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int]) -> Tensor:
     """Add a STRIDED_SLICE; by stored axis, as Python slices, an end of 2³¹ - 1 being that of the axis."""
     begin_mask = sum(1 << axis for axis, start in enumerate(starts) if start == 0)
-    end_mask = sum(1 << axis for axis, end in enumerate(ends) if end == _END)
+    end_mask = sum(1 << axis for axis, end in enumerate(ends) if end == WHOLE)
     shape = [_length(side, start, end, step) for side, start, end, step in zip(source.shape, starts, ends, steps, strict=True)]
-    columns = (("begin", starts), ("end", [end if end != _END else 0 for end in ends]), ("steps", steps))
+    columns = (("begin", starts), ("end", [end if end != WHOLE else 0 for end in ends]), ("steps", steps))
     tables = [writer.constant(f"{name}.{what}", np.array(numbers, np.int32)) for what, numbers in columns]
     return writer.emit(
         name,
@@ -158,8 +158,8 @@ def sliced(writer: Writer, name: str, source: Tensor, starts: Sequence[int], end
 
 def _length(side: Side, start: int, end: int, step: int) -> Side:
     if side is None:
-        return None if end < 0 or end == _END or start < 0 else math.ceil((end - start) / step)
-    return len(range(*slice(start, None if end == _END else end, step).indices(side)))
+        return None if end < 0 or end == WHOLE or start < 0 else math.ceil((end - start) / step)
+    return len(range(*slice(start, None if end == WHOLE else end, step).indices(side)))
 
 
 def write_split(writer: Writer, node: ir.Node) -> None:
@@ -175,7 +175,7 @@ def write_split(writer: Writer, node: ir.Node) -> None:
         sizes = [min(part, side - part * at) for at in range(count)]
     begin = 0
     for index, size in enumerate(sizes):
-        starts, ends = [0] * len(layout), [_END] * len(layout)
+        starts, ends = [0] * len(layout), [WHOLE] * len(layout)
         starts[axis], ends[axis] = begin, begin + size
         name = f"{node.name}.{index}" if index else str(node.name)
         if node.outputs[index].name:
