@@ -52,8 +52,8 @@ def compile_graph(request: CompileRequest, *, on_step: OnStep) -> Compiled:
         raise UserError("an engine for Ethos-U takes pictures of one size", hint="--window HxW")
     model = onnx.load_model_from_string(request.graph)
     forms = {form: write_tflite(model, size=size, operators=operators_with(form)) for form in FORMS}
-    named = {"description": f"{request.name}, for Ethos-U", "metadata": metadata_of(request)}
-    files = {form: serialize(graph, **named) for form, graph in forms.items()}
+    description, metadata = f"{request.name}, for Ethos-U, by sredge", metadata_of(request)
+    files = {form: serialize(graph, description=description, metadata=metadata) for form, graph in forms.items()}
     results: dict[str, VelaResult] = {}
     done, total = 0, len(request.architectures) * len(files)
     for architecture in request.architectures:
