@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from runtime.errors import BackendError, PipelineError
 from runtime.targets import find_target
 from runtime.upscaler import Upscaler
 from runtime.verify.precision import verify_precision
+from tests.document_blocks import DOCS, blocks
 from tests.graphs import Graph
 from tests.small_int8 import measured_on
 from tests.test_litert_writer import quantized as quantized_for_litert
@@ -162,6 +164,21 @@ def test_nothing_of_litert_s_own_is_printed(make: Make, bundle: Bundle) -> None:
     program = f"from runtime.upscaler import Upscaler\nUpscaler.open({str(bundle.directory)!r}, backend='litert', precision='int8')"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def test_the_listing_of_the_guide_gives_what_the_backend_gives(
+    make: Make, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("litert", "--io", "uint8", file="model.int8-litert.uint8-io.onnx")
+    bundle.directory.rename(tmp_path / "lesrcnn_x2")
+    monkeypatch.chdir(tmp_path)
+    (listing,) = [block for block in blocks(DOCS / "litert.md", "python") if "Interpreter" in block.text]
+    names: dict[str, Any] = {"picture": PIXELS}
+    exec(compile(listing.text, str(listing), "exec"), names)
+    graph = Bundle.open(tmp_path / "lesrcnn_x2").path(bundle.variant("int8", target="litert", io="uint8")).read_bytes()
+    with open_backend("litert", graph, precision="int8", io="uint8", engines=tmp_path / "lesrcnn_x2" / ENGINES) as backend:
+        (enlarged,) = backend.run(PIXELS[np.newaxis])
+    np.testing.assert_array_equal(names["larger"], enlarged)
 
 
 def test_a_range_of_sizes_is_refused(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
