@@ -19,6 +19,7 @@ from export.engine.litert.walk import write_tflite
 from export.graph.pixel_io import with_pixel_io, without_pixel_io
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
+from runtime.backends.litert_layers import read_layers
 from runtime.backends.onnxruntime import run_as_written
 from runtime.errors import UserError
 from runtime.pictures.pixels import to_floats
@@ -161,8 +162,7 @@ def test_ends_for_pixels_come_off_as_they_went_on() -> None:
     assert off.graph == onnx.ModelProto.FromString(model.SerializeToString()).graph
 
 
-def test_half_precision_is_stored_and_computed_from() -> None:
-    model = small_network()[0]
+def in_halves(model: onnx.ModelProto) -> onnx.ModelProto:
     halves = onnx.ModelProto.FromString(model.SerializeToString())
     for tensor in halves.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
@@ -170,9 +170,31 @@ def test_half_precision_is_stored_and_computed_from() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), tensor.name))
     for value in (*halves.graph.value_info, *halves.graph.output, *halves.graph.input):
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return halves
+
+
+def test_half_precision_is_stored_and_computed_from() -> None:
+    model = small_network()[0]
+    halves = in_halves(model)
     file, array = tflite(halves), to_floats(check_picture((16, 24)))
     assert len(file) < 0.75 * len(tflite(model))
     assert np.abs(run_tflite(file, array) - run_as_written(model.SerializeToString(), array)).max() <= 5e-3
+
+
+@pytest.mark.parametrize("name", ["Sigmoid", "Softmax", "Tanh"])
+def test_what_a_kernel_writes_in_codes_of_its_own_the_target_quantizes_to(name: str) -> None:
+    operators = operators_of(tflite(int8_of(name), size=_SIZE))
+    assert operators["QUANTIZE"] == 1  # the picture's, and none behind the kernel
+
+
+def test_layers_say_what_they_multiply_in() -> None:
+    model = small_network()[0]
+    for one, precision in ((model, "fp32"), (in_halves(model), "fp16"), (quantized(model, side=16), "int8")):
+        layers = {layer.name: layer for layer in read_layers(tflite(one))}
+        convolutions = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name in layers]
+        assert len(convolutions) >= 3  # in int8 the first is merged into the one behind it
+        assert {layers[name].precision for name in convolutions} == {precision}
+        assert {layers[name].op for name in convolutions} == {"CONV_2D"}
 
 
 def test_a_shuffle_behind_a_convolution_has_its_channels_in_order_there() -> None:
