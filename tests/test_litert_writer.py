@@ -163,7 +163,7 @@ def test_ends_for_pixels_come_off_as_they_went_on() -> None:
 
 
 def in_halves(model: onnx.ModelProto) -> onnx.ModelProto:
-    halves = onnx.ModelProto.FromString(model.SerializeToString())
+    halves: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
     for tensor in halves.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
         if array.dtype == np.float32:
