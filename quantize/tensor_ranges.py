@@ -14,7 +14,7 @@ from export.graph.constants import constant_input
 from quantize.exact.backend_forms import BEFORE_QUANTIZERS
 from quantize.exact.mix_channels import mixable_groups
 from quantize.exact.subpixel import SHUFFLED
-from quantize.graph.operators import is_weighted
+from quantize.graph.operators import is_weighted, row_of
 from quantize.graph.placement import Placement, Quantizer, Role, moved_chain, place_quantizers, tensor_roles
 from quantize.graph.qdq import ActivationRange
 from quantize.options import Int8Options
@@ -43,11 +43,15 @@ def known_ranges(graph: ir.Graph, target: Target) -> dict[str, ActivationRange]:
 
     They are the input's and the output's, and that of a 1×1 convolution from the input's colours to as many (a mean shift):
     interval arithmetic, Σ max(w·low, w·high) + b and Σ min(w·low, w·high) + b, the widest of its channels. Measured ranges
-    would clip a white that the calibration pictures did not happen to have.
+    would clip a white that the calibration pictures did not happen to have. What the target's table says that an operator writes is
+    known too.
     """
     ends = [value for end in graph.outputs for value in moved_chain(end, target)]
     known: dict[str, ActivationRange] = {str(value.name): (0.0, 1.0) for value in (*graph.inputs, *ends)}
     for node in graph:
+        row = row_of(node, target)
+        if row is not None and row.writes is not None:
+            known.setdefault(str(node.outputs[0].name), row.writes)
         source = node.inputs[0] if node.op_type == "Conv" and is_weighted(node) and attribute(node, "group", 1) == 1 else None
         if (
             source is None

@@ -32,6 +32,8 @@ OWNERS = {
     "tensorrt_rtx_bindings": {"runtime/backends/tensorrt_rtx_library.py"},
     "onnxruntime_ep_nv_tensorrt_rtx": set[str](),  # its libraries are loaded, and its Python is not
     "pycuda": {"runtime/backends/gpu_engine.py", "runtime/backends/cuda.py"},
+    "ai_edge_litert": {"runtime/backends/litert.py", "runtime/backends/litert_layers.py", "export/engine/litert"},
+    "flatbuffers": {"export/engine/litert"},
     "onnx": {"export", "calibration", "quantize", "benchmarks/peers/scripts"},
 }
 
@@ -158,7 +160,10 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
     assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
 
 
-@pytest.mark.parametrize("extra", ["export", "quantize", "benchmarks", "tensorrt", "tensorrt-rtx", "serve", "dev", "docs", "all"])
+@pytest.mark.parametrize(
+    "extra",
+    ["export", "quantize", "benchmarks", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
+)
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"][extra]

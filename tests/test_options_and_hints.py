@@ -34,7 +34,9 @@ _NOT_OURS = {
     "--runtime",
     "--disable-pip-version-check",
     "--retries",
-}  # pip, venv, docker
+    "--accelerator-config",
+    "--output-dir",
+}  # pip, venv, docker, vela
 # Commands that write a file where others print: what is in it is the same.
 _OTHER_KIND = {"--json": "a comparison has a table on stdout, and its JSON is kept"}
 

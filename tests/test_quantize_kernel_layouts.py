@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from calibration.ranges import Method
-from quantize.graph.kernel_layouts import blocks_of_channels, pixels_as_channels, plane_of_luma, undo_layouts
+from export.graph.channel_blocks import blocks_of_channels
+from quantize.graph.kernel_layouts import pixels_as_channels, plane_of_luma, undo_layouts
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from runtime.backends import open_backend

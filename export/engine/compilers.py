@@ -123,6 +123,27 @@ COMPILERS: tuple[CompilerEntry, ...] = (
         default_architectures=("86", "89", "120"),
         ranged=True,
     ),
+    CompilerEntry(
+        name="litert",
+        description="phones, desktops, microcontrollers: a .tflite file for LiteRT and its delegates",
+        module="export.engine.litert",
+        packages=("ai_edge_litert", "flatbuffers"),
+        install="pip install 'sredge[litert]'",
+        precisions=("fp32", "fp16", "int8"),
+        targets=("litert",),
+    ),
+    CompilerEntry(
+        name="ethos-u",
+        description="Arm's Ethos-U NPUs: a .tflite file compiled by Vela, and its estimates",
+        module="export.engine.ethos_u",
+        packages=("ethosu", "ai_edge_litert", "flatbuffers"),
+        install="pip install 'sredge[ethos-u]'",
+        precisions=("int8",),
+        targets=("litert",),
+        architectures=("u55-128", "u55-256", "u65-256", "u65-512", "u85-256", "u85-512", "u85-1024"),
+        default_architectures=("u55-128", "u55-256", "u65-512", "u85-512"),
+        fixed_size=True,
+    ),
 )
 
 

@@ -107,3 +107,30 @@ def _make_pixels(value: onnx.ValueInfoProto, name: str) -> None:
     tensor.elem_type = _UINT8
     del tensor.shape.dim[:]
     tensor.shape.dim.extend(sizes)
+
+
+def has_pixel_io(model: onnx.ModelProto) -> bool:
+    """Return whether `model` is one that `with_pixel_io` gave."""
+    return bool(model.graph.input[0].name == "pixels_in")
+
+
+def without_pixel_io(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph of floats that `with_pixel_io` made `model` of: for a compiler that has ends of its own for pixels."""
+    inner = copy.deepcopy(model)
+    graph = inner.graph
+    (last,) = [node for node in graph.node if node.output[0] == "pixels_nhwc"]
+    ends = {node.name: node for node in graph.node if node.output[0].startswith("pixels_") or "pixels_rest" in node.input}
+    (first,) = [node for node in ends.values() if "pixels_rest" in node.input]
+    for value, name in ((graph.input[0], first.output[0]), (graph.output[0], last.input[0])):
+        value.name = name
+        tensor = value.type.tensor_type
+        sizes = [copy.deepcopy(tensor.shape.dim[axis]) for axis in _TO_PLANES]
+        tensor.elem_type = _FLOAT
+        del tensor.shape.dim[:]
+        tensor.shape.dim.extend(sizes)
+    network = [copy.deepcopy(node) for node in graph.node if node.name not in ends]
+    constants = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name not in _CONSTANTS]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(network)
+    graph.initializer.extend(constants)
+    return inner

@@ -37,9 +37,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from export.graph.channel_blocks import blocks_of_channels
 from export.graph.constants import new_constant
 from quantize.exact.subpixel import write_subpixel
-from quantize.graph.kernel_layouts import blocks_of_channels, pixels_as_channels, plane_of_luma
+from quantize.graph.kernel_layouts import pixels_as_channels, plane_of_luma
 from quantize.graph.operators import is_activation
 from runtime.targets import Target
 

@@ -1,9 +1,7 @@
 """Lay out what convolutions write as CPU kernels are fast at: the written int8 graph in, the same function out.
 
 blocks_of_channels
-    A DepthToSpace in CRD order (channel c·r² + i·r + j) gathers each pixel's channels from places r² apart. Backends keep channels
-    last; in DCR order ((i·r + j)·C + c) DepthToSpace copies C neighbours at a time. The convolution before writes that order once
-    its output channels are permuted; operators between the two treat every channel alike.
+    See `export/graph/channel_blocks.py`.
 pixels_as_channels
     Kernels compute 16 output channels at a time, and a layer that makes a picture has 3. With a kernel W' of side k + 1 and
     i, j in {0, 1},
@@ -24,7 +22,6 @@ What each saves is in `deploy_docs/passes.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,41 +30,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.graph.attributes import attribute, groups, has_own_pads
-from export.graph.constants import constant, new_constant
+from export.graph.channel_blocks import change_outputs, convolution_before, stored_parameter, treats_alike
+from export.graph.constants import new_constant
 from export.graph.editing import discard, hand_over, insert_node, only_reader
-from quantize.graph.layers import stored_parameter
 from quantize.graph.parity import sizes_modulo_two
 
 _LANES = 16  # output channels that one instruction of AVX-512 computes
 _SIDE = 2  # of the square of pixels made at once: 3 wants sizes that three divides, and fills the lanes no better
 _SMALLEST_KERNEL = 3  # a 1×1 layer becomes 2×2, four times the products
-_ALIKE = (
-    "Relu",
-    "PRelu",
-    "LeakyRelu",
-    "Clip",
-    "Sigmoid",
-    "Tanh",
-    "HardSigmoid",
-    "HardSwish",
-    "Elu",
-    "QuantizeLinear",
-    "DequantizeLinear",
-)
 _PIXELS = ".pixels"  # ends the name of the DepthToSpace that puts four pixels side by side
-
-_Change = Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def blocks_of_channels(graph: ir.Graph) -> None:
-    """Give each DepthToSpace behind a convolution its channels in DCR order."""
-    for shuffle in [node for node in graph if node.op_type == "DepthToSpace" and attribute(node, "mode", "DCR") == "CRD"]:
-        layer = _convolution_before(shuffle.inputs[0])
-        if layer is None:
-            continue
-        _change_outputs(graph, layer, partial(_by_blocks, square=shuffle.attributes["blocksize"].as_int() ** 2))
-        shuffle.attributes["mode"] = ir.AttrString("mode", "DCR")
-    graph.sort()
 
 
 def pixels_as_channels(graph: ir.Graph) -> None:
@@ -76,7 +47,7 @@ def pixels_as_channels(graph: ir.Graph) -> None:
         chain = _chain_behind(layer.outputs[0])
         if sizes_modulo_two(layer.outputs[0]) != (0, 0) or not (chain[-1].is_graph_output() or _is_stored(chain[-1])):
             continue
-        _change_outputs(graph, layer, partial(np.tile, reps=_SIDE**2), kernel=_four_kernels)
+        change_outputs(graph, layer, partial(np.tile, reps=_SIDE**2), kernel=_four_kernels)
         layer.attributes["strides"] = ir.AttrInt64s("strides", [_SIDE, _SIDE])
         layer.attributes.pop("kernel_shape", None)
         _put_side_by_side(graph, layer, chain)
@@ -105,14 +76,14 @@ def undo_layouts(graph: ir.Graph, like: ir.Graph) -> None:
         if name not in modes:
             _undo_pixels(graph, layers[name.removesuffix(_PIXELS)], shuffle)
         elif modes[name] != attribute(shuffle, "mode", "DCR"):
-            layer = _convolution_before(end)
+            layer = convolution_before(end)
             assert layer is not None
-            _change_outputs(graph, layer, partial(_in_channels, square=shuffle.attributes["blocksize"].as_int() ** 2))
+            change_outputs(graph, layer, partial(_in_channels, square=shuffle.attributes["blocksize"].as_int() ** 2))
             shuffle.attributes["mode"] = ir.AttrString("mode", modes[name])
 
 
 def _undo_pixels(graph: ir.Graph, layer: ir.Node, shuffle: ir.Node) -> None:
-    _change_outputs(graph, layer, lambda array: array[: len(array) // _SIDE**2], kernel=_first_kernel)
+    change_outputs(graph, layer, lambda array: array[: len(array) // _SIDE**2], kernel=_first_kernel)
     layer.attributes["strides"] = ir.AttrInt64s("strides", [1, 1])
     end = shuffle.inputs[0]
     assert end is not None
@@ -124,11 +95,6 @@ def _is_shuffled_luma(restore: ir.Node) -> bool:
     shape, codes = restore.outputs[0].shape, restore.inputs[0]
     shuffle = None if codes is None else codes.producer()
     return shuffle is not None and shuffle.op_type == "DepthToSpace" and shape is not None and len(shape) == 4 and shape[1] == 1
-
-
-def _by_blocks(array: NDArray[Any], *, square: int) -> NDArray[Any]:
-    """(C·square, …) in CRD order -> the same in DCR order."""
-    return array.reshape(-1, square, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
 
 
 def _in_channels(array: NDArray[Any], *, square: int) -> NDArray[Any]:
@@ -164,31 +130,12 @@ def _wastes_lanes(layer: ir.Node) -> bool:
     )
 
 
-def _convolution_before(value: ir.Value | None) -> ir.Node | None:
-    """Return the convolution that alone writes `value`, with nothing between but operators that treat every channel alike."""
-    while value is not None and only_reader(value) is not None:
-        node = value.producer()
-        if node is None or node.op_type == "Conv":
-            return node if node is not None and groups(node) == 1 and stored_parameter(node, 1) is not None else None
-        if not _treats_alike(node):
-            return None
-        value = node.inputs[0]
-    return None
-
-
 def _chain_behind(value: ir.Value) -> list[ir.Value]:
     """Return `value`, and what operators make of it that treat every channel alike and read nothing else, up to stored codes."""
     reader = only_reader(value)
-    if reader is None or _is_stored(value) or not _treats_alike(reader):
+    if reader is None or _is_stored(value) or not treats_alike(reader):
         return [value]
     return [value, *_chain_behind(reader.outputs[0])]
-
-
-def _treats_alike(node: ir.Node) -> bool:
-    """Return whether `node` does the same to all channels; a quantizer of one scale does."""
-    return node.op_type in _ALIKE and all(
-        value is None or (value.const_value is not None and value.const_value.size == 1) for value in node.inputs[1:]
-    )
 
 
 def _is_stored(value: ir.Value) -> bool:
@@ -211,35 +158,3 @@ def _put_side_by_side(graph: ir.Graph, layer: ir.Node, chain: list[ir.Value]) ->
         end.name, made.name = f"{end.name}.phases", end.name
     for value in chain:
         value.shape = None
-
-
-def _change_outputs(graph: ir.Graph, layer: ir.Node, change: _Change, *, kernel: _Change | None = None) -> None:
-    """Replace what `layer` has one of for each output channel by what `change` makes of it, and its weight by `kernel`'s."""
-    for index, value in list(enumerate(layer.inputs))[1:]:
-        if value is None:
-            continue
-        of_values = kernel if index == 1 and kernel is not None else change
-        restored = value.producer()
-        if restored is None:
-            _replace(graph, layer, index, of_values)
-            continue
-        if len(list(value.uses())) > 1:  # layers that share a weight
-            name = f"{layer.name}.{restored.name}"
-            restored = ir.Node("", restored.op_type, list(restored.inputs), list(restored.attributes.values()), name=name)
-            restored.outputs[0].name, restored.outputs[0].type = f"{layer.name}.{value.name}", value.type
-            graph.insert_before(layer, restored)
-            layer.replace_input_with(index, restored.outputs[0])
-        restored.outputs[0].shape = None
-        for part in range(len(restored.inputs)):
-            _replace(graph, restored, part, of_values if part == 0 else change)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, index: int, change: _Change) -> None:
-    """Give the constant that `node` reads there other values, under the name it has where no other node reads it."""
-    value = node.inputs[index]
-    array = constant(value)
-    if value is None or array is None or array.ndim == 0:
-        return
-    if len(list(value.uses())) == 1:
-        del graph.initializers[str(value.name)]
-    node.replace_input_with(index, new_constant(graph, np.ascontiguousarray(change(array)), name=str(value.name)))

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.graph.attributes import attribute
-from export.graph.constants import constant
 
 
 def output_axis(node: ir.Node) -> int:
@@ -31,10 +30,3 @@ def bias_gain(node: ir.Node) -> float:
 def along(values: NDArray[Any], dimensions: int, axis: int) -> NDArray[Any]:
     """(O,), as it lies along `axis` of an array of so many dimensions."""
     return values.reshape([-1 if index == axis % dimensions else 1 for index in range(dimensions)])
-
-
-def stored_parameter(layer: ir.Node, index: int) -> NDArray[Any] | None:
-    """Return a layer's weight or bias as a graph stores it: in float, or the integers that a DequantizeLinear restores it from."""
-    value = layer.inputs[index] if len(layer.inputs) > index else None
-    restored = None if value is None else value.producer()
-    return constant(restored.inputs[0] if restored is not None and restored.op_type == "DequantizeLinear" else value)

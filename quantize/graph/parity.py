@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.attributes import attribute, has_own_pads
+from export.graph.channel_blocks import stored_parameter
 from export.graph.constants import constant
-from quantize.graph.layers import stored_parameter
 
 Parity = tuple[int, int]
 """Height and width modulo 2."""

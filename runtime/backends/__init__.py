@@ -80,6 +80,14 @@ _TENSORRT_RTX = f"{tensorrt_rtx_library.INSTALL}; and with nvcc on the PATH pip 
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS, sums_in_16_bits=True),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
+    BackendEntry(
+        "litert",
+        ".litert",
+        ("ai_edge_litert",),
+        "pip install 'sredge[litert]'",
+        ("fp32", "fp16", "int8"),
+        prebuilt=True,
+    ),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
     BackendEntry(

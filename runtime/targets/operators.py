@@ -41,6 +41,7 @@ class Row:
         zero_points: False where what it reads must have zero point 0, which then is int8.
         integers: a move may be of the integers themselves; else it has a DequantizeLinear before and a QuantizeLinear behind it.
         int8_only: the accelerator runs it on int8 alone, in a graph of whatever precision.
+        writes: the range of the codes that the accelerator's kernel writes, whatever was measured; None where it takes any.
     """
 
     operator: str
@@ -52,6 +53,7 @@ class Row:
     joins: bool = False
     integers: bool = True
     int8_only: bool = False
+    writes: tuple[float, float] | None = None
 
 
 def fused(*operators: str) -> tuple[Row, ...]:
