@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -20,6 +21,7 @@ from quantize.options import Effort, Int8Options
 from quantize.stage import quantize_bundle
 from runtime import Upscaler, upscaler
 from runtime.backends import BACKENDS, Backend, open_backend
+from runtime.backends.processor import products_overflow
 from runtime.bundle import Bundle
 from runtime.cli import main
 from runtime.errors import BackendError, SredgeError, UnknownNameError
@@ -46,6 +48,17 @@ def _only(bundle: Bundle, targets: Sequence[str]) -> Bundle:
     return replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": (bundle.variant("fp32"), *int8)}))
 
 
+@contextmanager
+def _refusing_overflow() -> Iterator[None]:
+    """Skip where this processor has no VNNI and the value check refuses what its products of bytes gave."""
+    try:
+        yield
+    except BackendError as error:
+        if not (products_overflow() and "openvino computes" in str(error) and "wrongly" in str(error)):
+            raise
+        pytest.skip(f"no VNNI here: {error}")
+
+
 @pytest.mark.parametrize("installed", [("openvino", "onnxruntime"), ("onnxruntime",), ("openvino",)], ids="+".join)
 @pytest.mark.parametrize("target", DYNAMIC, ids=lambda target: target.name)
 def test_every_backend_that_auto_finds_gives_what_the_graph_says(
@@ -60,7 +73,7 @@ def test_every_backend_that_auto_finds_gives_what_the_graph_says(
         with pytest.raises(BackendError, match="no installed backend"):
             Upscaler.open(only, precision="int8")
         return
-    with Upscaler.open(only, precision="int8") as opened:
+    with _refusing_overflow(), Upscaler.open(only, precision="int8") as opened:
         given = opened(picture)
     error = np.mean(np.square(given.astype(float) - wanted))
     assert 10 * np.log10(255**2 / error) > 30, f"int8 for {target.name} on {opened.backend_name} is no picture of fp32's"
@@ -73,7 +86,7 @@ def test_every_backend_that_auto_finds_gives_what_the_graph_says(
 def test_a_backend_that_the_target_does_not_name_is_refused_with_what_to_do(for_all: Bundle, target: str, backend: str) -> None:
     only = _only(for_all, [target])
     if backend in find_target(target).backends:
-        with Upscaler.open(only, precision="int8", backend=backend) as opened:
+        with _refusing_overflow(), Upscaler.open(only, precision="int8", backend=backend) as opened:
             assert (opened.variant.target, opened.backend_name) == (target, backend)
     else:
         with pytest.raises(BackendError, match=f"{backend} does not compute this graph faithfully: int8 for {target}") as caught:

@@ -42,11 +42,12 @@ _UNWANTED = ["WeightBiasQuantization"]
 # On x86 without VNNI its products of bytes overflow: it adds two in 16 bits, 45 dB from the graph as written (LESRCNN x2). Told so,
 # it stores weights as uint8 there, whose products it adds exactly in twice the time; elsewhere nothing changes.
 # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8
-_EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+_EXACT_PRODUCTS = "session.x64quantprecision"
 # Its convolutions end the process where nothing is left of a small picture, dividing by zero; others raise.
 _ENDS_THE_PROCESS = "NchwcTransformer"
-# It fuses joins of float16 tensors into QLinearConcat, which has scales of float32 alone.
-_FUSES_INTEGERS = "QDQSelectorActionTransformer"
+# How a graph is opened, until it is: with exact products or without, as storing weights as uint8 breaks graphs where layers share one;
+# and without fusing joins of float16 tensors into QLinearConcat, which has scales of float32 alone.
+_ATTEMPTS = (("1", ()), ("0", ()), ("1", ("QDQSelectorActionTransformer",)))
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OnnxRuntimeBackend:
@@ -110,15 +111,15 @@ class OnnxRuntimeBackend:
         return outputs[0]
 
     def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
-        options.add_session_config_entry(*_EXACT_PRODUCTS)
-        try:
+        errors: list[Exception] = []
+        for exact_products, without in _ATTEMPTS:
+            options.add_session_config_entry(_EXACT_PRODUCTS, exact_products)
             try:
-                return _session(self._graph, options, self._unwanted)
-            except ort.capi.onnxruntime_pybind11_state.InvalidGraph:  # of its own making, where the graph itself is none
-                return _session(self._graph, options, [*self._unwanted, _FUSES_INTEGERS])
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
+                return _session(self._graph, options, [*self._unwanted, *without])
+            except Exception as error:  # noqa: BLE001 # its own exceptions have no base but this; raised below
+                errors.append(error)
+        reason = str(errors[0]).splitlines()[0]
+        raise BackendError(f"onnxruntime {ort.__version__} cannot open this graph: {reason}") from errors[0]
 
 
 def _session(graph: bytes, options: ort.SessionOptions, without: list[str]) -> ort.InferenceSession:
