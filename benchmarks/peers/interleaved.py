@@ -1,5 +1,6 @@
 """Time graphs in turns: files in; each one's CPU time on one thread, and its ratios to fp32 and to sredge's, out.
 
+fp32 is timed on every backend here that runs it, and the ratio is to the fastest: what is faster than a slow fp32 has gained nothing.
 All graphs of a backend are open in one process, which has one thread to compute with, and each turn runs each of them once. What is
 counted is the process's CPU time, and a ratio is the median of the ratios within the turns: what else the machine does changes
 neither much.
@@ -21,9 +22,11 @@ import numpy as np
 from benchmarks.latency import WARM_UP
 from benchmarks.peers.opened import open_made
 from benchmarks.worker import end_with_parent
+from runtime.backends import BACKENDS
 from runtime.errors import BackendError
 
 TURNS = 21  # at the least what a median needs to be steady beside other work
+FP32 = "fp32"
 _SEED = 0
 Shape = tuple[int, int, int, int]
 
@@ -34,7 +37,7 @@ class Timed:
 
     Attributes:
         cpu_ms: the median.
-        times_fp32: how many times as fast as fp32 on this backend.
+        times_fp32: how many times as fast as fp32, on whatever backend here that is fastest.
         times_sredge: this time as a multiple of that of sredge's graph; None where there is none.
     """
 
@@ -46,7 +49,7 @@ class Timed:
 def time_interleaved(
     graphs: Mapping[str, Path], *, fp32: Path, sredge: str | None, backend: str, shape: Shape, turns: int = TURNS
 ) -> dict[str, Timed]:
-    """Time int8 `graphs` by label beside `fp32`, itself labelled "fp32"; those that the backend cannot run are left out.
+    """Time int8 `graphs` by label beside `fp32`, itself labelled FP32; those that the backend cannot run are left out.
 
     Args:
         sredge: the label of the graph that `times_sredge` refers to.
@@ -57,13 +60,15 @@ def time_interleaved(
         except BrokenProcessPool as error:
             raise BackendError(f"{backend}: a graph ended the process that timed it") from error
     ours = taken.get(sredge or "")
+    fastest = min((times for label, times in taken.items() if label not in graphs), key=lambda times: float(np.median(times)))
     return {
         label: Timed(
             round(float(np.median(times)), 3),
-            round(float(np.median(taken["fp32"] / times)), 3),
+            round(float(np.median(fastest / times)), 3),
             None if ours is None else round(float(np.median(times / ours)), 3),
         )
         for label, times in taken.items()
+        if label in {FP32, *graphs}
     }
 
 
@@ -72,13 +77,18 @@ def _time_all(graphs: dict[str, Path], fp32: Path, backend: str, shape: Shape, t
     array = np.random.default_rng(_SEED).random(shape, np.float32)
     with ExitStack() as stack:
         runs: dict[str, Callable[[], object]] = {}
-        for label, path in {"fp32": fp32, **graphs}.items():
+        others = [entry.name for entry in BACKENDS if entry.opens_graphs and "fp32" in entry.precisions and entry.name != backend]
+        for label, path, name in (
+            (FP32, fp32, backend),
+            *((f"{FP32} on {other}", fp32, other) for other in others),
+            *((label, path, backend) for label, path in graphs.items()),
+        ):
             try:
-                opened = stack.enter_context(open_made(path, backend, precision="fp32" if path == fp32 else "int8", threads=1))
+                opened = stack.enter_context(open_made(path, name, precision="fp32" if path == fp32 else "int8", threads=1))
                 for _ in range(WARM_UP):
                     opened.run(array)
             except BackendError:
-                if path == fp32:
+                if label == FP32:
                     raise
                 continue
             runs[label] = lambda opened=opened: opened.run(array)  # type: ignore[misc] # bound now, and not when it is called

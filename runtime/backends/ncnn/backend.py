@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
 
-import ncnn
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
@@ -24,6 +23,7 @@ from ...targets import Precision
 from ..backend import BackendOptions, LayerPrecision, Values
 from .convert import convert
 from .layer_types import layer_types
+from .library import ncnn
 from .model import OUTPUT, NcnnModel
 from .place import Place
 from .weight_reader import WeightReader

@@ -98,6 +98,18 @@ class Builder:
         stored = Weights(np.asarray(value, np.float32).reshape(shape))
         return self.add(node, "MemoryData", (), shape, parameters=parameters, weights=(stored,), own=False)[0]
 
+    def computed(self, node: Node, value: Value | None, *, rank: int | None = None) -> Blob:
+        """Return an input that the network computes, of `rank` axes where that is given; BackendError where it is another."""
+        if not isinstance(value, Blob) or rank not in (None, len(value.shape)):
+            raise self.refuse(node, "reads something else than pictures that the network computes")
+        return value
+
+    def known(self, node: Node, value: Value | None) -> Array | None:
+        """Return an input that is a constant or left out; BackendError where the network computes it."""
+        if isinstance(value, Blob):
+            raise self.refuse(node, "takes a size that the network computes from a picture's values")
+        return value
+
     def refuse(self, node: Node, why: str) -> BackendError:
         return BackendError(
             f"ncnn cannot run {node.operator} (node {node.name!r}): it {why}", hint="--backend openvino, or --backend onnxruntime"

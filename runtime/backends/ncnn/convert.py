@@ -14,12 +14,12 @@ import numpy as np
 
 from ...bundle.graph_content import Array, GraphContent, Node
 from ...errors import BackendError
-from . import elementwise, layers, moves
+from . import elementwise, layers, moves, sampling
 from .builder import Blob, Builder, Convert, Value
 from .constants import compute
 from .model import NcnnModel
 
-OPERATORS: dict[str, Convert] = {**layers.OPERATORS, **elementwise.OPERATORS, **moves.OPERATORS}
+OPERATORS: dict[str, Convert] = {**layers.OPERATORS, **elementwise.OPERATORS, **moves.OPERATORS, **sampling.OPERATORS}
 """Every ONNX operator that is written for ncnn; those of constants and sizes alone are in constants.py."""
 
 

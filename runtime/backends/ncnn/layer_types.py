@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
 from ...targets import Precision
 from ..backend import LayerPrecision, RanIn
+from .library import ncnn
 from .model import NcnnModel
 
 Floats = NDArray[np.float32]

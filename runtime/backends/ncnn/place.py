@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ncnn
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BackendError
+from .library import ncnn
 from .model import INPUT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 
-import ncnn
+from .library import ncnn
 
 # ncnn's `load_model_mem` keeps pointing into memory that Python frees; a reader's bytes are copied into ncnn's own.
 _address = ctypes.pythonapi.PyCapsule_GetPointer
