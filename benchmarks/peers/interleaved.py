@@ -1,9 +1,8 @@
 """Time graphs in turns: files in; each one's CPU time on one thread, and its ratios to fp32 and to sredge's, out.
 
-fp32 is timed on every backend here that runs it, and the ratio is to the fastest: what is faster than a slow fp32 has gained nothing.
-All graphs of a backend are open in one process, which has one thread to compute with, and each turn runs each of them once. What is
-counted is the process's CPU time, and a ratio is the median of the ratios within the turns: what else the machine does changes
-neither much.
+fp32 is timed on every backend here that runs it, and the ratio is to the fastest: to be faster than a slow fp32 is no gain. All graphs
+of a backend are open in one process, which has one thread to compute with, and each turn runs each of them once. What is counted is
+the process's CPU time, and a ratio is the median of the ratios within the turns: what else the machine does changes neither much.
 """
 
 from __future__ import annotations

@@ -25,23 +25,8 @@ _NCNN = "ncnn"
 _KERNEL, _LEAST_CHANNELS = (3, 3), 64  # of 48 and 32 channels ncnn takes 0.98 and 1.02 of the others' time
 _LEAST_SHARE = 0.75  # between SRGAN x8, 0.99 of the others' time, and ESPCN, 1.17
 # What the measured networks are made of. None of these reads a size, so that ncnn makes one network for all of them.
-_OPERATORS = frozenset(
-    [
-        "Add",
-        "Clip",
-        "Concat",
-        "Conv",
-        "DepthToSpace",
-        "LeakyRelu",
-        "Mul",
-        "PRelu",
-        "ReduceMax",
-        "ReduceMean",
-        "Relu",
-        "Sigmoid",
-        "Sub",
-    ]
-)
+_ACTIVATIONS = {"Clip", "LeakyRelu", "PRelu", "Relu", "Sigmoid"}
+_OPERATORS = {"Add", "Concat", "Conv", "DepthToSpace", "Mul", "ReduceMax", "ReduceMean", "Sub", *_ACTIVATIONS}
 _PLAIN = {"strides": (1, 1), "dilations": (1, 1), "group": 1}  # and what each is where a node leaves it out
 
 
