@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +21,18 @@ from export.models import Network
 from export.stage import export_foreign
 from runtime.backends import BACKENDS, open_backend
 from runtime.backends.onnxruntime import run_as_written
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, Contract
 from runtime.bundle.graph_content import read_graph_content
 from runtime.cli import main
 from runtime.errors import BackendError
 from runtime.targets import Precision
 from runtime.upscaler import Upscaler
+from runtime.verify.value_check import measure_values
 from tests.architectures import ARCHITECTURES
 from tests.architectures.exporters import find_exporter, write_onnx
 from tests.architectures.weights import scale_of
 from tests.graphs import Graph
+from tests.stand_ins.libraries import ROOT
 
 if not any(entry.name == "ncnn" and entry.installed for entry in BACKENDS):
     pytest.skip("ncnn is not installed: pip install 'sredge[ncnn]'", allow_module_level=True)
@@ -223,3 +228,48 @@ def test_constants_of_every_type_are_read(kind: str, raw: bool) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     (read,) = read_graph_content(model.SerializeToString()).constants.values()
     assert np.array_equal(read.astype(np.float64), onnx.numpy_helper.to_array(tensor).astype(np.float64))
+
+
+_WAITING = """
+import os
+from runtime.backends.ncnn.library import ncnn
+print(ncnn.__version__, "OMP_WAIT_POLICY" in os.environ)
+"""
+
+
+@pytest.mark.parametrize(("asked", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")], ids=str)
+def test_threads_of_ncnn_sleep_where_they_wait_unless_the_user_decided(asked: dict[str, str], policy: str) -> None:
+    """libgomp shows how it was set where it is asked to."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment = {**kept, **asked, "OMP_DISPLAY_ENV": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", _WAITING], env=environment, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+    assert done.stdout.split()[1:] == [str(bool(asked))]
+
+
+def test_a_graph_whose_values_bf16_does_not_hold_fails_the_value_check() -> None:
+    """100 ± 1 has 8 bits in bfloat16: a step of 1/2, which the difference is left with."""
+    graph = Graph(12, channels=3)
+    raised = graph.add("Relu", graph.add("Add", graph.conv("input", 3, 3), graph.constant(100.0)))
+    data = graph.proto(graph.add("Sub", raised, graph.constant(100.0))).SerializeToString()
+    found = {}
+    for precision in ("fp32", "bf16"):
+        with open_backend("ncnn", data, precision=precision) as backend:
+            if {layer.precision for layer in backend.precisions()} >= {precision}:
+                found[precision] = measure_values(backend, data, data, Contract(), precision=precision).passed
+    assert found.items() <= {"fp32": True, "bf16": False}.items()
+    assert "fp32" in found
+
+
+def test_an_upscaler_of_ncnn_has_had_its_values_checked(exported_small: Bundle) -> None:
+    with Upscaler.open(exported_small, precision="fp32", backend="ncnn", verify="always") as opened:
+        assert opened.value_check is not None
+        assert opened.value_check.psnr_db > 100
+
+
+def test_tiles_are_smaller_where_ncnn_takes_more_memory(exported: Bundle) -> None:
+    kept = {}
+    for backend in ("onnxruntime", "ncnn"):
+        with Upscaler.open(exported, precision="fp32", backend=backend, memory_bytes=256 << 20, verify="never") as opened:
+            kept[backend] = opened.plan(np.zeros((1080, 1920, 3), np.uint8)).count
+    assert kept["ncnn"] > 2 * kept["onnxruntime"]

@@ -1,14 +1,16 @@
 """Time graphs in turns: files in; each one's CPU time on one thread, and its ratios to fp32 and to sredge's, out.
 
-fp32 is timed on every backend here that runs it, and the ratio is to the fastest: to be faster than a slow fp32 is no gain. All graphs
-of a backend are open in one process, which has one thread to compute with, and each turn runs each of them once. What is counted is
-the process's CPU time, and a ratio is the median of the ratios within the turns: what else the machine does changes neither much.
+fp32 is timed on every backend here that runs it, and the ratio is to the fastest: to be faster than a slow fp32 is no gain.
+
+All graphs of a backend are open in one process, which has one thread to compute with, and each turn runs each of them once. What is
+counted is the process's CPU time, and a ratio is the median of the ratios within the turns: what else the machine does changes
+neither much.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -17,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.latency import WARM_UP
 from benchmarks.peers.opened import open_made
@@ -28,6 +31,7 @@ TURNS = 21  # at the least what a median needs to be steady beside other work
 FP32 = "fp32"
 _SEED = 0
 Shape = tuple[int, int, int, int]
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ def time_interleaved(
             taken = pool.submit(_time_all, dict(graphs), fp32, backend, shape, turns).result()
         except BrokenProcessPool as error:
             raise BackendError(f"{backend}: a graph ended the process that timed it") from error
+    return ratios(taken, graphs, sredge=sredge)
+
+
+def ratios(taken: Mapping[str, Times], graphs: Collection[str], *, sredge: str | None) -> dict[str, Timed]:
+    """Hold times, turn by turn, against the fastest fp32 and sredge's; fp32 on other backends is left out of what comes back."""
     ours = taken.get(sredge or "")
     fastest = min((times for label, times in taken.items() if label not in graphs), key=lambda times: float(np.median(times)))
     return {
@@ -71,7 +80,7 @@ def time_interleaved(
     }
 
 
-def _time_all(graphs: dict[str, Path], fp32: Path, backend: str, shape: Shape, turns: int) -> dict[str, np.ndarray]:
+def _time_all(graphs: dict[str, Path], fp32: Path, backend: str, shape: Shape, turns: int) -> dict[str, Times]:
     """Milliseconds of CPU time, turn by turn, by label."""
     array = np.random.default_rng(_SEED).random(shape, np.float32)
     with ExitStack() as stack:

@@ -15,10 +15,10 @@ multiply-accumulates in such convolutions (deploy_docs/ncnn.md has the milliseco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ..bundle import Bundle, Variant
-from ..bundle.graph_content import Array, Node, read_graph_content
+from ..bundle import Bundle, Layer, Variant
+from ..bundle.graph_content import Array, GraphContent, Node, read_graph_content
 from ..errors import BundleError
 
 _NCNN = "ncnn"
@@ -38,16 +38,18 @@ def fastest_backend(bundle: Bundle, variant: Variant) -> str | None:
         graph = read_graph_content(bundle.read(variant))
     except BundleError:  # which opening the graph reports
         return None
-    if not {node.operator for node in graph.nodes} <= _OPERATORS:
-        return None
+    known = {node.operator for node in graph.nodes} <= _OPERATORS
+    return _NCNN if known and winograd_share(graph, bundle.manifest.layers) >= _LEAST_SHARE else None
+
+
+def winograd_share(graph: GraphContent, layers: Sequence[Layer]) -> float:
+    """Return the share of multiply-accumulates in convolutions that Winograd gains much for, 0 to 1."""
     suited = {node.name for node in graph.nodes if node.operator == "Conv" and _is_suited(node, graph.constants)}
-    macs = sum(layer.macs for layer in bundle.manifest.layers)
-    gained = sum(layer.macs for layer in bundle.manifest.layers if layer.name in suited)
-    return _NCNN if macs and gained / macs >= _LEAST_SHARE else None
+    return sum(layer.macs for layer in layers if layer.name in suited) / max(sum(layer.macs for layer in layers), 1)
 
 
 def _is_suited(node: Node, constants: Mapping[str, Array]) -> bool:
-    """Return whether it is a convolution that Winograd gains much for."""
+    """Return whether its kernel is 3×3, in steps of 1, and its channels are many and in one group."""
     weight = constants.get(node.inputs[1])
     plain = all(node.attributes.get(name, value) == value for name, value in _PLAIN.items())
     return plain and weight is not None and weight.shape[2:] == _KERNEL and min(weight.shape[:2]) >= _LEAST_CHANNELS
