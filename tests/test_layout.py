@@ -163,7 +163,7 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
 
 @pytest.mark.parametrize(
     "extra",
-    ["export", "quantize", "benchmarks", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
+    ["export", "quantize", "benchmarks", "ncnn", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
 )
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
