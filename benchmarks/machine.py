@@ -12,7 +12,7 @@ __all__ = ["Machine", "count_cores", "describe_machine"]
 
 # Instructions that decide how fast 8- and 16-bit arithmetic can be.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "asimddp", "i8mm")
-_BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx_cu13_bindings", "pycuda")
+_BACKENDS = ("onnxruntime", "openvino", "ncnn", "tensorrt", "tensorrt_rtx_cu13_bindings", "pycuda")
 _PACKAGES = ("sredge", *_BACKENDS, "numpy", "opencv-python-headless", "scikit-image", "pillow")
 
 

@@ -41,7 +41,7 @@ class Row(Noun):
     device_latency: DeviceLatency | None = None
     """None where the backend's accelerator has no clock of its own."""
     speedup: float | None
-    """fp32's median latency on the same backend over this one's, from the same interleaved rounds; None without fp32."""
+    """The median latency of the fastest fp32, on whatever backend, over this one's, from the same rounds; None without fp32."""
     macs: int
     int8_mac_share: float
     precision_verified: bool

@@ -72,7 +72,8 @@ def soak(
 ) -> None:
     """Run random pictures of random sizes on every backend, each in a process of its own."""
     opened = Bundle.open(resolve_bundle(bundle))
-    names = [entry.name for entry in BACKENDS if entry.opens_graphs] if backend is None else [choose_backend(backend).name]
+    able = [entry.name for entry in BACKENDS if entry.opens_graphs and precision in entry.precisions]
+    names = able if backend is None else [choose_backend(backend).name]
     least, most = console.parse_size(smallest, option="--smallest"), console.parse_size(largest, option="--largest")
     if any(low > high for low, high in zip(least, most, strict=True)):
         raise UserError(f"--smallest {smallest} is larger than --largest {largest}", hint="--smallest 16x16 --largest 64x64")

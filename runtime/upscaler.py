@@ -234,6 +234,7 @@ class Upscaler:
             parallel=self.parallel,
             limits=self._limits,
             held_bytes=held_bytes,
+            backend=self.backend_name,
         )
 
     def run(self, array: NDArray[np.float32]) -> NDArray[np.float32]:

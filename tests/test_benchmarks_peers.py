@@ -18,7 +18,7 @@ from benchmarks.evaluated import Judged
 from benchmarks.peers.attempts import OURS, Attempt, Subject, try_peer
 from benchmarks.peers.cli import main
 from benchmarks.peers.counted import Counted, run_counted
-from benchmarks.peers.interleaved import Timed
+from benchmarks.peers.interleaved import Timed, ratios
 from benchmarks.peers.pictures import crop_pictures, spread, write_calibration
 from benchmarks.peers.registry import PEERS, SCRIPTS, Peer, find_rows
 from benchmarks.peers.scores import Row, Scored
@@ -189,6 +189,12 @@ def test_pictures_are_spread_over_a_set_and_given_to_sredge_as_they_are_laid_out
     again = find_images(str(subject.calibration.folder), scale=2, use="calibration")
     assert [(pair.name, pair.low) for pair in again.pairs] == [(pair.name, pair.low) for pair in images.pairs]
     assert [pair.high and pair.high.resolve() for pair in again.pairs] == [pair.high for pair in images.pairs]
+
+
+def test_times_are_held_against_the_fastest_fp32_of_every_backend() -> None:
+    taken = {"fp32": np.full(3, 8.0), "fp32 on another": np.full(3, 6.0), "ours": np.full(3, 2.0), "theirs": np.full(3, 3.0)}
+    found = ratios(taken, ("ours", "theirs"), sredge="ours")
+    assert found == {"fp32": Timed(8.0, 0.75, 4.0), "ours": Timed(2.0, 3.0, 1.0), "theirs": Timed(3.0, 2.0, 1.5)}
 
 
 def test_a_peer_that_is_ahead_is_marked_where_it_is() -> None:

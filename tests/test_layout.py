@@ -28,6 +28,7 @@ ALLOWED = {
 OWNERS = {
     "torch": {"export", "quantize/reconstruct", "benchmarks/peers/scripts"},  # the scripts run in environments of their own
     "openvino": {"runtime/backends/openvino.py", "benchmarks/peers/scripts"},
+    "ncnn": {"runtime/backends/ncnn"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "tensorrt_rtx_bindings": {"runtime/backends/tensorrt_rtx_library.py"},
     "onnxruntime_ep_nv_tensorrt_rtx": set[str](),  # its libraries are loaded, and its Python is not
@@ -157,12 +158,12 @@ def test_a_manifest_on_disk_has_the_fields_of_the_published_schema(quantized: Bu
 def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base = " ".join(project["dependencies"])
-    assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino") if name in base]
+    assert not [name for name in ("torch", "onnx>", "onnx-ir", "scipy", "scikit-image", "openvino", "ncnn") if name in base]
 
 
 @pytest.mark.parametrize(
     "extra",
-    ["export", "quantize", "benchmarks", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
+    ["export", "quantize", "benchmarks", "ncnn", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
 )
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

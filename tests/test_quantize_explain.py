@@ -37,7 +37,7 @@ def small(enlarged_before: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(enlarged_before.directory, tmp_path / "small"))
 
 
-@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions])
 def test_every_layer_is_there_with_its_cost_and_what_the_backend_ran_it_in(
     run: Callable[..., Ran], bundle_copy: Bundle, picture_folder: Callable[..., Path], backend: str
 ) -> None:

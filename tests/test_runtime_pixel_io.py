@@ -84,7 +84,7 @@ def _kinds(picture: Picture) -> dict[str, Picture]:
     }
 
 
-@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions])
 @pytest.mark.parametrize("precision", BOTH)
 @pytest.mark.parametrize("kind", ["RGB", "grey", "RGBA", "noise"])
 @pytest.mark.parametrize("tile", [None, 32])
@@ -105,7 +105,7 @@ def test_the_upscaler_gives_the_same_pixels_by_either_graph(
     assert np.count_nonzero(apart) <= share * apart.size, told
 
 
-@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions])
 def test_a_picture_enlarged_before_goes_in_as_bytes_too(
     enlarged_before: Bundle, picture: Picture, backend: str, tmp_path: Path
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_graph_of_one_size_fills_up_what_is_smaller(picture: Picture, tmp_path
         np.testing.assert_array_equal(raw(picture), floats(picture))
 
 
-@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.installed])
+@pytest.mark.parametrize("backend", [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions])
 @pytest.mark.parametrize("precision", BOTH)
 def test_the_layers_of_a_graph_of_raw_pixels_run_in_its_precision(raw: Bundle, precision: Precision, backend: str) -> None:
     with Upscaler.open(raw, precision=precision, io="uint8", backend=backend) as upscaler:

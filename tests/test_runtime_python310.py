@@ -19,7 +19,19 @@ from tests.stand_ins.commands import read_record, run_python
 from tests.stand_ins.libraries import ROOT
 
 JETPACK_6 = "10.3.0"
-OF_EXTRAS = {"openvino", "tensorrt", "pycuda", "matplotlib", "jinja2", "skimage", "pooch", "safetensors", "onnx_ir", "tifffile"}
+OF_EXTRAS = {
+    "openvino",
+    "ncnn",
+    "tensorrt",
+    "pycuda",
+    "matplotlib",
+    "jinja2",
+    "skimage",
+    "pooch",
+    "safetensors",
+    "onnx_ir",
+    "tifffile",
+}
 IMPORTS = """
 import importlib, pathlib, sys
 

@@ -35,7 +35,7 @@ from runtime.verify.faithful import check_backends
 from runtime.verify.value_check import TOLERANCE_DB, measure_values, psnr_db
 from tests.small_networks import write_attention_network
 
-GRAPHS = [entry.name for entry in BACKENDS if entry.opens_graphs]
+GRAPHS = [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions]
 
 
 @pytest.fixture(scope="module")

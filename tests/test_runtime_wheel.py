@@ -155,7 +155,7 @@ def test_a_base_install_brings_no_package_of_a_workstation(installed: Installed,
     listed = _run(installed.python, "-m", "pip", "list", "--format", "freeze", folder=tmp_path).stdout.lower()
     assert "sredge==" in listed
     names = {line.partition("==")[0] for line in listed.splitlines()}
-    assert not names & {"torch", "onnx", "onnx-ir", "onnxscript", "scipy", "scikit-image", "openvino", "matplotlib"}
+    assert not names & {"torch", "onnx", "onnx-ir", "onnxscript", "scipy", "scikit-image", "openvino", "ncnn", "matplotlib"}
 
 
 def test_the_public_names_are_those_of_the_list() -> None:

@@ -102,12 +102,12 @@ def _score(
 
 
 def _time(bundle: Bundle, rows: Sequence[Row], turns: int, tell: Tell) -> list[Row]:
-    """Add what each graph takes on every backend that opens graphs; sredge's, on those that it is for."""
+    """Add what each graph takes on every backend that opens int8 graphs; sredge's, on those that it is for."""
     contract, fp32 = bundle.manifest.contract, bundle.variant("fp32")
     bundle.read(fp32)  # checked, since it is opened by its path
     size = contract.filled_size(contract.input_size(_SIZE, scale=bundle.manifest.scale), multiple=bundle.manifest.fill_multiple)
     timed = list(rows)
-    for name in [entry.name for entry in BACKENDS if entry.opens_graphs]:
+    for name in [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions]:
         fitting = {row.attempt.label: row.attempt for row in rows if not row.attempt.backends or name in row.attempt.backends}
         graphs = {label: attempt.graph for label, attempt in fitting.items() if attempt.graph is not None}
         ours = [label for label in graphs if fitting[label].who == OURS]

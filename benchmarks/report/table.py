@@ -74,7 +74,7 @@ def notes(result: Result) -> list[str]:
         f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
         f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
         f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shapes}, {first.latency.threads} threads, "
-        f"cases in turn; × fp32: on the same backend{_percentiles_left_out(first.latency.n)}",
+        f"cases in turn; × fp32: of the fastest fp32 here{_percentiles_left_out(first.latency.n)}",
         "peak MB: the largest resident memory of a process that ran all of this and nothing else, pictures and timing",
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",

@@ -1,6 +1,6 @@
 """Open a graph on a backend: ONNX bytes in, a `Backend` that runs arrays out; one file per backend, the fastest first.
 
-The order is that of measured int8 latency on x86 with VNNI; which of them `auto` takes is decided in runtime/verify/pairs.py.
+The order is that of measured latency on x86 with VNNI, int8 before fp32; what `auto` takes is decided in runtime/verify/pairs.py.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ _TENSORRT_RTX = f"{tensorrt_rtx_library.INSTALL}; and with nvcc on the PATH pip 
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("openvino", ".openvino", ("openvino",), "pip install 'sredge[openvino]'", PRECISIONS, sums_in_16_bits=True),
     BackendEntry("onnxruntime", ".onnxruntime", ("onnxruntime",), "pip install onnxruntime", ("fp32", "fp16", "int8")),
+    # Behind both: fp32 takes 0.84 of openvino's time on LESRCNN, 2.7 times it on SRCNN's large kernels; see deploy_docs/ncnn.md.
+    BackendEntry("ncnn", ".ncnn", ("ncnn",), "pip install 'sredge[ncnn]'", ("fp32", "fp16", "bf16")),
     BackendEntry(
         "litert",
         ".litert",

@@ -88,6 +88,7 @@ def plan_run(
     parallel: int,
     limits: SizeLimits | None = None,
     held_bytes: int = 0,
+    backend: str | None = None,
 ) -> Plan:
     """Return the tiles of a picture of that (H, W), `sample_bytes` for all the channels of a pixel.
 
@@ -96,6 +97,7 @@ def plan_run(
         budget_bytes: what `parallel` tiles at a time, and the band of output rows they make, may take.
         held_bytes: what of that the picture, and what is done with its output, take beside the tiles.
         limits: of a graph that was compiled for some sizes alone; its windows are as large as those allow.
+        backend: the name of what runs the network; some take more memory.
 
     Raises:
         ImageError: no tile, or not the graph's own, fits into the budget; the network has to see the whole picture, which does not;
@@ -108,7 +110,8 @@ def plan_run(
     grid = _filled(manifest, picture, limits)
     window = None if limits is None else limits.window(grid)
     make = partial(Plan, picture=picture, grid=grid, size=upscaled_size(size, manifest.scale), factor=factor, fixed=window)
-    pixel_bytes, output_bytes = bytes_per_pixel(manifest, factor=factor), math.ceil(factor**2 * sample_bytes)
+    pixel_bytes = bytes_per_pixel(manifest, factor=factor, backend=backend)
+    output_bytes = math.ceil(factor**2 * sample_bytes)
     takes = partial(_takes_bytes, window, pixel_bytes=pixel_bytes * parallel, row_bytes=grid[1] * output_bytes)
     if window is not None:
         check_fixed(

@@ -14,6 +14,7 @@ from ..backends import BACKENDS, BackendEntry, choose_backend
 from ..bundle import IOS, Bundle, Io, Variant
 from ..errors import BackendError, UnknownNameError
 from ..targets import TARGETS, Precision, Target, find_target
+from .fastest import fastest_backend
 
 AUTO = "auto"
 
@@ -38,7 +39,7 @@ def find_pairs(
 ) -> tuple[Pair, ...]:
     """Return the pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a
     target called as the backend is before others, then in the order of TARGETS; the target's own backend before one that computes
-    it too.
+    it too; of fp32 the backend that was measured fastest for such a graph, then in the order of BACKENDS.
 
     Args:
         precision, io, target: of the graph; None takes any, of precisions int8 and fp32.
@@ -67,6 +68,8 @@ def find_pairs(
     if not ready:
         raise _refuse(bundle, graphs, faithful, named)
 
+    fastest = {variant.file: fastest_backend(bundle, variant) for variant in graphs} if named is None else {}
+
     def rank(pair: Pair) -> tuple[int, ...]:
         variant, entry = pair
         names = [known.name for known in TARGETS]
@@ -77,6 +80,7 @@ def find_pairs(
             variant.target != entry.name,
             names.index(variant.target) if variant.target else -1,
             own.index(entry.name) if own else 0,
+            fastest.get(variant.file) not in (None, entry.name),
             BACKENDS.index(entry),
         )
 
