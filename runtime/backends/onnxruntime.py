@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -45,9 +45,9 @@ _UNWANTED = ["WeightBiasQuantization"]
 _EXACT_PRODUCTS = "session.x64quantprecision"
 # Its convolutions end the process where nothing is left of a small picture, dividing by zero; others raise.
 _ENDS_THE_PROCESS = "NchwcTransformer"
-# How a graph is opened, until it is: with exact products or without, as storing weights as uint8 breaks graphs where layers share one;
-# and without fusing joins of float16 tensors into QLinearConcat, which has scales of float32 alone.
-_ATTEMPTS = (("1", ()), ("0", ()), ("1", ("QDQSelectorActionTransformer",)))
+# How a graph is opened: with exact products; else without fusing integers, so that it runs in floats. Storing weights as uint8 breaks a
+# graph whose layers share one, and fusing breaks joins of float16 tensors, as QLinearConcat has scales of float32 alone.
+_ATTEMPTS = (("1", ()), ("0", ("QDQSelectorActionTransformer",)))
 
 
 def open_graph(graph: bytes, *, precision: Precision, options: BackendOptions) -> OnnxRuntimeBackend:
@@ -77,7 +77,7 @@ class OnnxRuntimeBackend:
         self._unwanted = [*_UNWANTED, *without]
         self._threads = options.threads
         self._free_places = BoundedSemaphore(options.parallel)
-        self._session = self._open(session_options(options.threads, spinning=options.spinning))
+        self._session = self._open(lambda: session_options(options.threads, spinning=options.spinning))
         self._input = self._session.get_inputs()[0]
 
     def __enter__(self) -> Self:
@@ -93,11 +93,15 @@ class OnnxRuntimeBackend:
     def precisions(self) -> tuple[LayerPrecision, ...]:
         shape = [size if isinstance(size, int) else _PROBE for size in self._input.shape]
         shape[0] = 1 if not isinstance(self._input.shape[0], int) else shape[0]
-        options = session_options(self._threads)
-        options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self._open(options)
+
+            def profiled() -> ort.SessionOptions:
+                options = session_options(self._threads)
+                options.enable_profiling = True
+                options.profile_file_prefix = str(Path(folder) / "profile")
+                return options
+
+            session = self._open(profiled)
             self._run(session, np.zeros(shape, _DTYPES[self._input.type]))
             events = json.loads(Path(session.end_profiling()).read_text())
         return tuple(_layer(event) for event in events if event["name"].endswith("_kernel_time"))
@@ -110,9 +114,10 @@ class OnnxRuntimeBackend:
             raise BackendError(f"onnxruntime {ort.__version__} cannot run {array.shape} through this graph: {reason}") from error
         return outputs[0]
 
-    def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+    def _open(self, make_options: Callable[[], ort.SessionOptions]) -> ort.InferenceSession:
         errors: list[Exception] = []
         for exact_products, without in _ATTEMPTS:
+            options = make_options()
             options.add_session_config_entry(_EXACT_PRODUCTS, exact_products)
             try:
                 return _session(self._graph, options, [*self._unwanted, *without])
