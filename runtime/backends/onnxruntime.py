@@ -45,8 +45,8 @@ _UNWANTED = ["WeightBiasQuantization"]
 _EXACT_PRODUCTS = "session.x64quantprecision"
 # Its convolutions end the process where nothing is left of a small picture, dividing by zero; others raise.
 _ENDS_THE_PROCESS = "NchwcTransformer"
-# How a graph is opened: with exact products; else without fusing integers, so that it runs in floats. Storing weights as uint8 breaks a
-# graph whose layers share one, and fusing breaks joins of float16 tensors, as QLinearConcat has scales of float32 alone.
+# How a graph is opened: with exact products; else without fusing integers, so that it runs in floats. Storing weights as uint8
+# breaks graphs whose layers share one, and fusing breaks joins of float16 tensors, as QLinearConcat has scales of float32 alone.
 _ATTEMPTS = (("1", ()), ("0", ("QDQSelectorActionTransformer",)))
 
 
