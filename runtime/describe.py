@@ -9,7 +9,9 @@ from .backends.compiled_engines import read_compiled
 from .backends.engines import read_engine
 from .bundle import ENGINES, Bundle, Contract, Manifest, Variant
 from .errors import BackendError, BundleError
+from .targets import find_target
 from .terminal.figures import share_text
+from .verify.overflow import OVERFLOW, overflows
 from .verify.pairs import find_pairs
 
 
@@ -47,7 +49,10 @@ def describe(bundle: Bundle) -> Iterator[str]:
 def _describe_choice(bundle: Bundle) -> str:
     """Return what `--backend auto` would open first."""
     try:
-        return f"{find_pairs(bundle)[0]}, where no other is asked for"
+        pair = find_pairs(bundle)[0]
+        target = None if pair.variant.target is None else find_target(pair.variant.target)
+        note = f"; {OVERFLOW}" if overflows(pair.backend, target, pair.variant.precision) else ""
+        return f"{pair}, where no other is asked for{note}"
     except (BackendError, BundleError) as error:
         return f"nothing here: {error}"
 

@@ -29,6 +29,7 @@ __all__ = [
     "RanIn",
     "Values",
     "choose_backend",
+    "choose_entry",
     "load_backend",
     "open_backend",
 ]
@@ -105,11 +106,17 @@ def choose_backend(name: str) -> BackendEntry:
         UnknownNameError: no such backend; lists them.
         BackendError: it is not installed; says how to get it.
     """
+    entry = choose_entry(name)
+    if not entry.installed:
+        missing = " and ".join(entry.missing)
+        raise BackendError(f"backend {name!r} is not installed: {missing} cannot be found", hint=entry.install)
+    return entry
+
+
+def choose_entry(name: str) -> BackendEntry:
+    """Return the backend of that name, installed or not; UnknownNameError lists the valid ones."""
     for entry in BACKENDS:
         if entry.name == name:
-            if not entry.installed:
-                missing = " and ".join(entry.missing)
-                raise BackendError(f"backend {name!r} is not installed: {missing} cannot be found", hint=entry.install)
             return entry
     raise UnknownNameError("backend", name, valid=("auto", *(entry.name for entry in BACKENDS)))
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backends import BACKENDS, BackendEntry, open_backend
-from ..backends.processor import products_overflow
+from ..backends import BACKENDS, open_backend
 from ..bundle import Contract
 from ..errors import BackendError, PipelineError
 from ..targets import Precision, Target
+from .overflow import OVERFLOW, overflows
 from .value_check import measure_values
-
-_LARGEST_SAFE_WEIGHT = 64  # twice 255 times that fits 16 bits
-_OVERFLOW = "; (!) without VNNI products of bytes overflow: --target cpu-avx2 loses less on this processor"
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def check_backends(
         except BackendError as error:
             checks.append(BackendCheck(entry.name, str(error), passed=False))
         else:
-            overflow = _OVERFLOW if _overflows(entry, target, precision) else ""
+            overflow = f"; {OVERFLOW}" if overflows(entry, target, precision) else ""
             checks.append(BackendCheck(entry.name, f"{check}{overflow}", check.passed))
     if checks and not any(check.passed for check in checks):
         raise PipelineError(
@@ -55,8 +52,3 @@ def check_backends(
             hint="quantize for another target, or say so to sredge's authors with the network",
         )
     return tuple(checks)
-
-
-def _overflows(entry: BackendEntry, target: Target | None, precision: Precision) -> bool:
-    wide = target is None or target.largest_weight > _LARGEST_SAFE_WEIGHT
-    return precision == "int8" and entry.sums_in_16_bits and wide and products_overflow()

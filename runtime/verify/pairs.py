@@ -15,6 +15,7 @@ from ..bundle import IOS, Bundle, Io, Variant
 from ..errors import BackendError, UnknownNameError
 from ..targets import TARGETS, Precision, Target, find_target
 from .fastest import fastest_backend
+from .overflow import own_backend_overflows
 
 AUTO = "auto"
 
@@ -37,9 +38,11 @@ def find_pairs(
     target: str | None = None,
     backend: str = AUTO,
 ) -> tuple[Pair, ...]:
-    """Return the pairs that fit what was asked, at least one, the best first: int8 before fp32, float32 ends before uint8 ones, a
-    target called as the backend is before others, then in the order of TARGETS; the target's own backend before one that computes
-    it too; of fp32 the backend that was measured fastest for such a graph, then in the order of BACKENDS.
+    """Return the pairs that fit what was asked, at least one, the best first.
+
+    int8 comes before fp32, and float32 ends before uint8 ones; then a target whose products of bytes do not overflow on this
+    processor, a target called as the backend is, and the order of TARGETS; then the target's own backend before one that computes
+    it too, and for a graph of floats the backend that is measured fastest.
 
     Args:
         precision, io, target: of the graph; None takes any, of precisions int8 and fp32.
@@ -77,6 +80,7 @@ def find_pairs(
         return (
             precisions.index(variant.precision),
             ios.index(variant.io),
+            variant.target is not None and own_backend_overflows(find_target(variant.target)),
             variant.target != entry.name,
             names.index(variant.target) if variant.target else -1,
             own.index(entry.name) if own else 0,
