@@ -73,9 +73,8 @@ def _kept_in_int8(bundle: Bundle, variant: Variant, target: Target) -> str:
     """Say how many operators for int8 alone the graph has, and how many of them a backend here runs so."""
     model = bundle.read(variant)
     count = check_int8_only(onnx.load_model_from_string(model), target, precision=variant.precision)
-    backends = [
-        entry.name for entry in BACKENDS if entry.installed and entry.opens_graphs and variant.precision in entry.precisions
-    ]
+    own = [entry for entry in BACKENDS if entry.name in target.backends and variant.precision in entry.precisions]
+    backends = [entry.name for entry in own if entry.opens_graphs]
     accounts = [str(ask_backend(name, model, target, precision=variant.precision)) for name in backends]
     named = f"{variant.precision} graph: {', '.join(target.int8_only_ops)}"
     if not count:

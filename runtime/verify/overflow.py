@@ -19,6 +19,7 @@ def overflows(entry: BackendEntry, target: Target | None, precision: Precision) 
     return precision == "int8" and entry.sums_in_16_bits and wide and products_overflow()
 
 
-def own_backend_overflows(target: Target) -> bool:
-    """Return whether int8 graphs for `target` lose more than they must on the backend that they were made for."""
-    return overflows(choose_entry(target.default_backend), target, "int8")
+def is_made_for_overflow(target: Target) -> bool:
+    """Return whether products of bytes overflow on this processor, and `target` is one whose weights are small enough for it."""
+    sums_in_16_bits = choose_entry(target.default_backend).sums_in_16_bits
+    return sums_in_16_bits and target.largest_weight <= _LARGEST_SAFE_WEIGHT and products_overflow()

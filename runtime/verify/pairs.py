@@ -15,7 +15,7 @@ from ..bundle import IOS, Bundle, Io, Variant
 from ..errors import BackendError, UnknownNameError
 from ..targets import TARGETS, Precision, Target, find_target
 from .fastest import fastest_backend
-from .overflow import own_backend_overflows
+from .overflow import is_made_for_overflow
 
 AUTO = "auto"
 
@@ -40,9 +40,9 @@ def find_pairs(
 ) -> tuple[Pair, ...]:
     """Return the pairs that fit what was asked, at least one, the best first.
 
-    int8 comes before fp32, and float32 ends before uint8 ones; then a target whose products of bytes do not overflow on this
-    processor, a target called as the backend is, and the order of TARGETS; then the target's own backend before one that computes
-    it too, and for a graph of floats the backend that is measured fastest.
+    int8 comes before fp32, and float32 ends before uint8 ones. Then comes a target whose weights are small because products of
+    bytes overflow on this processor, a target called as the backend is, and the order of TARGETS; then the target's own backend
+    before one that computes it too, and for a graph of floats the backend that is measured fastest.
 
     Args:
         precision, io, target: of the graph; None takes any, of precisions int8 and fp32.
@@ -80,7 +80,7 @@ def find_pairs(
         return (
             precisions.index(variant.precision),
             ios.index(variant.io),
-            variant.target is not None and own_backend_overflows(find_target(variant.target)),
+            variant.target is None or not is_made_for_overflow(find_target(variant.target)),
             variant.target != entry.name,
             names.index(variant.target) if variant.target else -1,
             own.index(entry.name) if own else 0,
