@@ -22,6 +22,8 @@ JETPACK_6 = "10.3.0"
 OF_EXTRAS = {
     "openvino",
     "ncnn",
+    "ai_edge_litert",
+    "tensorrt_rtx_bindings",
     "tensorrt",
     "pycuda",
     "matplotlib",
