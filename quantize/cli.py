@@ -14,7 +14,9 @@ import typer
 from calibration.crops import CROP_SIZE, CROPS
 from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
+from calibration.steps import OnStep
 from export.graph.pixel_io import add_pixel_io
+from quantize.equalized import measure_better
 from quantize.graph.qdq import RoundedWeight
 from quantize.half.pixel_shuffle import PixelShuffle
 from quantize.half.stage import HalfGraphs, half_precisions_of
@@ -23,7 +25,7 @@ from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_half_graphs
 from quantize.summary import show_checks, show_missing, show_result
-from quantize.tables import FoundTable, TableRequest, look_for_table, measure_table
+from quantize.tables import FoundTable, TableRequest, ToMeasure, look_for_table, measure_table
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, check_writable, find_io, resolve_bundle
 from runtime.errors import UserError
@@ -63,7 +65,8 @@ def quantize(
         bool | None,
         typer.Option(
             "--equalize/--no-equalize",
-            help="scale channels to ranges that are more alike, exactly [default: as a given table was measured, else no]",
+            help="scale channels to ranges that are more alike, exactly [default: as a given table was measured; else what errs "
+            "less on held-back pictures, with --effort fast no]",
         ),
     ] = None,
     io: Annotated[
@@ -131,6 +134,8 @@ def quantize(
         seed=seed,
         equalize=equalize,
         mix=None if "mix-channels" in options.steps else False,
+        # 16-bit activations leave no rounding that scales could lessen.
+        choose_equalization=equalize is None and effort is not Effort.FAST and not chosen_target.has_wide_codes,
     )
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     subject = _Subject(opened, load_fp32(opened), shuffle, force=force)
@@ -220,9 +225,15 @@ def _calibrate(
             return looked, None
         half_graphs = try_half_graphs(subject.bundle, subject.model, options.target)
         show_missing(half_graphs)
-        found = looked if isinstance(looked, FoundTable) else measure_table(graph, looked, on_step=on_step)
+        found = looked if isinstance(looked, FoundTable) else _measure(subject.model, looked, options, on_step)
     console.show(f"calibration: {found.origin}")
     return found, half_graphs
+
+
+def _measure(model: onnx.ModelProto, looked: ToMeasure, options: Int8Options, on_step: OnStep) -> FoundTable:
+    if looked.request.choose_equalization:
+        return measure_better(model, looked, options, on_step=on_step)
+    return measure_table(ir.from_proto(model), looked, on_step=on_step)
 
 
 def _quantize(

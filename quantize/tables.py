@@ -39,7 +39,8 @@ class TableRequest:
     """What calibration was asked for; the fields are the command line's options, None where one was not given.
 
     With `equalize` or `mix` None a table that is given is taken as it is. A new one is then measured without equalization, and with
-    channels mixed if there are enough pictures for it: what few pictures do not show of a channel is clipped.
+    channels mixed if there are enough pictures for it: what few pictures do not show of a channel is clipped. With
+    `choose_equalization` a new one is measured as `quantize/equalized.py` decides, and one that was measured so is reused.
     """
 
     calib: str
@@ -51,6 +52,7 @@ class TableRequest:
     seed: int | None = None
     equalize: bool | None = False
     mix: bool | None = False
+    choose_equalization: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,9 @@ def _reusable(
             table.source == source
             and table.graph_fingerprint == graph_fingerprint(graph)
             and holds_percentiles(table, request.percentile)
-            and (table.mixing is not None, table.equalization is not None) == (request.mix, request.equalize)
+            and (table.mixing is not None) == request.mix
+            and table.equalization_chosen == request.choose_equalization
+            and (request.choose_equalization or (table.equalization is not None) == request.equalize)
         )
         if same and table.tensors.keys() >= set(observed_tensors(graph, targets)):
             return table
