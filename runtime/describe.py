@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from .backends.compiled_engines import read_compiled
-from .backends.engines import read_engine
+from .backends.compiled_engines import CompiledRecord, read_compiled
+from .backends.engines import EngineRecord, read_engine
 from .bundle import ENGINES, Bundle, Contract, Manifest, Variant
 from .errors import BackendError, BundleError
 from .targets import find_target
 from .terminal.figures import share_text
 from .verify.overflow import OVERFLOW, overflows
 from .verify.pairs import find_pairs
+
+Record = TypeVar("Record", EngineRecord, CompiledRecord)
 
 
 def describe(bundle: Bundle) -> Iterator[str]:
@@ -40,10 +43,8 @@ def describe(bundle: Bundle) -> Iterator[str]:
         made = ", ".join(variant.file for variant in manifest.variants if variant.calibration == part)
         yield f"  ranges  {part.file}, of {made}, sha256 {part.sha256}"
     yield f"  runs    {_describe_choice(bundle)}"
-    for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*.json")):
-        yield f"  engine  {_describe_engine(bundle, path)}"
-    for path in () if bundle.packed is not None else sorted((bundle.directory / ENGINES).glob("*/*.json")):
-        yield f"  engine  {_describe_compiled(bundle, path)}"
+    if bundle.packed is None:
+        yield from (f"  engine  {line}" for line in _describe_engines(bundle, bundle.directory / ENGINES))
 
 
 def _describe_choice(bundle: Bundle) -> str:
@@ -57,9 +58,16 @@ def _describe_choice(bundle: Bundle) -> str:
         return f"nothing here: {error}"
 
 
-def _describe_engine(bundle: Bundle, path: Path) -> str:
+def _describe_engines(bundle: Bundle, engines: Path) -> Iterator[str]:
+    for path in sorted(engines.glob("*.json")):
+        yield _describe_engine(bundle, path, read_engine, _built_here)
+    for path in sorted(engines.glob("*/*.json")):
+        yield _describe_engine(bundle, path, read_compiled, _compiled_ahead)
+
+
+def _describe_engine(bundle: Bundle, path: Path, read: Callable[[Path], Record | None], made: Callable[[Record], str]) -> str:
     try:
-        record = read_engine(path)
+        record = read(path)
     except BackendError as error:
         return str(error)
     if record is None:
@@ -68,23 +76,18 @@ def _describe_engine(bundle: Bundle, path: Path) -> str:
     current = any(variant.sha256 == key.graph_sha256 for variant in bundle.manifest.variants)
     stale = "" if current else ", of a graph that this bundle no longer has"
     pixels = ", raw pixels," if key.io == "uint8" else ""
-    return f"{key.precision}{pixels} for {key.gpu}, TensorRT {key.tensorrt}, {key.profile}{stale}"
+    return f"{key.precision}{pixels} {made(record)}{stale}"
 
 
-def _describe_compiled(bundle: Bundle, path: Path) -> str:
-    try:
-        record = read_compiled(path)
-    except BackendError as error:
-        return str(error)
-    if record is None:
-        return f"{path.name} has just gone"
+def _built_here(record: EngineRecord) -> str:
+    return f"for {record.key.gpu}, TensorRT {record.key.tensorrt}, {record.key.profile}"
+
+
+def _compiled_ahead(record: CompiledRecord) -> str:
     key = record.key
-    current = any(variant.sha256 == key.graph_sha256 for variant in bundle.manifest.variants)
-    stale = "" if current else ", of a graph that this bundle no longer has"
-    pixels = ", raw pixels," if key.io == "uint8" else ""
     devices = f" for {', '.join(key.architectures)}" if key.architectures else ""
     sizes = f", {key.profile}" if key.profile is not None else ""
-    return f"{key.precision}{pixels} by {key.compiler} {key.version}{devices}{sizes}{stale}"
+    return f"by {key.compiler} {key.version}{devices}{sizes}"
 
 
 def _shape(contract: Contract, *, factor: float) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from export.engine.compiled import Compiled, CompileRequest, OnStep
-from runtime.backends import BACKENDS, tensorrt_rtx_library
+from runtime.backends import BACKENDS, missing_packages, tensorrt_rtx_library
 from runtime.errors import BackendError, UnknownNameError, UserError
 from runtime.targets import Precision
 
@@ -60,7 +59,7 @@ class CompilerEntry:
     @property
     def missing(self) -> tuple[str, ...]:
         """Those of `packages` that are not installed."""
-        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        return missing_packages(self.packages)
 
     @property
     def on_this_machine(self) -> bool:

@@ -79,7 +79,7 @@ def with_pixel_io(model: onnx.ModelProto) -> onnx.ModelProto:
     _add(graph, "Clip", ["pixels_rounded", "pixels_0", "pixels_255"], "pixels_clipped")
     _add(graph, "Cast", ["pixels_clipped"], "pixels_out", to=_UINT8)
     for value, name in ((source, "pixels_in"), (result, "pixels_out")):
-        _make_pixels(value, name)
+        _declare(value, name, axes=_TO_PIXELS, elem_type=_UINT8)
     return wrapped
 
 
@@ -99,12 +99,12 @@ def _add(
         node.attribute.add(name="to", type=onnx.AttributeProto.INT, i=to)
 
 
-def _make_pixels(value: onnx.ValueInfoProto, name: str) -> None:
-    """Declare (N, C, H, W) of floats as (N, H, W, C) of bytes, under that name."""
+def _declare(value: onnx.ValueInfoProto, name: str, *, axes: Iterable[int], elem_type: int) -> None:
+    """Declare a graph's input or output under that name, of that type, its dimensions in the order of `axes`."""
     value.name = name
     tensor = value.type.tensor_type
-    sizes = [copy.deepcopy(tensor.shape.dim[axis]) for axis in _TO_PIXELS]
-    tensor.elem_type = _UINT8
+    sizes = [copy.deepcopy(tensor.shape.dim[axis]) for axis in axes]
+    tensor.elem_type = elem_type
     del tensor.shape.dim[:]
     tensor.shape.dim.extend(sizes)
 
@@ -122,12 +122,7 @@ def without_pixel_io(model: onnx.ModelProto) -> onnx.ModelProto:
     ends = {node.name: node for node in graph.node if node.output[0].startswith("pixels_") or "pixels_rest" in node.input}
     (first,) = [node for node in ends.values() if "pixels_rest" in node.input]
     for value, name in ((graph.input[0], first.output[0]), (graph.output[0], last.input[0])):
-        value.name = name
-        tensor = value.type.tensor_type
-        sizes = [copy.deepcopy(tensor.shape.dim[axis]) for axis in _TO_PLANES]
-        tensor.elem_type = _FLOAT
-        del tensor.shape.dim[:]
-        tensor.shape.dim.extend(sizes)
+        _declare(value, name, axes=_TO_PLANES, elem_type=_FLOAT)
     network = [copy.deepcopy(node) for node in graph.node if node.name not in ends]
     constants = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name not in _CONSTANTS]
     del graph.node[:], graph.initializer[:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,11 +32,17 @@ __all__ = [
     "choose_backend",
     "choose_entry",
     "load_backend",
+    "missing_packages",
     "open_backend",
 ]
 
 
 _MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
+
+
+def missing_packages(packages: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the imports that are not installed."""
+    return tuple(name for name in packages if importlib.util.find_spec(name) is None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class BackendEntry:
     @property
     def missing(self) -> tuple[str, ...]:
         """Those of `packages` that are not installed."""
-        return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
+        return missing_packages(self.packages)
 
     @property
     def installed(self) -> bool:

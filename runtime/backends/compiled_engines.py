@@ -16,7 +16,7 @@ from ..bundle import Io, Noun, Part, Sha256
 from ..errors import BackendError
 from ..targets import Precision
 from .backend import LayerPrecision, RanIn
-from .engines import ShapeProfile, build_command, find_engine, name_plan, read_part, read_record, write_record
+from .engines import ShapeProfile, build_command, find_engine, key_differences, name_plan, read_part, read_record, write_record
 
 Text = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -58,8 +58,7 @@ class CompiledKey(Noun):
 
     def differences(self, other: CompiledKey) -> tuple[str, ...]:
         """Return each part in which `other` is not this one, as "part: this one's, not the other's"."""
-        mine, theirs = dict(self), dict(other)
-        return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+        return key_differences(self, other)
 
 
 class CompiledRecord(Noun):

@@ -28,6 +28,7 @@ from ..targets import Precision
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
 ComputeCapability = tuple[int, int]
 Record = TypeVar("Record", bound=Noun)
+Key = TypeVar("Key", bound=Noun)
 _AMPERE: ComputeCapability = (8, 0)
 _LARGEST_RECORD = 1 << 20  # bytes; ours have one or two thousand
 _LARGEST_PLAN = 2 << 30
@@ -89,6 +90,12 @@ class EngineInput:
         return tuple(self.shape(batch, size, channels=channels) for batch, size in sizes)
 
 
+def key_differences(one: Key, other: Key) -> tuple[str, ...]:
+    """Return each part in which two engines' keys differ, as "part: the one's, not the other's"."""
+    mine, theirs = dict(one), dict(other)
+    return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+
 class EngineKey(Noun):
     """All that a plan follows from: the same key gives an engine that does the same."""
 
@@ -114,8 +121,7 @@ class EngineKey(Noun):
 
     def differences(self, other: EngineKey) -> tuple[str, ...]:
         """Return each part in which `other` is not this one, as "part: this one's, not the other's"."""
-        mine, theirs = dict(self), dict(other)
-        return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+        return key_differences(self, other)
 
     def refits(self, other: EngineKey) -> bool:
         """Return whether `other` is this one with other weights, which an engine of this one's was built to take."""
