@@ -26,6 +26,7 @@ from runtime.bundle import Bundle, Contract
 from runtime.images import Picture
 from runtime.targets import find_target
 from runtime.upscaler import Upscaler
+from tests.processor import EXACT_BACKEND
 
 
 def luma_psnr_db(output: Picture, truth: Picture, *, border: int) -> float:
@@ -52,7 +53,7 @@ def test_the_published_network_loses_little_on_set5(shared: Path, tmp_path: Path
     psnr_db = {}
     for precision in ("fp32", "int8"):
         variant = bundle.variant(precision)
-        with Upscaler.open(bundle, precision=variant.precision, backend="openvino") as upscale:
+        with Upscaler.open(bundle, precision=variant.precision, backend=EXACT_BACKEND) as upscale:
             psnr_db[precision] = float(np.mean([luma_psnr_db(upscale(low), high, border=2) for low, high in pairs]))
 
     assert psnr_db["fp32"] == pytest.approx(37.716, abs=0.005)  # the published weights, by this protocol

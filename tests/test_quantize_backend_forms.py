@@ -27,6 +27,7 @@ from runtime.pictures.pixels import to_floats
 from runtime.targets import find_target
 from runtime.verify.value_check import TOLERANCE_DB, check_picture, psnr_db
 from tests.graphs import Graph
+from tests.processor import skip_where_products_overflow
 from tests.small_int8 import measured_on
 
 PICTURE = to_floats(check_picture((16, 24)))
@@ -43,6 +44,7 @@ def average_of_negatives() -> onnx.ModelProto:
 
 def openvino_db(model: onnx.ModelProto) -> float:
     """Of the int8 graph for `cpu` on openvino, against the same graph simulated."""
+    skip_where_products_overflow("openvino")
     options = Int8Options(target=find_target("cpu"), method=Method.MINMAX, effort=Effort.FAST)
     data = quantize_int8(model, measured_on(model, [PICTURE]), options).model.SerializeToString()
     with open_backend("openvino", data, precision="int8") as backend:

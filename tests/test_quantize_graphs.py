@@ -24,6 +24,7 @@ from runtime.backends import BACKENDS, open_backend
 from runtime.bundle import Bundle, Contract
 from runtime.images import Picture, to_network
 from runtime.targets import TARGETS, find_target
+from tests.processor import skip_where_products_overflow
 
 EACH_BACKEND = pytest.mark.parametrize(
     "backend", [entry.name for entry in BACKENDS if entry.opens_graphs and "int8" in entry.precisions]
@@ -183,6 +184,7 @@ def as_written(path: Path, array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @EACH_BACKEND
 def test_a_backend_computes_the_int8_graph_as_it_is_written(quantized: Bundle, picture: Picture, backend: str) -> None:
+    skip_where_products_overflow(backend)
     path = quantized.path(quantized.variant("int8"))
     with open_backend(backend, path.read_bytes(), precision="int8") as opened:
         computed = opened.run(to_network(picture, Contract(), scale=2))

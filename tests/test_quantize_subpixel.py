@@ -13,8 +13,9 @@ from calibration.ranges import Method
 from quantize.exact.subpixel import write_subpixel
 from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
-from runtime.backends import open_backend
+from runtime.backends import choose_backend, open_backend
 from runtime.targets import TARGETS, Target
+from runtime.verify.overflow import overflows
 from tests.graphs import Graph
 from tests.small_int8 import measured_on, values_as_written
 
@@ -109,4 +110,6 @@ def test_every_backend_says_that_it_ran_in_int8(target: Target) -> None:
         if target.backends[0] == "openvino" and (name == "openvino" or not target.writes_floats):
             assert accounts["convtranspose1"] == "int8"
         simulated = values_as_written(made.model, crops)[0][""]
+        if overflows(choose_backend(name), target, "int8"):
+            continue
         assert np.abs(found - simulated).max() <= 2.01 / 255
