@@ -81,5 +81,6 @@ def _quantize(bundle: Bundle, found: FoundTable, target: Target) -> Bundle:
     options = Int8Options(target=target, method=Method.PERCENTILE, effort=Effort.FAST)
     bundle = quantize_bundle(bundle, found.table, options, crops=found.crops, on_checked=checks.extend)
     exact = [check for check in checks if not overflows(choose_backend(check.backend), target, "int8")]
-    assert exact and all(check.passed for check in exact), checks
+    assert exact
+    assert all(check.passed for check in exact), checks
     return bundle
