@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks import onnxruntime_quantizer
 from benchmarks.evaluated import Evaluated, Tell, judge
 from calibration.ranges import DEFAULT_PERCENTILE
+from quantize.choose_rewrites import measure_rewritten
 from quantize.options import Int8Options
 from quantize.search.choose import lifting_order
 from quantize.search.result import Timing
 from quantize.search.trials import Subject, Trials
 from quantize.stage import load_fp32, quantize_bundle, quantized_already
-from quantize.tables import FoundTable, TableRequest, find_table
+from quantize.tables import FoundTable, TableRequest, ToMeasure, look_for_table
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.targets import Target
@@ -164,12 +166,22 @@ def their_loss(
     return _loss(goal, bundle, graph, evaluated, how=_THEIRS, target="", backend="onnxruntime", seconds=seconds)
 
 
-def calibrate(bundle: Bundle, calib: str, data: Path, tell: Tell) -> Calibrated:
+def calibrate(bundle: Bundle, calib: str, data: Path, options: Int8Options, tell: Tell) -> Calibrated:
     """As `python -m quantize` does it."""
     began = time.perf_counter()
-    request = TableRequest(calib=calib, root=data, percentile=DEFAULT_PERCENTILE, mix=None)
+    request = TableRequest(
+        calib=calib,
+        root=data,
+        percentile=DEFAULT_PERCENTILE,
+        equalize=None,
+        mix=None,
+        choose_rewrites=options.chooses_rewrites,
+    )
     steps = lambda phase, done, total: tell(f"{phase} {done} of {total}")  # noqa: E731
-    found = find_table(Bundle.open(bundle.directory), request, on_step=steps)
+    opened, model = Bundle.open(bundle.directory), load_fp32(bundle)
+    found = look_for_table(opened, request, ir.from_proto(model).graph, target=options.target, on_step=steps)
+    if isinstance(found, ToMeasure):
+        found = measure_rewritten(model, found, options, manifest=bundle.manifest, on_step=steps)
     return Calibrated(found, time.perf_counter() - began)
 
 

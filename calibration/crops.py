@@ -173,6 +173,12 @@ class HeldBackCrops:
     held_back: Sequence[Crop]
 
 
+def without_held_back(source: CalibrationSource) -> CalibrationSource:
+    """Return `source` with the pictures, four or more, that `hold_back` learns from."""
+    images = (image for index, image in enumerate(source.images) if index % _HELD_BACK_EVERY != _HELD_BACK_EVERY - 1)
+    return source.model_copy(update={"images": tuple(images)})
+
+
 def hold_back(crops: Sequence[Crop], source: CalibrationSource) -> HeldBackCrops:
     """Hold back the crops of every fourth picture of `source`, a few of them; with fewer than four pictures, every fourth crop."""
     count = len(source.images)

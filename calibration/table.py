@@ -67,7 +67,8 @@ class CalibrationTable(Noun):
     """Statistics by tensor name, bound to one graph; readable, reusable, diffable.
 
     Where `mixing` is there, they were measured on the graph with its channels mixed so (`quantize/exact/mix_channels.py`); likewise
-    `equalization`, with its channels then scaled (`quantize/exact/equalize.py`).
+    `equalization`, with its channels then scaled (`quantize/exact/equalize.py`). `rewrites_chosen`: which of them lost less was
+    decided on pictures that were held back.
     """
 
     schema_version: Literal[2] = 2
@@ -75,6 +76,7 @@ class CalibrationTable(Noun):
     source: CalibrationSource
     mixing: dict[str, tuple[tuple[FiniteFloat, ...], ...]] | None = None
     equalization: dict[str, tuple[FiniteFloat, ...]] | None = None
+    rewrites_chosen: bool = False
     tensors: dict[str, TensorStatistics] = Field(min_length=1)
 
 
@@ -91,10 +93,11 @@ def write_table(table: CalibrationTable) -> bytes:
     tensors = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in body["tensors"].items())
     head = json.dumps(source, indent=2)[2:-2].replace("\n", "\n ")
     mixing = "" if body["mixing"] is None else f' "mixing": {_lines(body["mixing"])},\n'  # tables without keep their hash
+    chosen = ' "rewrites_chosen": true,\n' if body["rewrites_chosen"] else ""
     scales = _lines(body["equalization"])
     opening = f'{{\n "schema_version": {body["schema_version"]},\n "graph_fingerprint": "{body["graph_fingerprint"]}",\n'
     pictures = f' "source": {{\n {head},\n  "images": [\n{images}\n  ]\n }},\n'
-    return f'{opening}{pictures}{mixing} "equalization": {scales},\n "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
+    return f'{opening}{pictures}{mixing} "equalization": {scales},\n{chosen} "tensors": {{\n{tensors}\n }}\n}}\n'.encode()
 
 
 def _lines(of_groups: Mapping[str, object] | None) -> str:

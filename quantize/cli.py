@@ -15,6 +15,7 @@ from calibration.crops import CROP_SIZE, CROPS
 from calibration.datasets import CALIB_HELP, DATA_HELP, MissingDatasetError, choose_pictures, download, find_images
 from calibration.ranges import DEFAULT_PERCENTILE, Method, check_percentile
 from export.graph.pixel_io import add_pixel_io
+from quantize.choose_rewrites import measure_rewritten
 from quantize.graph.qdq import RoundedWeight
 from quantize.half.pixel_shuffle import PixelShuffle
 from quantize.half.stage import HalfGraphs, half_precisions_of
@@ -23,7 +24,7 @@ from quantize.options import STEPS, Effort, Int8Options, find_steps
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_half_graphs
 from quantize.summary import show_checks, show_missing, show_result
-from quantize.tables import FoundTable, TableRequest, look_for_table, measure_table
+from quantize.tables import FoundTable, TableRequest, look_for_table
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle, Io, check_writable, find_io, resolve_bundle
 from runtime.errors import UserError
@@ -63,7 +64,8 @@ def quantize(
         bool | None,
         typer.Option(
             "--equalize/--no-equalize",
-            help="scale channels to ranges that are more alike, exactly [default: as a given table was measured, else no]",
+            help="scale channels to ranges that are more alike, exactly [default: as a given table was measured; else no, "
+            "with --effort best if held-back pictures lose less]",
         ),
     ] = None,
     io: Annotated[
@@ -131,6 +133,7 @@ def quantize(
         seed=seed,
         equalize=equalize,
         mix=None if "mix-channels" in options.steps else False,
+        choose_rewrites=options.chooses_rewrites,
     )
     shuffle = pixel_shuffle or PixelShuffle.ISLAND
     subject = _Subject(opened, load_fp32(opened), shuffle, force=force)
@@ -220,7 +223,12 @@ def _calibrate(
             return looked, None
         half_graphs = try_half_graphs(subject.bundle, subject.model, options.target)
         show_missing(half_graphs)
-        found = looked if isinstance(looked, FoundTable) else measure_table(graph, looked, on_step=on_step)
+        manifest = subject.bundle.manifest
+        found = (
+            looked
+            if isinstance(looked, FoundTable)
+            else measure_rewritten(subject.model, looked, options, manifest=manifest, on_step=on_step)
+        )
     console.show(f"calibration: {found.origin}")
     return found, half_graphs
 

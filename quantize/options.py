@@ -55,6 +55,11 @@ class Int8Options:
     def steps(self) -> frozenset[Step]:
         return frozenset(STEPS) - _LEFT_OUT[self.effort] - self.without
 
+    @property
+    def chooses_rewrites(self) -> bool:
+        """Whether exact rewrites are tried on held-back pictures; 16-bit activations leave no rounding that they could lessen."""
+        return self.effort is Effort.BEST and not self.target.has_wide_codes
+
 
 def find_steps(names: Collection[str]) -> frozenset[Step]:
     """Return `names` as steps; UnknownNameError lists the valid ones."""

@@ -15,6 +15,7 @@ from calibration.crops import CROP_SIZE, CROPS, read_crops
 from calibration.datasets import MissingDatasetError, can_download, find_images
 from calibration.fingerprint import graph_fingerprint
 from calibration.measure import Rewritten, measure_activations, measure_channels
+from calibration.pairs import ImageSet
 from calibration.ranges import holds_percentiles
 from calibration.shipped_tables import find_shipped_table
 from calibration.steps import OnStep, ignore_step
@@ -29,7 +30,7 @@ from runtime.bundle import Bundle
 from runtime.errors import DatasetError, UserError
 from runtime.targets import TARGETS, Target
 
-_MIXED_FROM = 16  # pictures; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
+_MANY = 16  # pictures to mix channels; one of DIV2K showed too little, 64 of BSDS500 enough (deploy_docs/calibration.md)
 _EQUALIZED_ON_EVERY = 4  # the largest magnitude of a channel needs fewer crops than the ends of a range
 _MIXED_ON_EVERY = 4
 
@@ -39,7 +40,8 @@ class TableRequest:
     """What calibration was asked for; the fields are the command line's options, None where one was not given.
 
     With `equalize` or `mix` None a table that is given is taken as it is. A new one is then measured without equalization, and with
-    channels mixed if there are enough pictures for it: what few pictures do not show of a channel is clipped.
+    channels mixed if there are enough pictures for it: what few pictures do not show of a channel is clipped. With
+    `choose_rewrites` it is then measured as `quantize/choose_rewrites.py` decides, if there are enough pictures for that.
     """
 
     calib: str
@@ -51,6 +53,7 @@ class TableRequest:
     seed: int | None = None
     equalize: bool | None = False
     mix: bool | None = False
+    choose_rewrites: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,12 @@ class FoundTable:
 
 @dataclass(frozen=True)
 class ToMeasure:
-    """A table that does not exist yet: what it is to be measured on, and how."""
+    """A table that does not exist yet: what it is to be measured on, and how.
 
+    Of the request `mix` and `equalize` are None where what loses less is to be chosen.
+    """
+
+    images: ImageSet
     source: CalibrationSource
     crops: Sequence[NDArray[np.float32]]
     origin: str
@@ -124,12 +131,17 @@ def look_for_table(
         seed=request.seed or 0,
         on_step=on_step,
     )
-    enough = len(source.images) >= _MIXED_FROM
-    request = replace(request, equalize=bool(request.equalize), mix=enough if request.mix is None else request.mix)
+    enough = len(source.images) >= _MANY
+    if not (enough and request.choose_rewrites):
+        request = replace(request, equalize=bool(request.equalize), mix=enough if request.mix is None else request.mix)
     origin = f"{len(source.images)} pictures of {images.name}, {source.crops} crops{', equalized' if request.equalize else ''}"
     targets = TARGETS if target is None else (target,)
     table = None if request.measure_again else _reusable(bundle, graph, source, request, targets)
-    return ToMeasure(source, crops, origin, request) if table is None else FoundTable(table, f"{origin}, measured before", crops)
+    return (
+        ToMeasure(images, source, crops, origin, request)
+        if table is None
+        else FoundTable(table, f"{origin}, measured before", crops)
+    )
 
 
 def measure_table(model: ir.Model, missing: ToMeasure, *, on_step: OnStep) -> FoundTable:
@@ -176,7 +188,9 @@ def _reusable(
             table.source == source
             and table.graph_fingerprint == graph_fingerprint(graph)
             and holds_percentiles(table, request.percentile)
-            and (table.mixing is not None, table.equalization is not None) == (request.mix, request.equalize)
+            and table.rewrites_chosen == (None in (request.mix, request.equalize))
+            and request.mix in (None, table.mixing is not None)
+            and request.equalize in (None, table.equalization is not None)
         )
         if same and table.tensors.keys() >= set(observed_tensors(graph, targets)):
             return table
