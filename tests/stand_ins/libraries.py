@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -75,15 +76,15 @@ def _tag(python: str) -> str:
 
 
 def _once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that name in the cache, made whole or not at all."""
+    """Return the folder of that name in the cache, made whole or not at all, by one worker while the others wait."""
     wanted = _CACHE / name
-    if not wanted.is_dir():
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
-            made = Path(scratch) / name
-            made.mkdir()
-            make(made)
-            if not wanted.is_dir():  # another worker may have been faster
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(_CACHE / f"{name}.lock"):
+        if not wanted.is_dir():
+            with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+                made = Path(scratch) / name
+                made.mkdir()
+                make(made)
                 made.rename(wanted)
     return wanted
 
