@@ -1,0 +1,104 @@
+"""Bring an int8 graph into the form that QNN compiles to integers: an operator between quantizers of its own.
+
+QNN computes an operator on integers where a DequantizeLinear is before each of its inputs and a QuantizeLinear behind it; any other
+runs in float. With Q(x) the code of x, which grows with x, and D(q) what a code stands for,
+
+    Q(clip(x, low, high)) = clip(Q(x), Q(low), Q(high)) = Q(clip(D(Q(x)), low, high))
+
+so a Relu or Clip has a pair of its own quantizer put before it, and where Q(low) and Q(high) are the first and the last code, it is
+left out. Both are exact. Constants are rounded to codes of their own; one number for all is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.graph.constants import constant, new_constant
+from export.graph.editing import only_reader
+
+_CLAMPS = ("Relu", "Clip")
+_WITH_CONSTANTS = ("Add", "Sub", "Mul", "PRelu")
+
+
+def bring_into_htp_form(model: ir.Model) -> tuple[str, ...]:
+    """Rewrite `model` in place; return the nodes whose constant was rounded."""
+    graph = model.graph
+    for node in [node for node in graph if node.op_type in _CLAMPS]:
+        quantizer = only_reader(node.outputs[0])
+        if quantizer is not None and quantizer.op_type == "QuantizeLinear" and not _is_restored(node.inputs[0]):
+            _separate(graph, node, quantizer)
+    rounded = [name for node in list(graph) if node.op_type in _WITH_CONSTANTS and (name := _quantize_constant(graph, node))]
+    graph.sort()
+    return tuple(rounded)
+
+
+def _separate(graph: ir.Graph, clamp: ir.Node, quantizer: ir.Node) -> None:
+    source = clamp.inputs[0]
+    assert source is not None
+    if _does_nothing(clamp, quantizer):
+        quantizer.replace_input_with(0, source)
+        graph.remove(clamp, safe=True)
+        return
+    codes = ir.node("QuantizeLinear", [source, *quantizer.inputs[1:]], name=f"{clamp.name}.before.quantize")
+    floats = ir.node("DequantizeLinear", [codes.outputs[0], *quantizer.inputs[1:]], name=f"{clamp.name}.before.dequantize")
+    codes.outputs[0].name, floats.outputs[0].name = f"{clamp.name}.before.quantized", f"{clamp.name}.before"
+    clamp.replace_input_with(0, floats.outputs[0])
+    graph.insert_before(clamp, [codes, floats])
+
+
+def _does_nothing(clamp: ir.Node, quantizer: ir.Node) -> bool:
+    """Return whether the quantizer clips at the same codes."""
+    scale, zero_point = constant(quantizer.inputs[1]), constant(quantizer.inputs[2])
+    assert scale is not None
+    assert zero_point is not None
+    bounds = [0.0 if clamp.op_type == "Relu" else -np.inf, np.inf]
+    for index, given in enumerate(clamp.inputs[1:]):
+        value = constant(given)
+        bounds[index] = bounds[index] if value is None else float(value.item())
+    limits = np.iinfo(zero_point.dtype.name)
+    low, high = (np.rint(bound / float(scale.item())) + float(zero_point.item()) for bound in bounds)
+    return bool(low <= limits.min and high >= limits.max)
+
+
+def _quantize_constant(graph: ir.Graph, node: ir.Node) -> str:
+    """Return the node's name where codes are not what its constant was, else ""."""
+    for index, value in enumerate(node.inputs):
+        array, other = constant(value), node.inputs[1 - index]
+        if array is None or array.dtype != np.float32 or not _is_restored(other):
+            continue
+        assert other is not None
+        restored = other.producer()
+        assert restored is not None
+        zero_point = constant(restored.inputs[2])
+        assert zero_point is not None
+        codes, scale, zero = _codes(array.astype(np.float64), zero_point.dtype)
+        stem = f"{node.name}.constant"
+        inputs = [
+            new_constant(graph, array_, name=f"{stem}.{name}")
+            for name, array_ in (("quantized", codes), ("scale", scale), ("zero_point", zero))
+        ]
+        floats = ir.node("DequantizeLinear", inputs, name=f"{stem}.dequantize")
+        floats.outputs[0].name = stem
+        graph.insert_before(node, floats)
+        node.replace_input_with(index, floats.outputs[0])
+        return "" if array.min() == array.max() else str(node.name)
+    return ""
+
+
+def _codes(array: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the codes of `array`, their scale and zero point, which cover it and 0."""
+    limits = np.iinfo(dtype.name)
+    low, high = min(float(array.min()), 0.0), max(float(array.max()), 0.0)
+    scale = np.float32((high - low) / (int(limits.max) - int(limits.min)) or 1.0)
+    zero = np.clip(np.rint(limits.min - low / scale), limits.min, limits.max)
+    codes = np.clip(np.rint(array / scale) + zero, limits.min, limits.max)
+    return codes.astype(dtype), np.asarray(scale), np.asarray(zero).astype(dtype)
+
+
+def _is_restored(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
