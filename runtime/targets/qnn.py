@@ -45,7 +45,6 @@ WIDE = replace(
     name="qnn-a16",
     description="Qualcomm's Hexagon NPU through QNN: everything in uint16 with free zero points, int8 weights",
     activation_dtype="uint16",
-    # A Clip behind a layer comes out as if it were not there (27 dB).
-    operators=tuple(replace(row, writes=_OWN_CODES.get(row.operator)) for row in _COMMON if row.operator != "Clip"),
+    operators=tuple(replace(row, writes=_OWN_CODES.get(row.operator)) for row in _COMMON),
     opset_range=(21, 26),  # 21 brought 16-bit QuantizeLinear
 )

@@ -37,31 +37,52 @@ def bring_into_htp_form(model: ir.Model) -> tuple[str, ...]:
 
 
 def _separate(graph: ir.Graph, clamp: ir.Node, quantizer: ir.Node) -> None:
+    """Put a pair before `clamp`; of 16 bits write it as Max and Min, since the HTP drops a clamp of those behind a layer."""
+    zero_point = constant(quantizer.inputs[2])
     source = clamp.inputs[0]
+    assert zero_point is not None
     assert source is not None
-    if _does_nothing(clamp, quantizer):
-        quantizer.replace_input_with(0, source)
-        graph.remove(clamp, safe=True)
+    bounds = _bounds(clamp, quantizer)
+    if bounds and zero_point.dtype == np.uint8:
+        clamp.replace_input_with(0, _requantized(graph, source, quantizer, before=clamp, name=str(clamp.name)))
         return
-    codes = ir.node("QuantizeLinear", [source, *quantizer.inputs[1:]], name=f"{clamp.name}.before.quantize")
-    floats = ir.node("DequantizeLinear", [codes.outputs[0], *quantizer.inputs[1:]], name=f"{clamp.name}.before.dequantize")
-    codes.outputs[0].name, floats.outputs[0].name = f"{clamp.name}.before.quantized", f"{clamp.name}.before"
-    clamp.replace_input_with(0, floats.outputs[0])
-    graph.insert_before(clamp, [codes, floats])
+    for operator, code in bounds:
+        name = f"{clamp.name}.{operator.lower()}"
+        source = _requantized(graph, source, quantizer, before=clamp, name=name)
+        codes = new_constant(graph, np.array(code).astype(zero_point.dtype), name=f"{name}.bound.quantized")
+        bound = ir.node("DequantizeLinear", [codes, *quantizer.inputs[1:]], name=f"{name}.bound.dequantize")
+        bounded = ir.node(operator, [source, bound.outputs[0]], name=name)
+        bound.outputs[0].name, bounded.outputs[0].name = f"{name}.bound", name
+        graph.insert_before(clamp, [bound, bounded])
+        source = bounded.outputs[0]
+    quantizer.replace_input_with(0, source)
+    graph.remove(clamp, safe=True)
 
 
-def _does_nothing(clamp: ir.Node, quantizer: ir.Node) -> bool:
-    """Return whether the quantizer clips at the same codes."""
+def _requantized(graph: ir.Graph, source: ir.Value, quantizer: ir.Node, *, before: ir.Node, name: str) -> ir.Value:
+    """Return `source` behind a pair of `quantizer`'s scale and zero point."""
+    codes = ir.node("QuantizeLinear", [source, *quantizer.inputs[1:]], name=f"{name}.before.quantize")
+    floats = ir.node("DequantizeLinear", [codes.outputs[0], *quantizer.inputs[1:]], name=f"{name}.before.dequantize")
+    codes.outputs[0].name, floats.outputs[0].name = f"{name}.before.quantized", f"{name}.before"
+    graph.insert_before(before, [codes, floats])
+    return floats.outputs[0]
+
+
+def _bounds(clamp: ir.Node, quantizer: ir.Node) -> list[tuple[str, float]]:
+    """Return the codes that `clamp` keeps within, each with its operator; none where the quantizer does not go beyond."""
     scale, zero_point = constant(quantizer.inputs[1]), constant(quantizer.inputs[2])
     assert scale is not None
     assert zero_point is not None
-    bounds = [0.0 if clamp.op_type == "Relu" else -np.inf, np.inf]
-    for index, given in enumerate(clamp.inputs[1:]):
-        value = constant(given)
-        bounds[index] = bounds[index] if value is None else float(value.item())
+    given = [constant(value) for value in clamp.inputs[1:]]
+    low, high = (float(value.item()) if value is not None else None for value in (*given, None, None)[:2])
+    low = 0.0 if clamp.op_type == "Relu" else low
     limits = np.iinfo(zero_point.dtype.name)
-    low, high = (np.rint(bound / float(scale.item())) + float(zero_point.item()) for bound in bounds)
-    return bool(low <= limits.min and high >= limits.max)
+    bounds = []
+    for operator, value, end in (("Max", low, limits.min), ("Min", high, limits.max)):
+        if value is not None:
+            code = float(np.clip(np.rint(value / float(scale.item())) + float(zero_point.item()), limits.min, limits.max))
+            bounds += [(operator, code)] if code != end else []
+    return bounds
 
 
 def _quantize_constant(graph: ir.Graph, node: ir.Node) -> str:
