@@ -31,6 +31,8 @@ def bring_into_htp_form(model: ir.Model) -> tuple[str, ...]:
         quantizer = only_reader(node.outputs[0])
         if quantizer is not None and quantizer.op_type == "QuantizeLinear" and not _is_restored(node.inputs[0]):
             _separate(graph, node, quantizer)
+    for node in [node for node in graph if node.op_type == "Mul"]:
+        _keep_apart(graph, node)
     rounded = [name for node in list(graph) if node.op_type in _WITH_CONSTANTS and (name := _quantize_constant(graph, node))]
     graph.sort()
     return tuple(rounded)
@@ -48,15 +50,38 @@ def _separate(graph: ir.Graph, clamp: ir.Node, quantizer: ir.Node) -> None:
         return
     for operator, code in bounds:
         name = f"{clamp.name}.{operator.lower()}"
-        source = _requantized(graph, source, quantizer, before=clamp, name=name)
-        codes = new_constant(graph, np.array(code).astype(zero_point.dtype), name=f"{name}.bound.quantized")
-        bound = ir.node("DequantizeLinear", [codes, *quantizer.inputs[1:]], name=f"{name}.bound.dequantize")
-        bounded = ir.node(operator, [source, bound.outputs[0]], name=name)
-        bound.outputs[0].name, bounded.outputs[0].name = f"{name}.bound", name
-        graph.insert_before(clamp, [bound, bounded])
-        source = bounded.outputs[0]
+        restored = _requantized(graph, source, quantizer, before=clamp, name=name)
+        source = _bounded(graph, restored, quantizer, operator, code, before=clamp, name=name)
     quantizer.replace_input_with(0, source)
     graph.remove(clamp, safe=True)
+
+
+def _keep_apart(graph: ir.Graph, product: ir.Node) -> None:
+    """Put a Max that changes nothing behind a Sigmoid of 16 bits: the HTP makes something else of x·sigmoid(x)."""
+    for index, value in enumerate(product.inputs):
+        restored = _made_by(value, "DequantizeLinear")
+        quantizer = None if restored is None else _made_by(restored.inputs[0], "QuantizeLinear")
+        if value is None or quantizer is None or _made_by(quantizer.inputs[0], "Sigmoid") is None:
+            continue
+        zero_point = constant(quantizer.inputs[2])
+        if zero_point is not None and zero_point.dtype == np.uint16:
+            name = f"{product.name}.gate"
+            bounded = _bounded(graph, value, quantizer, "Max", 0, before=product, name=name)
+            product.replace_input_with(index, _requantized(graph, bounded, quantizer, before=product, name=name))
+
+
+def _bounded(
+    graph: ir.Graph, source: ir.Value, quantizer: ir.Node, operator: str, code: float, *, before: ir.Node, name: str
+) -> ir.Value:
+    """Return the Max or Min, as `operator` says, of `source` and a code of `quantizer`'s."""
+    zero_point = constant(quantizer.inputs[2])
+    assert zero_point is not None
+    codes = new_constant(graph, np.array(code).astype(zero_point.dtype), name=f"{name}.bound.quantized")
+    bound = ir.node("DequantizeLinear", [codes, *quantizer.inputs[1:]], name=f"{name}.bound.dequantize")
+    bounded = ir.node(operator, [source, bound.outputs[0]], name=name)
+    bound.outputs[0].name, bounded.outputs[0].name = f"{name}.bound", name
+    graph.insert_before(before, [bound, bounded])
+    return bounded.outputs[0]
 
 
 def _requantized(graph: ir.Graph, source: ir.Value, quantizer: ir.Node, *, before: ir.Node, name: str) -> ir.Value:
@@ -121,5 +146,10 @@ def _codes(array: NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[NDArray[An
 
 
 def _is_restored(value: ir.Value | None) -> bool:
-    producer = None if value is None else value.producer()
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    return _made_by(value, "DequantizeLinear") is not None
+
+
+def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """Return the node that makes `value`, if it is of this operator, whatever else reads it."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == operator else None
