@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -257,6 +258,12 @@ def test_benchmarks_give_decibels_and_no_latency(for_qnn: Bundle, tmp_path: Path
     (line,) = [line for line in report.splitlines() if "| qnn |" in line and "| int8 |" in line and "| onnxruntime |" not in line]
     assert line.strip("| ").split(" | ")[COLUMNS.index("p50 ms")] == "–"
     assert f"- qnn: {EMULATED}" in report
+
+
+def test_a_compiler_that_is_missing_says_how_to_get_it() -> None:
+    with pytest.raises(BackendError, match="'qnn' is not installed: no_such_package cannot be found") as caught:
+        replace(find_compiler("qnn"), packages=("no_such_package",)).check_installed()
+    assert "sredge[qnn]" in caught.value.hint
 
 
 def test_an_architecture_that_does_not_exist_is_named(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
