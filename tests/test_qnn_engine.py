@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,6 +47,7 @@ from runtime.backends.qnn_library import htp_options
 from runtime.bundle import ENGINES, Bundle
 from runtime.errors import BackendError, PipelineError
 from runtime.targets import find_target
+from runtime.targets.operators import Row
 from runtime.upscaler import Upscaler
 from runtime.verify.value_check import check_picture, psnr_db
 from tests.graphs import Array, Graph
@@ -127,13 +129,29 @@ def picture_of(channels: int = COLOURS, side: int = SIDE) -> Array:
 def test_the_emulator_computes_every_operator_of_the_table_as_onnx_does(name: str, target: str, tmp_path: Path) -> None:
     if (target, name) == ("qnn-a16", "HardSigmoid"):
         pytest.skip("the table of qnn-a16 has no such")
-    model = int8_of(operator_graph(GRAPHS[name]), target)
+    check_on_the_emulator(operator_graph(GRAPHS[name]), target, tmp_path)
+
+
+@emulator
+@pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
+@pytest.mark.parametrize("row", [row for row in find_target("qnn").operators if dict(row.attributes).get("mode") == ("nearest",)])
+def test_the_emulator_takes_the_nearest_pixel_that_onnx_takes(row: Row, scale: float, tmp_path: Path) -> None:
+    def resized(graph: Graph, source: str) -> str:
+        attributes: dict[str, Any] = {name: values[0] for name, values in row.attributes}
+        return graph.add("Resize", source, "", graph.constant(np.array([1, 1, scale, scale], np.float32)), **attributes)
+
+    check_on_the_emulator(operator_graph(resized), "qnn", tmp_path)
+
+
+def check_on_the_emulator(network: onnx.ModelProto, target: str, folder: Path) -> None:
+    """Every node is in integers, and what comes out is what the int8 graph says."""
+    model = int8_of(network, target)
     wanted = run_as_written(model.SerializeToString(), picture_of())
-    options = htp_options({"htp_arch": "73", "dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(tmp_path)})
+    options = htp_options({"htp_arch": "73", "dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)})
     session = ort.InferenceSession(htp_form(model).SerializeToString(), options)
     (made,) = session.run(None, {"input": picture_of()})
     assert psnr_db(made.astype(np.float64), wanted.astype(np.float64)) >= LEAST_DB[target]
-    (graph,) = [found["graph"] for path in tmp_path.glob("*.json") if "graph" in (found := json.loads(path.read_text()))]
+    (graph,) = [found["graph"] for path in folder.glob("*.json") if "graph" in (found := json.loads(path.read_text()))]
     types = {graph["tensors"][node["input_names"][0]]["data_type"]: node["type"] for node in graph["nodes"].values()}
     assert types.pop(0x232) == "Quantize"  # floats are the picture alone
     assert types.keys() == {0x408 if target == "qnn" else 0x416}
