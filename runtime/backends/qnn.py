@@ -1,6 +1,6 @@
 """Run context binaries for Qualcomm's Hexagon NPU: an engine that `python -m export.engine --for qnn` compiled, arrays out.
 
-On a Snapdragon the NPU runs them; on x86 an emulator does, whose values are the NPU's and whose time is not.
+On a Snapdragon the NPU runs them; on x86 Qualcomm's emulator does, for the NPU's values and not its time.
 """
 
 from __future__ import annotations

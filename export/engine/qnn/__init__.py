@@ -24,7 +24,7 @@ __all__ = ["compile_graph", "version"]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive
 _ENDS = ("Quantize", "Dequantize")  # of the picture: from floats and to floats
-_UNPROVEN = "time, power and memory: no Hexagon NPU has run this, an emulator on x86 has the NPU's arithmetic alone"
+_UNPROVEN = "time, power and memory: no Hexagon NPU has run this, an emulator on x86 stands for its arithmetic alone"
 
 
 def version() -> str:
