@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.gpu import read_gpu_state
-from benchmarks.latency import ROUND, WARM_UP, DeviceLatency, summarise, summarise_device
+from benchmarks.latency import ROUND, WARM_UP, DeviceLatency, Latency, summarise, summarise_device
 from benchmarks.machine import describe_machine
 from benchmarks.metrics import Score, prepare, psnr_db, score
 from benchmarks.protocols import Protocol
@@ -28,6 +28,7 @@ from calibration.datasets import dataset_names
 from calibration.pairs import ImageSet, PairHashes, load_pair
 from calibration.table import CalibrationSource, read_table, used_hashes
 from quantize.search.result import HeldBack, read_state
+from runtime.backends import choose_entry
 from runtime.bundle import REPORTS, Bundle, sha256_bytes, source_digest
 from runtime.errors import BackendError, DatasetError
 from runtime.images import Picture, from_network, to_network
@@ -175,11 +176,12 @@ def compare(requests: Sequence[Request], *, on_step: OnStep) -> tuple[Result, li
             workers = {case: stack.enter_context(Worker(case)) for case in wanted}
             tallies, baseline = _score_pictures(request, reference, workers, panels, on_step)
             baselines.append(baseline)
-            taken = _time_in_turn(request, [workers[case] for case in request.cases], on_step)
+            timed = [case for case in request.cases if not choose_entry(case.backend).emulated]
+            taken = _time_in_turn(request, [workers[case] for case in timed], on_step)
             for case in request.cases:
-                median_fp32 = _fastest_fp32_ms(taken, request.cases)
+                median_fp32 = _fastest_fp32_ms(taken)
                 scored = tallies[case], tallies[reference]
-                rows.append(_row(request, workers[case], *scored, taken[case], median_fp32, overlap, checks[case]))
+                rows.append(_row(request, workers[case], *scored, taken.get(case), median_fp32, overlap, checks[case]))
     result = Result(
         key=request_key(requests),
         machine=describe_machine(),
@@ -277,7 +279,7 @@ def _row(
     worker: Worker,
     tally: _Tally,
     reference: _Tally,
-    taken_ms: Sequence[float],
+    taken_ms: Sequence[float] | None,
     fp32_median_ms: float | None,
     overlap: int,
     check: ValueCheck | None,
@@ -285,9 +287,8 @@ def _row(
     case, manifest = worker.case, request.bundle.manifest
     variant = worker.variant()
     psnr, ssim = _means([score for _, score in tally.scores])
-    shape = _latency_input(request).shape
-    latency = summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=case.threads)
-    device_latency = _time_on_device(request, worker)
+    latency = None if taken_ms is None else _latency(request, taken_ms, threads=case.threads)
+    device_latency = None if latency is None else _time_on_device(request, worker)
     peak = worker.peak_rss_bytes()  # before the look at precisions, which opens the graph once more
     report = worker.precision_report()
     return Row(
@@ -307,7 +308,7 @@ def _row(
         psnr_vs_fp32_db=_mean_db(tally.against_fp32_db),
         latency=latency,
         device_latency=device_latency,
-        speedup=None if fp32_median_ms is None else round(fp32_median_ms / latency.p50_ms, 3),
+        speedup=None if fp32_median_ms is None or latency is None else round(fp32_median_ms / latency.p50_ms, 3),
         macs=manifest.macs,
         int8_mac_share=round(manifest.int8_mac_share(variant), 6),
         precision_verified=report.verified,
@@ -321,9 +322,14 @@ def _row(
     )
 
 
-def _fastest_fp32_ms(taken: dict[Case, list[float]], cases: Iterable[Case]) -> float | None:
+def _latency(request: Request, taken_ms: Sequence[float], *, threads: int) -> Latency:
+    shape = _latency_input(request).shape
+    return summarise(taken_ms, shape=(shape[0], shape[1], shape[2], shape[3]), threads=threads)
+
+
+def _fastest_fp32_ms(taken: dict[Case, list[float]]) -> float | None:
     """Return the least median of the fp32 cases: what lower precision has to beat, on whatever backend that ran."""
-    return min((float(np.median(taken[case])) for case in cases if case.precision == "fp32"), default=None)
+    return min((float(np.median(times)) for case, times in taken.items() if case.precision == "fp32"), default=None)
 
 
 def _drop_db(reference: Sequence[tuple[str, Score]], own: Sequence[tuple[str, Score]]) -> float | None:

@@ -37,11 +37,12 @@ class Row(Noun):
     drop_db: float | None
     psnr_vs_fp32_db: float | None
     """PSNR of the output itself against fp32's, all channels, clipped to [0, 1]; None where they are equal."""
-    latency: Latency
+    latency: Latency | None
+    """None where the backend emulates its accelerator."""
     device_latency: DeviceLatency | None = None
     """None where the backend's accelerator has no clock of its own."""
     speedup: float | None
-    """The median latency of the fastest fp32, on whatever backend, over this one's, from the same rounds; None without fp32."""
+    """The median latency of the fastest fp32, on whatever backend, over this one's, from the same rounds; None without either."""
     macs: int
     int8_mac_share: float
     precision_verified: bool

@@ -35,6 +35,7 @@ OWNERS = {
     "pycuda": {"runtime/backends/gpu_engine.py", "runtime/backends/cuda.py"},
     "ai_edge_litert": {"runtime/backends/litert.py", "runtime/backends/litert_layers.py", "export/engine/litert"},
     "flatbuffers": {"export/engine/litert"},
+    "onnxruntime_qnn": {"runtime/backends/qnn_library.py"},
     "onnx": {"export", "calibration", "quantize", "benchmarks/peers/scripts"},
 }
 
@@ -163,7 +164,21 @@ def test_the_base_install_needs_no_package_that_only_a_workstation_has() -> None
 
 @pytest.mark.parametrize(
     "extra",
-    ["export", "quantize", "benchmarks", "ncnn", "tensorrt", "tensorrt-rtx", "litert", "ethos-u", "serve", "dev", "docs", "all"],
+    [
+        "export",
+        "quantize",
+        "benchmarks",
+        "ncnn",
+        "tensorrt",
+        "tensorrt-rtx",
+        "litert",
+        "ethos-u",
+        "qnn",
+        "serve",
+        "dev",
+        "docs",
+        "all",
+    ],
 )
 def test_every_promised_extra_is_there(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -69,7 +69,7 @@ def test_no_finer_step_would_cover_the_range(scheme: str, activation_range: Acti
     scale = activation_parameters(activation_range, target).scale
 
     half = 1 << 15 if target.has_wide_codes else 1 << 7  # codes below zero
-    needed = max(-low / half, high / (half - 1)) if target.activation_symmetric else (high - low) / 255
+    needed = max(-low / half, high / (half - 1)) if target.activation_symmetric else (high - low) / (2 * half - 1)
     if target.power_of_two_scales:
         assert math.frexp(scale)[0] == 0.5
         assert needed <= scale * (1 + 1e-4)

@@ -23,6 +23,7 @@ OF_EXTRAS = {
     "openvino",
     "ncnn",
     "ai_edge_litert",
+    "onnxruntime_qnn",
     "tensorrt_rtx_bindings",
     "tensorrt",
     "pycuda",

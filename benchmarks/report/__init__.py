@@ -33,7 +33,7 @@ def write_report(result: Result, panels: list[Panel], directory: Path) -> Path:
     Raises:
         UserError: the folder cannot be written.
     """
-    images = {"latency.png": draw_latency(result)}
+    images = {"latency.png": draw_latency(result)} if any(row.latency for row in result.rows) else {}
     if panels:
         images["pictures.png"] = draw_panels(panels)
     context = {

@@ -45,12 +45,13 @@ def draw_panels(panels: Sequence[Panel]) -> bytes:
 
 
 def draw_latency(result: Result) -> bytes:
-    """PNG: median latency of every row as a bar, its 90th percentile as a whisker where there were runs enough for it."""
-    rows = result.rows
+    """PNG: median latency of every row that has one as a bar, its 90th percentile as a whisker where there were runs enough."""
+    timed = [(row, row.latency) for row in result.rows if row.latency is not None]
+    rows, latencies = [row for row, _ in timed], [latency for _, latency in timed]
     figure = Figure(figsize=(7, 0.6 + 0.42 * len(rows)), layout="constrained")
     axis = figure.subplots()
-    medians = [row.latency.p50_ms for row in rows]
-    tails = [0.0 if row.latency.p90_ms is None else row.latency.p90_ms - row.latency.p50_ms for row in rows]
+    medians = [latency.p50_ms for latency in latencies]
+    tails = [0.0 if latency.p90_ms is None else latency.p90_ms - latency.p50_ms for latency in latencies]
     labels = [f"{row.graph}{'' if row.precision_verified else ' *'}, {row.backend}" for row in rows]
     bars = axis.barh(range(len(rows)), medians, color=[_COLOURS[row.precision] for row in rows], height=0.62)
     if any(tails):
@@ -59,10 +60,10 @@ def draw_latency(result: Result) -> bytes:
     axis.set_yticks(range(len(rows)), labels, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(
-        f"ms, median of {rows[0].latency.n}"
+        f"ms, median of {latencies[0].n}"
         + "; whisker: 90th percentile" * any(tails)
         + "; * did not run as asked" * any(not row.precision_verified for row in rows)
-        + f"\n{result.machine.processor}, {rows[0].latency.threads} threads",
+        + f"\n{result.machine.processor}, {latencies[0].threads} threads",
         fontsize=8,
     )
     axis.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.latency import ENOUGH_RUNS
 from benchmarks.protocols import find_protocol
 from benchmarks.result import Result, Row
+from runtime.backends import EMULATED
 from runtime.terminal.figures import measured_text, share_text
 
 COLUMNS = (
@@ -38,7 +39,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.ssim:.4f}",
         "–" if row.drop_db is None else f"{round(row.drop_db, 3) + 0.0:.3f}",  # + 0.0: no "-0.000"
         "equal" if row.psnr_vs_fp32_db is None else f"{row.psnr_vs_fp32_db:.1f}",
-        measured_text(row.latency.p50_ms),
+        "–" if row.latency is None else measured_text(row.latency.p50_ms),
         "–" if row.speedup is None else f"{row.speedup:.2f}",
         f"{row.size_bytes / 1e6:.2f}",
         "–" if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 1e6:.0f}",
@@ -69,12 +70,10 @@ def bicubic_lines(result: Result) -> list[str]:
 def notes(result: Result) -> list[str]:
     """Return how the figures were taken, and every case that is not what it was asked to be."""
     first = result.rows[0]
-    shapes = " and ".join(dict.fromkeys("×".join(str(size) for size in row.latency.shape) for row in result.rows))
     lines = [
         f"protocol {result.protocol}; {first.images} pictures of {first.dataset}",
         f"dB lost and vs fp32: against {result.reference}; vs fp32 is the PSNR of the outputs themselves",
-        f"latency: median of {first.latency.n} after {first.latency.warm_up}, input {shapes}, {first.latency.threads} threads, "
-        f"cases in turn; × fp32: of the fastest fp32 here{_percentiles_left_out(first.latency.n)}",
+        *_latency_notes(result),
         "peak MB: the largest resident memory of a process that ran all of this and nothing else, pictures and timing",
         f"machine: {result.machine.processor}, {result.machine.cores} cores, "
         f"{' '.join(result.machine.instructions) or 'no 8- or 16-bit instructions known'}",
@@ -105,6 +104,19 @@ def notes(result: Result) -> list[str]:
         if row.calibration_images_evaluated
     ]
     return lines
+
+
+def _latency_notes(result: Result) -> list[str]:
+    """Return how latencies were taken, and of which backends none was."""
+    timed = [row.latency for row in result.rows if row.latency is not None]
+    emulated = dict.fromkeys(row.backend for row in result.rows if row.latency is None)
+    shapes = " and ".join(dict.fromkeys("×".join(str(size) for size in latency.shape) for latency in timed))
+    lines = [
+        f"latency: median of {first.n} after {first.warm_up}, input {shapes}, {first.threads} threads, "
+        f"cases in turn; × fp32: of the fastest fp32 here{_percentiles_left_out(first.n)}"
+        for first in timed[:1]
+    ]
+    return [*lines, *(f"{backend}: {EMULATED}" for backend in emulated)]
 
 
 def _percentiles_left_out(runs: int) -> str:

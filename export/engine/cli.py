@@ -41,6 +41,9 @@ def engine(
         str | None,
         typer.Option(help="the graph: fp32, fp16, int8 [default: int8 where the bundle has it for the compiler, else fp32]"),
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="the accelerator: whose int8 graph [default: the best of those that the compiler takes]")
+    ] = None,
     io: Annotated[str, typer.Option(help="what graphs take and give: float32, uint8 for raw pixels")] = "float32",
     window: Annotated[
         str | None, typer.Option("--window", metavar="HxW", help="the one size to take; larger pictures run in tiles of it")
@@ -77,7 +80,7 @@ def engine(
     if list_compilers:
         console.out.print(_table())
         return
-    entry = find_compiler(compiler)
+    entry = find_compiler(compiler).for_target(target)
     asked = None if precision is None else find_precision(precision)
     if asked is not None and asked not in entry.precisions:
         raise UnknownNameError("precision of engines", asked, valid=entry.precisions)

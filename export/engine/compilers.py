@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from export.engine.compiled import Compiled, CompileRequest, OnStep
-from runtime.backends import BACKENDS, missing_packages, tensorrt_rtx_library
+from runtime.backends import choose_entry, missing_packages, tensorrt_rtx_library
 from runtime.errors import BackendError, UnknownNameError, UserError
 from runtime.targets import Precision
 
@@ -80,6 +80,14 @@ class CompilerEntry:
         except (ImportError, OSError) as error:
             raise BackendError(f"{self.name}'s compiler is installed but cannot be loaded: {error}", hint=self.install) from error
 
+    def for_target(self, name: str | None) -> CompilerEntry:
+        """Return this one for the graphs of that target alone; UnknownNameError lists the targets whose graphs it takes."""
+        if name is None:
+            return self
+        if name not in self.targets:
+            raise UnknownNameError(f"target of {self.name}", name, valid=self.targets)
+        return replace(self, targets=(name,))
+
     def choose_architectures(self, asked: str | None) -> tuple[str, ...]:
         """Return the architectures that "A,B" names, or the default ones.
 
@@ -98,7 +106,7 @@ class CompilerEntry:
         return names
 
 
-_TENSORRT = next(entry for entry in BACKENDS if entry.name == _ON_THIS_MACHINE)
+_TENSORRT, _QNN = choose_entry(_ON_THIS_MACHINE), choose_entry("qnn")
 COMPILERS: tuple[CompilerEntry, ...] = (
     CompilerEntry(
         name=_ON_THIS_MACHINE,
@@ -141,6 +149,18 @@ COMPILERS: tuple[CompilerEntry, ...] = (
         targets=("litert",),
         architectures=("u55-128", "u55-256", "u65-256", "u65-512", "u85-256", "u85-512", "u85-1024"),
         default_architectures=("u55-128", "u55-256", "u65-512", "u85-512"),
+        fixed_size=True,
+    ),
+    CompilerEntry(
+        name="qnn",
+        description="Qualcomm's Hexagon NPUs: a context binary for each architecture that is named",
+        module="export.engine.qnn",
+        packages=_QNN.packages,
+        install=_QNN.install,
+        precisions=_QNN.precisions,
+        targets=("qnn", "qnn-a16"),
+        architectures=("v68", "v69", "v73", "v75", "v79", "v81"),
+        default_architectures=("v73",),
         fixed_size=True,
     ),
 )

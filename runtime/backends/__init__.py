@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .backend import Backend, BackendOptions, DeviceTimer, DeviceTimes, LayerPre
 
 __all__ = [
     "BACKENDS",
+    "EMULATED",
     "Backend",
     "BackendEntry",
     "BackendOptions",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 
+EMULATED = "emulated: accuracy holds, time does not"
+"""What is said of figures of a backend that emulates its accelerator."""
 _MOST_THREADS = 1024  # beyond any machine's cores; a backend given a million dies instead of saying so
 
 
@@ -60,6 +64,8 @@ class BackendEntry:
     """It runs engines that were built beforehand, and no other graphs."""
     sums_in_16_bits: bool = False
     """It adds products of bytes in 16 bits where a processor has nothing better, and saturates: see `products_overflow`."""
+    emulated: bool = False
+    """It emulates its accelerator on this machine: its time says nothing."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -97,6 +103,15 @@ BACKENDS: tuple[BackendEntry, ...] = (
         "pip install 'sredge[litert]'",
         ("fp32", "fp16", "int8"),
         prebuilt=True,
+    ),
+    BackendEntry(
+        "qnn",
+        ".qnn",
+        ("onnxruntime_qnn",),
+        "pip install 'sredge[qnn]', with Python 3.11 or later",
+        ("int8",),
+        prebuilt=True,
+        emulated=platform.machine() in ("x86_64", "AMD64"),
     ),
     # The last: where it is not asked for by name it runs the graphs that were made for it, and no others.
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),

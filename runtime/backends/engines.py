@@ -254,7 +254,7 @@ def write_record(path: Path, plan: bytes, part: Part, record: Noun) -> None:
     with locked(path.parent):  # a build beside this one may not take the plan for an old one
         write_whole(path.parent / part.file, plan)
         write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
-        for old in path.parent.glob(f"{path.stem}-{'?' * 16}{Path(part.file).suffix}"):
+        for old in path.parent.glob(f"{path.stem}-{'?' * 16}.*"):
             if old.name != part.file:
                 with suppress(OSError):  # a process that has it open keeps it, where the system does so
                     old.unlink()

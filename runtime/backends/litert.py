@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from queue import SimpleQueue
-from threading import Lock
 from types import TracebackType
 
 import ai_edge_litert
@@ -28,8 +23,8 @@ from ..targets import Precision
 from .backend import BackendOptions, LayerPrecision, Values
 from .compiled_engines import find_compiled, read_compiled_plan
 from .litert_layers import read_layers
+from .native_output import quietly
 
-_ONE_AT_A_TIME = Lock()  # stderr is the process's
 _HALVES_ARE_COMPUTED_IN_FP32 = ("x86_64", "AMD64")  # XNNPACK has kernels of half precision for Arm
 
 
@@ -90,7 +85,7 @@ class LiteRtBackend:
         (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
         given = np.ascontiguousarray(array.transpose(0, 2, 3, 1) if self._floats else array)
         if tuple(entry["shape"]) != given.shape:
-            with _quietly():
+            with quietly(2, noise=b"INFO:"):
                 interpreter.resize_tensor_input(entry["index"], given.shape, strict=True)
                 interpreter.allocate_tensors()
         interpreter.set_tensor(entry["index"], given)
@@ -110,28 +105,10 @@ def check_file(file: bytes) -> None:
 
 def _open(file: bytes, *, threads: int) -> Interpreter:
     try:
-        with _quietly():
+        with quietly(2, noise=b"INFO:"):
             interpreter = Interpreter(model_content=file, num_threads=threads)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise BackendError(f"litert {version()} cannot open this file: {reason}") from error
     return interpreter
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep from stderr what LiteRT's C++ part tells there of itself; what is no "INFO" is passed on."""
-    sys.stderr.flush()
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as told:
-        kept = os.dup(2)
-        os.dup2(told.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            told.seek(0)
-            for line in told:
-                if not line.startswith(b"INFO:"):
-                    os.write(2, line)

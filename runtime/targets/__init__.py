@@ -3,7 +3,7 @@
 from typing import get_args
 
 from ..errors import UnknownNameError
-from . import cpu, cpu_avx2, litert, npu, npu16, openvino, tensorrt, tensorrt_rtx, vacc
+from . import cpu, cpu_avx2, litert, npu, npu16, openvino, qnn, tensorrt, tensorrt_rtx, vacc
 from .target import Precision, Target
 
 __all__ = ["PRECISIONS", "TARGETS", "Precision", "Target", "find_precision", "find_target"]
@@ -20,6 +20,8 @@ TARGETS: tuple[Target, ...] = (
     npu.POWER_OF_TWO,
     npu16.TARGET,
     litert.TARGET,
+    qnn.TARGET,
+    qnn.WIDE,
 )
 
 

@@ -37,7 +37,7 @@ class Target:
     name: str
     description: str
     precisions: tuple[Precision, ...]
-    activation_dtype: Literal["uint8", "int8", "int16"]
+    activation_dtype: Literal["uint8", "int8", "int16", "uint16"]
     activation_symmetric: bool
     weight_dtype: Literal["int8"]
     bias_dtype: Literal["int32", "float"]
@@ -56,7 +56,7 @@ class Target:
     @property
     def has_wide_codes(self) -> bool:
         """Whether activations have 16 bits: so many codes that none need be saved, by clipping or by shifting what ReLU makes."""
-        return self.activation_dtype == "int16"
+        return self.activation_dtype in ("int16", "uint16")
 
     @property
     def default_backend(self) -> str:

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from export.engine.litert.layout import CHANNELS_LAST, arranged
 from export.engine.litert.operators import OPERATORS, Write
 from export.engine.litert.reading import codes_of, shape_of, unsupported
-from export.engine.litert.sizes import fix_quantized
 from export.engine.litert.tflite import Codes, Tensor, TfliteGraph
 from export.engine.litert.writer import Writer
+from export.engine.sizes import fix_quantized
 from export.graph.channel_blocks import blocks_of_channels
 from export.graph.constants import constant
 from export.graph.pixel_io import has_pixel_io, without_pixel_io
