@@ -86,8 +86,14 @@ def _contexts(plan: bytes, architectures: tuple[str, ...]) -> dict[str, bytes]:
     """Return the context model of each architecture, the latest first."""
     if len(architectures) == 1:
         return {architectures[0]: plan}
-    with zipfile.ZipFile(io.BytesIO(plan)) as archive:
-        return {name: archive.read(f"{name}.onnx") for name in sorted(architectures, reverse=True)}
+    try:
+        with zipfile.ZipFile(io.BytesIO(plan)) as archive:
+            files = {name: archive.getinfo(f"{name}.onnx") for name in sorted(architectures, reverse=True)}
+            if sum(file.file_size for file in files.values()) > len(plan):  # they are stored as they are
+                raise zipfile.BadZipFile("its files are larger than it is")
+            return {name: archive.read(file) for name, file in files.items()}
+    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        raise BackendError(f"the engine is no archive of {', '.join(architectures)}: {error}", hint="build it again") from error
 
 
 def _open(contexts: dict[str, bytes]) -> ort.InferenceSession:
