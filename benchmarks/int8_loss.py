@@ -91,18 +91,18 @@ def int8_loss(
 
             tell("exporting")
             bundle = _exported(goal, weights, out / goal.name)
-            usual = calibrate(bundle, calib, Path(data), replace(every[0], effort=Effort.BALANCED), tell)
-            _check_apart(bundle, usual.found.table.source, calib, Path(data), tell)
+            first = calibrate(bundle, calib, Path(data), replace(every[0], effort=Effort.BALANCED), tell)
+            _check_apart(bundle, first.found.table.source, calib, Path(data), tell)
             sets = [find_images(name, scale=goal.scale, use="evaluation", root=Path(data)) for name in SETS]
             evaluated = list(evaluate(bundle, sets, tell))
             for options in every:
-                calibrated = calibrate(bundle, calib, Path(data), options, tell) if options.chooses_rewrites else usual
+                calibrated = calibrate(bundle, calib, Path(data), options, tell)
                 with trials_of(bundle, options, calibrated.found, tell) as trials:
                     losses += our_losses(goal, bundle, options, backend, evaluated, calibrated=calibrated, trials=trials, tell=tell)
                     if mixed and not options.target.everything_int8:
                         losses += mixed_losses(goal, bundle, options, backend, evaluated, trials=trials, tell=tell)
             if theirs:
-                losses.append(their_loss(goal, bundle, evaluated, some_of(usual.found.crops), tell=tell))
+                losses.append(their_loss(goal, bundle, evaluated, some_of(first.found.crops), tell=tell))
     body = {
         "machine": describe_machine().model_dump(),
         "protocol": str(PROTOCOL),

@@ -173,7 +173,9 @@ def calibrate(bundle: Bundle, calib: str, data: Path, options: Int8Options, tell
         calib=calib,
         root=data,
         percentile=DEFAULT_PERCENTILE,
+        measure_again=True,
         equalize=None,
+        usual_crop_size=options.usual_crop_size,
         mix=None,
         choose_rewrites=options.chooses_rewrites,
     )

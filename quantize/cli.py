@@ -20,7 +20,7 @@ from quantize.graph.qdq import RoundedWeight
 from quantize.half.pixel_shuffle import PixelShuffle
 from quantize.half.stage import HalfGraphs, half_precisions_of
 from quantize.int8 import check_steps
-from quantize.options import STEPS, Effort, Int8Options, find_steps
+from quantize.options import FAST_CROP_SIZE, STEPS, Effort, Int8Options, find_steps
 from quantize.search.cli import make_budget, search
 from quantize.stage import check_target, load_fp32, quantize_bundle, quantized_already, try_half_graphs
 from quantize.summary import show_checks, show_missing, show_result
@@ -34,6 +34,8 @@ from runtime.terminal.commands import Command, beside
 from runtime.verify.faithful import BackendCheck
 
 _EXPLAIN = Command("explain", "quantize.explain.cli", "say where int8 loses what it loses: layers, pictures, colours")
+
+_CROP_SIZE_HELP = "size of a crop [default: {}x{}, with --effort fast {}x{}]".format(*CROP_SIZE, *FAST_CROP_SIZE)
 
 app = console.application("Quantize a bundle's network to INT8.")
 
@@ -50,7 +52,7 @@ def quantize(
     ] = None,
     fetch: Annotated[bool, typer.Option("--download", help="download the data set first, if it is not here")] = False,
     crops: Annotated[int | None, typer.Option(min=1, help=f"how many crops of the pictures [default: {CROPS}]")] = None,
-    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help="size of a crop [default: {}x{}]".format(*CROP_SIZE))] = None,
+    crop_size: Annotated[str | None, typer.Option(metavar="HxW", help=_CROP_SIZE_HELP)] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="seed of what is random: the choice of pictures and crops [default: 0]")
     ] = None,
@@ -130,6 +132,7 @@ def quantize(
         measure_again=force,
         crops=crops,
         crop_size=None if crop_size is None else console.parse_size(crop_size, option="--crop-size"),
+        usual_crop_size=options.usual_crop_size,
         seed=seed,
         equalize=equalize,
         mix=None if "mix-channels" in options.steps else False,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, get_args
 
+from calibration.crops import CROP_SIZE
 from calibration.ranges import DEFAULT_PERCENTILE, Method
 from runtime.errors import UnknownNameError
 from runtime.targets import Target
@@ -14,6 +15,7 @@ from runtime.targets import Target
 Step = Literal["mix-channels", "pixel-grid", "centre", "correct-biases", "round-layers", "distil", "kernel-layouts"]
 STEPS: tuple[Step, ...] = get_args(Step)
 LEARNING_STEPS: frozenset[Step] = frozenset({"round-layers", "distil"})  # weights are rounded on pictures
+FAST_CROP_SIZE = (64, 64)
 LAYOUT_STEPS: frozenset[Step] = frozenset({"kernel-layouts"})  # no weight and no pixel depends on them
 
 
@@ -54,6 +56,11 @@ class Int8Options:
     @property
     def steps(self) -> frozenset[Step]:
         return frozenset(STEPS) - _LEFT_OUT[self.effort] - self.without
+
+    @property
+    def usual_crop_size(self) -> tuple[int, int]:
+        """(height, width) of calibration crops where none is asked for; without learning steps small ones lose no more."""
+        return FAST_CROP_SIZE if self.effort is Effort.FAST else CROP_SIZE
 
     @property
     def chooses_rewrites(self) -> bool:

@@ -50,6 +50,7 @@ class TableRequest:
     measure_again: bool = False
     crops: int | None = None
     crop_size: tuple[int, int] | None = None
+    usual_crop_size: tuple[int, int] = CROP_SIZE
     seed: int | None = None
     equalize: bool | None = False
     mix: bool | None = False
@@ -127,7 +128,7 @@ def look_for_table(
         scale=scale,
         contract=contract,
         crops=request.crops or CROPS,
-        crop_size=fixed or request.crop_size or CROP_SIZE,
+        crop_size=fixed or request.crop_size or request.usual_crop_size,
         seed=request.seed or 0,
         on_step=on_step,
     )

@@ -105,7 +105,7 @@ def test_crops_are_enlarged_for_a_network_that_takes_them_so(
     ran = run(bundle.directory, "--calib", picture_folder((3, 200), (40, 30)), "--crops", "4", "--effort", "fast")
 
     assert ran.code == 0, ran.err
-    assert read_table(table_in(bundle.directory)).source.crop_size == ((96, 96) if static is None else (16, 24))
+    assert read_table(table_in(bundle.directory)).source.crop_size == ((64, 64) if static is None else (16, 24))
     assert Bundle.open(bundle.directory).variant("int8").psnr_vs_fp32_db is not None
 
 
