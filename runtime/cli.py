@@ -77,7 +77,9 @@ def upscale(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads [default: the backend's own choice]")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs of the network at a time")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="a folder where openvino keeps compiled graphs for the next start")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="a folder where openvino and onnxruntime-rtx keep compiled graphs for the next start")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(help="what pictures and tiles may take, 2G for instance [default: tiles a quarter of what is free]"),

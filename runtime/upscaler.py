@@ -109,7 +109,7 @@ class Upscaler:
             device: as the backend calls it; None is the CPU, of tensorrt the first GPU.
             threads: of the backend; None leaves it to the backend. tensorrt has none.
             parallel: runs of the network at a time: tiles, frames of `stream`, calls from several threads.
-            cache: a folder where openvino keeps compiled graphs, so that the next start is fast; None keeps none. What `verify`
+            cache: a folder where openvino and onnxruntime-rtx keep compiled graphs for the next start; None: none. What `verify`
                 found is remembered there too; with None in the user's own cache folder.
             tile: pixels of the network's input that a tile keeps a side; None takes the largest that `memory_bytes` allows. A
                 network that looks at the whole picture runs whole unless a tile is asked for; `upscale` says what that cost.

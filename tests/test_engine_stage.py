@@ -130,7 +130,7 @@ def test_what_cannot_be_built_says_why(
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"SREDGE_PARSE_FAILS": "1"}, "cannot read the fp32 graph: No importer registered for op: PRelu"),
+        ({"SREDGE_PARSE_FAILS": "1"}, "cannot read the fp32 graph: PRelu (act): No importer registered for op: PRelu"),
         ({"SREDGE_BUILD_FAILS": "1"}, "built no fp32 engine: Could not find any implementation for node conv1"),
     ],
     ids=["parser", "builder"],

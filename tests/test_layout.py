@@ -31,7 +31,7 @@ OWNERS = {
     "ncnn": {"runtime/backends/ncnn"},
     "tensorrt": {"runtime/backends/tensorrt.py", "export/engine"},
     "tensorrt_rtx_bindings": {"runtime/backends/tensorrt_rtx_library.py"},
-    "onnxruntime_ep_nv_tensorrt_rtx": set[str](),  # its libraries are loaded, and its Python is not
+    "onnxruntime_ep_nv_tensorrt_rtx": set[str](),  # it links files in its folder: onnxruntime_rtx.py imports it by name, to run
     "pycuda": {"runtime/backends/gpu_engine.py", "runtime/backends/cuda.py"},
     "ai_edge_litert": {"runtime/backends/litert.py", "runtime/backends/litert_layers.py", "export/engine/litert"},
     "flatbuffers": {"export/engine/litert"},

@@ -10,6 +10,8 @@ from runtime.backends.engines import ShapeProfile
 from runtime.bundle import Io, Manifest
 from runtime.targets import Precision, Target
 
+OTHER_WAY = "another way to the device: --list shows the compilers; or change the network and export it again"
+"""What to do where a compiler has not what the graph has."""
 OnStep = Callable[[str, int, int], None]
 """Called with what is being done, how many steps of it are done, and of how many."""
 

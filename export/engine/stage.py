@@ -18,7 +18,7 @@ from runtime.backends.compiled_engines import (
 )
 from runtime.backends.engines import ShapeProfile
 from runtime.bundle import ENGINES, Bundle, Io, Variant, check_writable
-from runtime.errors import BackendError, BundleError, PipelineError, UserError
+from runtime.errors import BackendError, BundleError, PipelineError
 from runtime.targets import Precision, find_target
 from runtime.verify.precision import verify_precision
 
@@ -66,9 +66,9 @@ def compile_engine(
     """
     variant = find_graph(bundle, entry, precision, io=options.io)
     engines = bundle.path(variant).parent / ENGINES
-    check_writable(engines)
-    compiler = entry.load()
     path = record_path(engines, entry.name, variant.file)
+    check_writable(path.parent)
+    compiler = entry.load()
     key = CompiledKey(
         graph_sha256=variant.sha256,
         precision=precision,
@@ -97,19 +97,16 @@ def compile_engine(
     account = tuple(LayerPrecision(layer.name, layer.op, layer.precision) for layer in compiled.layers)
     report = verify_precision(bundle.manifest, variant, account)
     _check_precision(report.not_as_asked, precision, options)
-    try:
-        record = write_compiled(
-            path,
-            compiled.plan,
-            key,
-            suffix=compiled.suffix,
-            layers=compiled.layers,
-            other_precision=report.not_as_asked,
-            estimates=compiled.estimates,
-            unproven=compiled.unproven,
-        )
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or path.parent}: {error.strerror or error}") from error
+    record = write_compiled(
+        path,
+        compiled.plan,
+        key,
+        suffix=compiled.suffix,
+        layers=compiled.layers,
+        other_precision=report.not_as_asked,
+        estimates=compiled.estimates,
+        unproven=compiled.unproven,
+    )
     return CompileOutcome(record, path, differences)
 
 

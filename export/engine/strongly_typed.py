@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from export.engine.compiled import OnStep
+from export.engine.compiled import OTHER_WAY, OnStep
 from runtime.backends.engines import EngineInput
 from runtime.errors import PipelineError
 from runtime.targets import Precision
@@ -81,8 +81,8 @@ def build_typed(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(typed.graph):
-        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise PipelineError(f"{library.name} cannot read the {typed.precision} graph: {reasons}", hint="export it again")
+        reasons = "; ".join(_refusal(parser.get_error(index)) for index in range(parser.num_errors))
+        raise PipelineError(f"{library.name} cannot read the {typed.precision} graph: {reasons}", hint=OTHER_WAY)
     profile = builder.create_optimization_profile()
     source = network.get_input(0)
     profile.set_shape(source.name, *typed.takes.profile_shapes(channels=source.shape[typed.takes.channel_axis]))
@@ -94,6 +94,12 @@ def build_typed(
     if plan is None:
         raise PipelineError(f"{library.name} built no {typed.precision} engine: {logger.reasons}")
     return bytes(plan)
+
+
+def _refusal(error: Any) -> str:  # noqa: ANN401
+    """Return which node the parser refuses, and why; of an operator that it has not it says no more than "false"."""
+    why = error.desc() if error.desc() != "false" else "it has no such operator"
+    return f"{error.node_operator()} ({error.node_name()}): {why}" if error.node_operator() else why
 
 
 def run_cancellable(function: Callable[[], Result], cancelled: threading.Event, on_step: OnStep) -> Result:

@@ -62,6 +62,8 @@ class BackendEntry:
     """Graphs it opens; which precision they then run in is another matter."""
     prebuilt: bool = False
     """It runs engines that were built beforehand, and no other graphs."""
+    by_name_alone: bool = False
+    """It runs where it is asked for by name: whether its accelerator is there shows only when a graph is opened."""
     sums_in_16_bits: bool = False
     """It adds products of bytes in 16 bits where a processor has nothing better, and saturates: see `products_overflow`."""
     emulated: bool = False
@@ -78,8 +80,8 @@ class BackendEntry:
 
     @property
     def opens_graphs(self) -> bool:
-        """It is installed, and runs a graph as it is."""
-        return self.installed and not self.prebuilt
+        """It is installed, runs a graph as it is, and needs no accelerator that may be missing."""
+        return self.installed and not self.prebuilt and not self.by_name_alone
 
 
 _TENSORRT = (
@@ -117,6 +119,14 @@ BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("tensorrt", ".tensorrt", ("tensorrt", "pycuda"), _TENSORRT, ("fp32", "fp16", "int8"), prebuilt=True),
     BackendEntry(
         "tensorrt-rtx", ".tensorrt_rtx", (*tensorrt_rtx_library.PACKAGES, "pycuda"), _TENSORRT_RTX, PRECISIONS, prebuilt=True
+    ),
+    BackendEntry(
+        "onnxruntime-rtx",
+        ".onnxruntime_rtx",
+        (tensorrt_rtx_library.PLUGIN,),
+        "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13, on Linux x86-64",
+        PRECISIONS,
+        by_name_alone=True,
     ),
 )
 

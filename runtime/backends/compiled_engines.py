@@ -138,7 +138,7 @@ def write_compiled(
     """Write the record to `path` (NAME.json) and the plan beside it, its name ending in `suffix`.
 
     Raises:
-        OSError: the folder cannot be written; the engine there was before is whole.
+        BackendError: the folder cannot be written; the engine there was before is whole.
     """
     record = CompiledRecord(
         plan=name_plan(path, plan, suffix=suffix),

@@ -10,7 +10,8 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -232,7 +233,7 @@ def write_engine(path: Path, plan: bytes, key: EngineKey, *, other_precision: tu
     """Write the record to `path` (NAME.json) and the plan beside it; plans of that name that were there before go.
 
     Raises:
-        OSError: the folder cannot be written; the engine there was before is whole.
+        BackendError: the folder cannot be written; the engine there was before is whole.
     """
     record = EngineRecord(plan=name_plan(path, plan, suffix=".plan"), key=key, other_precision=other_precision)
     write_record(path, plan, record.plan, record)
@@ -249,15 +250,34 @@ def write_record(path: Path, plan: bytes, part: Part, record: Noun) -> None:
     """Write the plan beside `path`, then the record to `path`, which is when both hold; plans of that name from before go.
 
     Raises:
-        OSError: the folder cannot be written; the engine there was before is whole.
+        BackendError: the folder cannot be written; what there was before is whole, and nothing is left besides.
     """
-    with locked(path.parent):  # a build beside this one may not take the plan for an old one
-        write_whole(path.parent / part.file, plan)
-        write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+    file = path.parent / part.file
+    with _told(path.parent), locked(path.parent):  # a build beside this one may not take the plan for an old one
+        named_already = file.exists()
+        try:
+            write_whole(file, plan)
+            write_whole(path, record.model_dump_json(indent=1).encode() + b"\n")
+        except BaseException:
+            if not named_already:
+                file.unlink(missing_ok=True)
+            raise
         for old in path.parent.glob(f"{path.stem}-{'?' * 16}.*"):
             if old.name != part.file:
                 with suppress(OSError):  # a process that has it open keeps it, where the system does so
                     old.unlink()
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """An OSError is told as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}",
+            hint="free some space or make the folder writable, and run it again",
+        ) from error
 
 
 def build_command(bundle: Path, *, compiler: str = "tensorrt", precision: str = "", io: Io = "float32") -> str:

@@ -24,6 +24,9 @@ BINDINGS = "tensorrt_rtx_bindings"
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 PACKAGES = (BINDINGS, PLUGIN)
 INSTALL = "pip install onnx onnxruntime-ep-nv-tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings, on Linux x86-64"
+READABLE = "pip install 'tensorrt-rtx-cu13-bindings==1.7.1.116' 'onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0'"
+"""The versions that everything here was tried with."""
+_OLDEST = (1, 7, 1)  # 1.6.1 has no convolution in int8
 _log = logging.getLogger(__name__)
 _LIBRARIES = ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx")  # in this order: the second needs the first
 _VERSION = re.compile(r"\.so\.(\d+\.\d+\.\d+)$")  # of the file; the bindings have a fourth number
@@ -47,7 +50,10 @@ def load_tensorrt_rtx() -> ModuleType:
     library = _VERSION.search(files[0].name)
     version = str(bindings.__version__)
     if library is None or not version.startswith(f"{library[1]}."):
-        raise BackendError(f"{BINDINGS} is {version}, and {files[0]} is of another version", hint=INSTALL)
+        raise BackendError(f"{BINDINGS} is {version}, and {files[0]} is of another version", hint=READABLE)
+    if tuple(map(int, library[1].split("."))) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise BackendError(f"TensorRT for RTX {version} is too old, expected {oldest} or later", hint=READABLE)
     return bindings
 
 

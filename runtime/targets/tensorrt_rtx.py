@@ -23,5 +23,9 @@ TARGET = Target(
     moves_integers=False,  # a Pad of int8 is refused where it names what it pads with
     writes_floats=True,
     opset_range=(19, 26),  # 19 brought float16 scales
-    backends=("tensorrt-rtx", "onnxruntime"),  # openvino rounds what is between integers and float16 ends otherwise
+    backends=(
+        "tensorrt-rtx",
+        "onnxruntime-rtx",
+        "onnxruntime",
+    ),  # openvino rounds what is between integers and float16 ends otherwise
 )

@@ -1,7 +1,7 @@
 """Pair a bundle's graphs with backends: a bundle and wishes in, the pairs that are computed faithfully out, the best first.
 
 A graph that was made for a target runs on the backends that the target names. A graph for every target runs on every backend, but
-on one that runs prebuilt engines only where that is asked for by name.
+on one that runs prebuilt engines only where that is asked for by name. One that runs by name alone is never taken otherwise.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _faithful(variant: Variant, asked: Target | None, named: BackendEntry | None
         return
     for entry in BACKENDS:
         fits = entry.name in target.backends if target is not None else entry is named or not entry.prebuilt
-        if fits and named in (None, entry):
+        if fits and (named is entry or (named is None and not entry.by_name_alone)):
             yield entry
 
 

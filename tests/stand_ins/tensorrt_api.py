@@ -159,7 +159,8 @@ class _ReportsErrors:
         return int(bool(self._error))
 
     def get_error(self, index: int) -> Checked:
-        return Checked(trt.ParserError, type("Error", (), {"desc": lambda _: self._error})())
+        told = {"desc": lambda _: self._error, "node_operator": lambda _: "PRelu", "node_name": lambda _: "act"}
+        return Checked(trt.ParserError, type("Error", (), told)())
 
 
 class _Parser(_ReportsErrors):

@@ -19,6 +19,7 @@ from runtime.backends.litert_layers import read_layers
 from runtime.errors import PipelineError
 
 _LONGEST_S = 600.0  # our networks take 2 s
+_READABLE = "pip install 'ethos-u-vela==5.2.0', with which sredge was tried; or --for litert"
 _NPU = "CUSTOM"  # what Vela makes of all that runs on the NPU
 _MEMORIES = {"SRAM": "sram", "DRAM": "dram", "on-chip flash": "on_chip_flash", "off-chip flash": "off_chip_flash"}
 
@@ -61,31 +62,40 @@ def run_vela(file: bytes, configuration: str, *, name: str) -> VelaResult:
     Raises:
         PipelineError: Vela fails, or writes something else than a .tflite file and its figures.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "network.tflite", Path(folder) / "made"
-        source.write_bytes(file)
-        command = [
-            sys.executable,
-            "-m",
-            "ethosu.vela",
-            str(source),
-            "--accelerator-config",
-            configuration,
-            "--output-dir",
-            str(made),
-        ]
-        try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False, cwd=folder)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise PipelineError(f"Vela {vela_version()} did not compile {name} for {configuration}: {error}") from error
-        plans, summaries = sorted(made.glob("*.tflite")), sorted(made.glob("*_summary_*.csv"))
-        if ran.returncode or len(plans) != 1 or len(summaries) != 1:
-            told = [line for line in (ran.stderr + ran.stdout).splitlines() if line.strip()]
-            reason = told[-1].strip() if told else f"it ended with {ran.returncode}"
-            raise PipelineError(f"Vela {vela_version()} does not compile {name} for {configuration}: {reason}")
-        compiled = plans[0].read_bytes()
-        with summaries[0].open(encoding="utf-8", newline="") as lines:
-            figures = next(csv.DictReader(lines))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            compiled, figures = _run(file, configuration, name=name, folder=Path(folder))
+    except OSError as error:
+        raise PipelineError(
+            f"{name} cannot be given to Vela in {error.filename or tempfile.gettempdir()}: {error.strerror or error}",
+            hint="free some space there, or let TMPDIR name another folder",
+        ) from error
+    try:
+        return _result(compiled, figures)
+    except (KeyError, ValueError) as error:
+        raise PipelineError(f"Vela {vela_version()} gives other figures than sredge knows: {error!r}", hint=_READABLE) from error
+
+
+def _run(file: bytes, configuration: str, *, name: str, folder: Path) -> tuple[bytes, dict[str, str]]:
+    """Return what Vela makes of `file` in `folder`, and its figures by their names."""
+    source, made = folder / "network.tflite", folder / "made"
+    source.write_bytes(file)
+    command = [sys.executable, "-m", "ethosu.vela", str(source), "--accelerator-config", configuration, "--output-dir", str(made)]
+    failed = f"Vela {vela_version()} does not compile {name} for {configuration}"
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False, cwd=folder)
+    except subprocess.TimeoutExpired as error:
+        raise PipelineError(f"{failed}: {error}") from error
+    plans, summaries = sorted(made.glob("*.tflite")), sorted(made.glob("*_summary_*.csv"))
+    if ran.returncode or len(plans) != 1 or len(summaries) != 1:
+        told = [line for line in (ran.stderr + ran.stdout).splitlines() if line.strip()]
+        reason = told[-1].strip() if told else f"it ended with {ran.returncode}"
+        raise PipelineError(f"{failed}: {reason}", hint=_READABLE)
+    with summaries[0].open(encoding="utf-8", newline="") as lines:
+        return plans[0].read_bytes(), next(csv.DictReader(lines), {})
+
+
+def _result(compiled: bytes, figures: Mapping[str, str]) -> VelaResult:
     return VelaResult(
         file=compiled,
         cycles=int(float(figures["cycles_total"])),

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.engine.compiled import OTHER_WAY
 from export.engine.litert.tflite import Codes, Side
 from export.graph.attributes import attribute
 from export.graph.constants import constant
@@ -46,7 +47,7 @@ def unsupported(node: ir.Node, why: str, *, hint: str = "") -> UserError:
     """Return the error for an operator that LiteRT has not, or not so."""
     return UserError(
         f"a .tflite file cannot hold {node.op_type} ({node.name}): {why}",
-        hint=hint or "another way to the device: --for lists the compilers; or change the network and export it again",
+        hint=hint or OTHER_WAY,
     )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtime.backends import LayerPrecision, RanIn
+from runtime.backends.tensorrt_rtx_library import READABLE
 from runtime.errors import PipelineError
 
 _BEGINS = "Layers:\n"
@@ -145,5 +146,5 @@ def _tensors(text: str) -> Iterator[LoggedTensor]:
 def _unreadable(what: str) -> PipelineError:
     return PipelineError(
         f"the builder's log has {what}: this sredge cannot tell what the engine's layers run in",
-        hint="pip install 'tensorrt-rtx-cu13-bindings==1.7.1.116' 'onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0', which it can read",
+        hint=f"{READABLE}, which it can read",
     )
