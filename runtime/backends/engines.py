@@ -270,7 +270,7 @@ def write_record(path: Path, plan: bytes, part: Part, record: Noun) -> None:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """An OSError is told as one of ours."""
+    """Raise BackendError, with what to do, in the place of an OSError."""
     try:
         yield
     except OSError as error:
