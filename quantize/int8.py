@@ -32,8 +32,8 @@ from quantize.options import Int8Options
 from quantize.prepare import Prepared, channel_means, prepare, with_shuffled
 from quantize.tensor_ranges import choose_ranges
 from quantize.weights.low_rank_correction import CROPS, correct_input, principal_directions, widen_weight
-from quantize.weights.nearest import round_nearest
 from quantize.weights.rounding import round_layers
+from quantize.weights.unfitted import round_unfitted
 from runtime.errors import UserError
 from runtime.targets import Target
 
@@ -78,8 +78,8 @@ def quantize_int8(
     """Return `model` with quantizers where the target wants them, at the opset it had or the lowest that the target allows.
 
     Weights are those of `rounded`; else, where there are `crops`, (1, C, H, W) float32 in [0, 1], they are rounded on them and
-    distilled for the layers that are not kept in float, which goes on from the file `progress` if it was cut off before; else each
-    to the nearest.
+    distilled for the layers that are not kept in float, which goes on from the file `progress` if it was cut off before; else they
+    are rounded without pictures.
 
     Raises:
         UserError: the table belongs to another graph, or lacks a tensor or the percentile asked for; the target lacks an operator;
@@ -171,7 +171,7 @@ def _round_weights(
         if layer.name in placement.int8_layers and layer.name not in weights:
             read = str(layer.inputs[0].name) if layer.inputs[0] is not None else ""
             own_means = means.get(read) if layer.op_type in ("Conv", "ConvTranspose") else None  # others' channels lie last
-            weights[layer.name] = round_nearest(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
+            weights[layer.name] = round_unfitted(layer, target, input_scale=parameters[read].scale, channel_means=own_means)
     if learns and "distil" in options.steps:
         held = hold_back(crops, table.source)
         largest = target.largest_weight

@@ -82,9 +82,10 @@ def quantize_bundle(
     """Add the int8 graph for the target, the fp16 and bf16 graphs that it has and the calibration table to `bundle`.
 
     `crops`, (1, C, H, W) float32 in [0, 1], are what layers are rounded on, and int8 is compared with fp32 on; without any, that
-    figure is left out, and weights are those that ship for this table, or rounded to the nearest. `rounded` weights were rounded on
-    these crops already. `on_checked` is told what the target's backends made of the int8 graph. `half_graphs` were made already, as
-    `try_half_graphs` does; where one is missing, the bundle goes without. `model` is the fp32 graph where the caller has parsed it.
+    figure is left out, and weights are those that ship for this table, or rounded without pictures. `rounded` weights were rounded
+    on these crops already. `on_checked` is told what the target's backends made of the int8 graph. `half_graphs` were made
+    already, as `try_half_graphs` does; where one is missing, the bundle goes without. `model` is the fp32 graph where the caller
+    has parsed it.
 
     Raises:
         UserError: the table is not this graph's, or `check_target` refuses.

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from quantize.graph.qdq import ActivationRange, QuantizationParameters, activation_parameters
-from quantize.weights.nearest import quantize_weight
+from quantize.weights.unfitted import quantize_weight
 from runtime.targets import TARGETS, find_target
 
 CPU = find_target("cpu")

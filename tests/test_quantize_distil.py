@@ -28,7 +28,7 @@ from quantize.options import Effort, Int8Options
 from quantize.reconstruct.distil import distil
 from quantize.reconstruct.simulate import SimulatedNetwork
 from quantize.stage import load_fp32, quantize_bundle
-from quantize.weights.nearest import round_nearest
+from quantize.weights.unfitted import round_unfitted
 from runtime.bundle import Bundle
 from runtime.errors import UserError
 from runtime.targets import TARGETS, Target, find_target
@@ -51,7 +51,9 @@ def _quantized(model: ir.Model, target: Target) -> tuple[dict[str, QuantizationP
     parameters = {name: activation_parameters((-4.0, 4.0), target) for name in placement.quantizers}
     layers = [node for node in model.graph if node.name in placement.int8_layers]
     inputs = {str(node.name): str(node.inputs[0].name) for node in layers if node.inputs[0] is not None}
-    rounded = {str(node.name): round_nearest(node, target, input_scale=parameters[inputs[str(node.name)]].scale) for node in layers}
+    rounded = {
+        str(node.name): round_unfitted(node, target, input_scale=parameters[inputs[str(node.name)]].scale) for node in layers
+    }
     return parameters, rounded
 
 

@@ -18,7 +18,7 @@ from quantize.int8 import quantize_int8
 from quantize.options import Effort, Int8Options
 from quantize.weights.correct import mean_error
 from quantize.weights.layer_parts import layer_parts, outputs_at, positions_of, windows_at
-from quantize.weights.nearest import round_nearest
+from quantize.weights.unfitted import round_unfitted
 from runtime.targets import find_target
 from tests.graphs import Graph
 from tests.layer_kinds import CHANNELS, LAYER_KINDS, NOT_FITTED, OUTPUTS, SIDES
@@ -83,7 +83,7 @@ def test_a_layers_own_error_is_no_larger_than_of_rounding_to_nearest_with_correc
     fitted = fit(node, given, made, np.random.default_rng(0), target=CPU, input_scale=STEP)
 
     assert fitted is not None
-    nearest = round_nearest(node, CPU, input_scale=STEP)
+    nearest = round_unfitted(node, CPU, input_scale=STEP)
     corrected = _bias_corrected(node, nearest, given, made)
     assert _error(node, fitted, given, made) <= 1.001 * _error(node, corrected, given, made)
     assert (fitted.weight.shape, fitted.scale.shape, fitted.bias.shape) == (
@@ -100,7 +100,7 @@ def test_the_corrected_bias_takes_the_mean_error_off(build: Builder) -> None:
     node, given, made = _layer(build, [np.full((1, CHANNELS, 144, 144), 0.7, np.float32) for _ in range(2)])
     if not bias_gain(node):
         return
-    nearest = round_nearest(node, CPU, input_scale=STEP)
+    nearest = round_unfitted(node, CPU, input_scale=STEP)
     restored = nearest.weight * along(nearest.scale, nearest.weight.ndim, output_axis(node))
 
     moved = mean_error(node, (restored - constant_input(node, 1)).astype(np.float64), np.full(CHANNELS, 0.7))

@@ -21,9 +21,9 @@ from quantize.int8 import quantize_int8
 from quantize.options import Int8Options
 from quantize.weights.fit_layer import round_weight
 from quantize.weights.layer_sample import draw_sample
-from quantize.weights.nearest import round_nearest
 from quantize.weights.part_fit import gather_fits
 from quantize.weights.rounding import round_layers
+from quantize.weights.unfitted import round_unfitted
 from runtime.targets import find_target
 from tests.graphs import Array, Graph
 from tests.single_layers import fit
@@ -249,7 +249,7 @@ def _to_nearest(prepared: Prepared) -> dict[str, RoundedWeight]:
     layers = [node for node in prepared.model.graph if node.name in prepared.placement.int8_layers]
     inputs = {str(layer.name): str(layer.inputs[0].name) for layer in layers if layer.inputs[0] is not None}
     return {
-        str(layer.name): round_nearest(layer, CPU, input_scale=prepared.parameters[inputs[str(layer.name)]].scale)
+        str(layer.name): round_unfitted(layer, CPU, input_scale=prepared.parameters[inputs[str(layer.name)]].scale)
         for layer in layers
     }
 
@@ -304,7 +304,7 @@ def test_what_cannot_be_foretold_is_not_fitted(seed: int) -> None:
 
     rounded = fit(layer, given, wanted, rng, target=CPU, input_scale=scale)
 
-    nearest = round_nearest(layer, CPU, input_scale=scale)
+    nearest = round_unfitted(layer, CPU, input_scale=scale)
     assert rounded is not None
     np.testing.assert_array_equal(rounded.weight, nearest.weight)
 

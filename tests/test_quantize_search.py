@@ -26,7 +26,7 @@ from quantize.search.choose import Budget, LiftingCost, choose_lifted, lifting_o
 from quantize.search.held_back import hold_back, psnr_db
 from quantize.search.result import SearchState, Timing, Trial, pareto_front
 from quantize.search.trials import time_in_turn
-from quantize.weights.nearest import round_nearest
+from quantize.weights.unfitted import round_unfitted
 from runtime.backends import BACKENDS, Backend, open_backend
 from runtime.bundle import Bundle, Contract
 from runtime.errors import DatasetError, UserError
@@ -88,7 +88,7 @@ def test_an_addition_that_is_lifted_reads_what_was_never_rounded(target: Target)
     total = graph.add("Add", base, inner)
     model = graph.model(graph.conv(total, 3, 3))
     placement = place_quantizers(model.graph, target, lifted=[total])
-    rounded = {str(node.name): round_nearest(node, target, input_scale=1.0) for node in model.graph if node.op_type == "Conv"}
+    rounded = {str(node.name): round_unfitted(node, target, input_scale=1.0) for node in model.graph if node.op_type == "Conv"}
     parameters = dict.fromkeys(placement.quantizers, activation_parameters((-1.0, 1.0), target))
 
     write_qdq(model, parameters=parameters, rounded=rounded, target=target, float_readers=placement.float_readers)

@@ -15,10 +15,10 @@ is not rounded, comes last and takes what is left on the average.
 A layer is as many such products as it has groups, or phases of a ConvTranspose (`quantize/weights/layer_parts.py`); a channel has
 one scale and one bias in all of them.
 
-Where a channel's scale ends is tried, and so is leaving W as it was, each weight rounded to the nearest; channel by channel the one
-stays that errs least, or of the whole layer where it has one scale. A layer of so many weights that its sample could be fitted
-whatever it is of is judged on windows of other pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels, cost
-more than if it had not been rounded so at all.
+Where a channel's scale ends is tried, and so is leaving W as it was, rounded without pictures (`unfitted.py`); channel by channel
+the one stays that errs least, or of the whole layer where it has one scale. A layer of so many weights that its sample could be
+fitted whatever it is of is judged on windows of other pictures, which are held back: the last one of SRGAN, 9×9 over 64 channels,
+cost more than if it had not been rounded so at all.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from quantize.graph.qdq import RoundedWeight, storable_scale
 from quantize.graph.walk import Array
 from quantize.weights.layer_parts import Part
 from quantize.weights.layer_sample import LayerSample
-from quantize.weights.nearest import one_or_each, round_nearest, smallest_scale
 from quantize.weights.part_fit import Fit, Numbers, gather_fits, mean_residual
+from quantize.weights.unfitted import one_or_each, round_unfitted, smallest_scale
 from runtime.targets import Target
 
 _DAMPING = 3e-3  # λ, of the mean of H's diagonal: as much as noise in the sample deserves
@@ -75,7 +75,7 @@ def round_weight(weight: Numbers, hessian: Numbers, scales: Sequence[Numbers], *
 def fit_layer(node: ir.Node, given: Iterable[Array], sample: LayerSample, *, target: Target, input_scale: float) -> RoundedWeight:
     """Return `node` rounded so that of the inputs `given`, crop by crop, it makes what is wanted of it where it is sampled."""
     fits = gather_fits(node, given, sample)
-    nearest = round_nearest(node, target, input_scale=input_scale)
+    nearest = round_unfitted(node, target, input_scale=input_scale)
     outputs, axis = len(nearest.bias), output_axis(node)
     best, error = None, np.full(outputs, np.inf)
     for tried in _candidates(node, fits, nearest, target=target, input_scale=input_scale):

@@ -1,4 +1,7 @@
-"""Round each weight of a layer to its nearest step: a float32 weight in, int8 codes and a scale per output channel out."""
+"""Round a layer's weights without pictures: a float32 weight in, int8 codes and a scale per output channel out.
+
+Each goes to its nearest step; those of a convolution to a step next to them, so that their errors cancel (`cancel.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from export.graph.attributes import attribute
 from export.graph.constants import constant_input
 from quantize.graph.layers import along, bias_gain, output_axis
 from quantize.graph.qdq import LARGEST_BIAS, SMALLEST_SCALE, RoundedWeight, storable_scale
+from quantize.weights.cancel import round_cancelling
 from quantize.weights.correct import mean_error
 from runtime.targets import Target
 
@@ -39,13 +43,10 @@ def one_or_each(values: NDArray[Number], target: Target) -> NDArray[Number]:
     return values if target.weight_per_channel else np.full_like(values, values.max())
 
 
-def round_nearest(
+def round_unfitted(
     layer: ir.Node, target: Target, *, input_scale: float, channel_means: NDArray[np.float64] | None = None
 ) -> RoundedWeight:
-    """Return a layer's weights, each to its nearest step.
-
-    Its bias corrected where `channel_means`, (I,) of its input, are given.
-    """
+    """Return a layer's weights rounded, its bias corrected where `channel_means`, (I,) of its input, are given."""
     weight, axis = constant_input(layer, 1), output_axis(layer)
     groups = attribute(layer, "group", 1) if layer.op_type == "ConvTranspose" else 1
     outputs = weight.shape[axis] * groups
@@ -53,6 +54,10 @@ def round_nearest(
     bias = np.broadcast_to(constant_input(layer, 2).astype(np.float64).ravel(), outputs) if has_bias else np.zeros(outputs)
     finest = smallest_scale(np.abs(bias).reshape(groups, -1).max(axis=0), input_scale)
     integers, scale = quantize_weight(weight, target, axis=axis, smallest_scale=finest)
+    if layer.op_type == "Conv":
+        steps = (weight / along(scale, weight.ndim, axis)).astype(np.float64)
+        cancelling = round_cancelling(steps.reshape(*weight.shape[:2], -1), largest=target.largest_weight)
+        integers = cancelling.reshape(weight.shape).astype(np.int8)
     gain = bias_gain(layer)
     if channel_means is not None and gain:
         error = np.asarray(integers * along(scale, weight.ndim, axis).astype(np.float64) - weight, np.float64)
