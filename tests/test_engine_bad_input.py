@@ -22,15 +22,14 @@ import export.engine.compilers
 import runtime.backends.tensorrt_rtx_library as rtx_library
 from calibration.ranges import Method
 from export.engine.cli import main
-from export.engine.compiled import OnStep
 from export.engine.compilers import COMPILERS, CompilerEntry, find_compiler
-from export.engine.stage import CompileOptions, CompileOutcome, compile_engine, find_graph
+from export.engine.stage import find_graph
 from quantize.options import Effort, Int8Options
 from quantize.stage import load_fp32, quantize_bundle
 from runtime.backends.compiled_engines import record_path
 from runtime.bundle import ENGINES, Bundle, Manifest, sha256_bytes, write_bundle
 from runtime.errors import BackendError, PipelineError
-from runtime.targets import Precision, find_target
+from runtime.targets import find_target
 from tests.rtx import needs_rtx
 from tests.small_int8 import measured_on
 from tests.stand_ins.libraries import ROOT
@@ -40,6 +39,18 @@ SIZE = ("--window", "16x16")
 LARGEST_FILE = 2048  # bytes; every plan and every .tflite file of the network here is larger
 OTHERS = {"model.json": b"one of TensorRT's", "some-compiler/model.json": b"one of another compiler's"}
 OPERATOR = "Det"  # none of them has determinants
+# In a process of its own: a signal to a test's would end whatever the compiler's threads leave of it.
+INTERRUPTED = """
+import os, signal, sys
+from export.engine import ahead
+from export.engine.cli import main
+compile_engine, sent = ahead.compile_engine, []
+def interrupt(*_):
+    if not sent:
+        sent.append(os.kill(os.getpid(), signal.SIGINT))
+ahead.compile_engine = lambda *arguments, on_step: compile_engine(*arguments, on_step=interrupt)
+main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(params=AHEAD, ids=lambda entry: entry.name)
@@ -129,14 +140,10 @@ def test_an_operator_that_the_compiler_has_not_is_named_with_its_node(
     assert not (odd.directory / ENGINES).exists()
 
 
-def test_ctrl_c_half_way_leaves_nothing(refuse: Refuse, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(
-        bundle: Bundle, entry: CompilerEntry, precision: Precision, options: CompileOptions, *, on_step: OnStep
-    ) -> CompileOutcome:
-        return compile_engine(bundle, entry, precision, options, on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
-
-    monkeypatch.setattr(export.engine.ahead, "compile_engine", interrupted)
-    assert refuse(codes=(128 + signal.SIGINT,)) == "stopped; nothing half-written is in use\n"
+def test_ctrl_c_half_way_leaves_nothing(entry: CompilerEntry, bundle: Bundle) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(bundle.directory), "--for", entry.name, "--precision", "int8", *SIZE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "stopped; nothing half-written is in use\n")
     assert _engines(bundle) == OTHERS
 
 
