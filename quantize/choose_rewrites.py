@@ -56,10 +56,12 @@ def measure_rewritten(
     judged_on = _held_back(missing, manifest, on_step=on_step)
     wanted = _run(model, "fp32", judged_on)
     psnrs_db = {}
-    for index, (choice, table) in enumerate(_tables(model, missing, choices).items()):
+    learned_on = replace(
+        missing, crops=hold_back(missing.crops, missing.source).learned_on, source=without_held_back(missing.source)
+    )
+    for index, (choice, table) in enumerate(_tables(model, learned_on, choices).items()):
         on_step("choosing rewrites", index, len(choices))
-        learned_on = hold_back(missing.crops, missing.source).learned_on
-        made = quantize_int8(model, table, replace(options, effort=Effort.BALANCED), crops=learned_on)
+        made = quantize_int8(model, table, replace(options, effort=Effort.BALANCED), crops=learned_on.crops)
         psnrs_db[choice] = _psnrs_db(_run(made.model, "int8", judged_on), wanted)
     chosen = choose(psnrs_db)
     found = measure_table(ir.from_proto(model), _asking(missing, chosen), on_step=on_step)
@@ -85,10 +87,8 @@ def _choices(missing: ToMeasure) -> list[Rewrites]:
     return list(product(mixes, equalizations))
 
 
-def _tables(model: onnx.ModelProto, missing: ToMeasure, choices: Sequence[Rewrites]) -> dict[Rewrites, CalibrationTable]:
-    """Measure a table for each of `choices` on what is learned from; none where one before it rewrites the network as well."""
-    crops, source = hold_back(missing.crops, missing.source).learned_on, without_held_back(missing.source)
-    learned_on = replace(missing, crops=crops, source=source)
+def _tables(model: onnx.ModelProto, learned_on: ToMeasure, choices: Sequence[Rewrites]) -> dict[Rewrites, CalibrationTable]:
+    """Measure a table for each of `choices`; none where one before it rewrites the network alike."""
     tables: dict[Rewrites, CalibrationTable] = {}
     for choice in choices:
         table = measure_table(ir.from_proto(model), _asking(learned_on, choice), on_step=ignore_step).table

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from runtime.backends.compiled_engines import EngineLayer, Estimate
@@ -10,6 +12,7 @@ from runtime.backends.engines import ShapeProfile
 from runtime.bundle import Io, Manifest
 from runtime.targets import Precision, Target
 
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive
 OTHER_WAY = "another way to the device: --list shows the compilers; or change the network and export it again"
 """What to do where a compiler has not what the graph has."""
 OnStep = Callable[[str, int, int], None]
@@ -55,3 +58,15 @@ class Compiled:
     layers: tuple[EngineLayer, ...]
     estimates: tuple[Estimate, ...] = ()
     unproven: tuple[str, ...] = ()
+
+
+def pack_plans(plans: Mapping[str, bytes], *, suffix: str) -> tuple[bytes, str]:
+    """Return the one plan and its `suffix`; of several, by architecture, an archive of ARCHITECTURE and `suffix` each."""
+    if len(plans) == 1:
+        (plan,) = plans.values()
+        return plan, suffix
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for architecture, plan in plans.items():
+            archive.writestr(zipfile.ZipInfo(f"{architecture}{suffix}", _EPOCH), plan)
+    return packed.getvalue(), ".zip"

@@ -20,17 +20,16 @@ Numbers = NDArray[np.float64]
 def round_cancelling(steps: Numbers, *, largest: int) -> Numbers:
     """(O, I, K) weights in steps -> integers, none of them a whole step from its weight, from -`largest` to `largest`."""
     rounded = np.rint(steps)
-    rounded -= _flips(rounded - steps)
+    errors = rounded - steps
+    rounded -= _flips(errors, np.rint(errors.sum(axis=2, keepdims=True)))
     errors = rounded - steps
     kernels = errors.sum(axis=2)
-    turned = _flips(kernels)[..., np.newaxis]  # of these one more weight, the one that suits best
-    rank = np.argsort(np.argsort(-errors * turned, axis=2, kind="stable"), axis=2, kind="stable")
-    rounded -= np.where(rank == 0, turned, 0.0)
+    turned = _flips(kernels, np.rint(kernels.sum(axis=1, keepdims=True)))
+    rounded -= _flips(errors, turned[..., np.newaxis])  # of these kernels one more weight, the one that suits best
     return np.clip(rounded, -largest, largest)
 
 
-def _flips(errors: Numbers) -> Numbers:
-    """(..., K) errors -> 1 where a step is to be taken off, -1 where one is to be added: their sum is then within half a step."""
-    count = np.rint(errors.sum(axis=-1, keepdims=True))
+def _flips(errors: Numbers, count: Numbers) -> Numbers:
+    """(..., K) errors, (..., 1) how many -> 1 at the largest, or as -1 at the least where `count` is negative; 0 elsewhere."""
     rank = np.argsort(np.argsort(-errors * np.sign(count), axis=-1, kind="stable"), axis=-1, kind="stable")
     return np.where(rank < np.abs(count), np.sign(count), 0.0)

@@ -5,12 +5,9 @@ No NPU runs here: milliseconds and cycles are of Vela's model of the chip, and a
 
 from __future__ import annotations
 
-import io
-import zipfile
-
 import onnx
 
-from export.engine.compiled import Compiled, CompileRequest, OnStep
+from export.engine.compiled import Compiled, CompileRequest, OnStep, pack_plans
 from export.engine.ethos_u.shuffles import FORMS, operators_with
 from export.engine.ethos_u.vela import VelaResult, run_vela, vela_version
 from export.engine.litert import fixed_size, metadata_of
@@ -33,7 +30,6 @@ ARCHITECTURES = {
     "u85-1024": "ethos-u85-1024",
 }
 """The names that `--architecture` takes, and Vela's for them."""
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive: the same engine gives the same bytes
 
 
 def version() -> str:
@@ -64,7 +60,7 @@ def compile_graph(request: CompileRequest, *, on_step: OnStep) -> Compiled:
             best = results.get(architecture)
             if best is None or (len(result.on_cpu), result.cycles) < (len(best.on_cpu), best.cycles):
                 results[architecture] = result
-    plan, suffix = _plan(results)
+    plan, suffix = pack_plans({architecture: result.file for architecture, result in results.items()}, suffix=".tflite")
     left = {name for result in results.values() for name in result.on_cpu}
     layers = tuple(
         EngineLayer(name=layer.name, op=layer.op, precision=layer.precision, unit="CPU" if layer.name in left else "NPU")
@@ -73,17 +69,6 @@ def compile_graph(request: CompileRequest, *, on_step: OnStep) -> Compiled:
     notes = forms[FORMS[0]].notes
     estimates = tuple(estimate for architecture, result in results.items() for estimate in _estimates(architecture, result))
     return Compiled(plan=plan, suffix=suffix, layers=layers, estimates=estimates, unproven=(*notes, *_unproven(results)))
-
-
-def _plan(results: dict[str, VelaResult]) -> tuple[bytes, str]:
-    if len(results) == 1:
-        (result,) = results.values()
-        return result.file, ".tflite"
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for architecture, result in results.items():
-            archive.writestr(zipfile.ZipInfo(f"{architecture}.tflite", _EPOCH), result.file)
-    return packed.getvalue(), ".zip"
 
 
 def _estimates(architecture: str, result: VelaResult) -> list[Estimate]:

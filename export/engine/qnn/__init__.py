@@ -5,13 +5,10 @@ No NPU runs here: an emulator runs the binaries (`runtime/backends/qnn.py`).
 
 from __future__ import annotations
 
-import io
-import zipfile
-
 import onnx
 import onnx_ir as ir
 
-from export.engine.compiled import Compiled, CompileRequest, OnStep
+from export.engine.compiled import Compiled, CompileRequest, OnStep, pack_plans
 from export.engine.qnn.contexts import Context, compile_context
 from export.engine.qnn.htp_form import bring_into_htp_form
 from export.engine.sizes import fix_quantized
@@ -22,7 +19,6 @@ from runtime.errors import PipelineError, UserError
 
 __all__ = ["compile_graph", "version"]
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive
 _ENDS = ("Quantize", "Dequantize")  # of the picture: from floats and to floats
 _UNPROVEN = "time, power and memory: no Hexagon NPU has run this, an emulator on x86 stands for its arithmetic alone"
 
@@ -51,7 +47,7 @@ def compile_graph(request: CompileRequest, *, on_step: OnStep) -> Compiled:
         on_step(f"compiling for {architecture}", done, len(request.architectures))
         contexts[architecture] = compile_context(graph, architecture, name=request.name)
     layers = _layers(graph, contexts)
-    plan, suffix = _plan(contexts)
+    plan, suffix = pack_plans({architecture: context.model for architecture, context in contexts.items()}, suffix=".onnx")
     notes = (f"constants rounded to codes of their own: {', '.join(rounded)}"[:250],) if rounded else ()
     return Compiled(plan=plan, suffix=suffix, layers=layers, unproven=(*notes, _UNPROVEN))
 
@@ -69,14 +65,3 @@ def _layers(graph: onnx.ModelProto, contexts: dict[str, Context]) -> tuple[Engin
     names = {node.name for node in graph.graph.node}
     found = {node.name: node for node in nodes if node.name in names and node.type not in _ENDS}
     return tuple(EngineLayer(name=node.name, op=node.type, precision=node.reads, unit="HTP") for node in found.values())
-
-
-def _plan(contexts: dict[str, Context]) -> tuple[bytes, str]:
-    if len(contexts) == 1:
-        (context,) = contexts.values()
-        return context.model, ".onnx"
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for architecture, context in contexts.items():
-            archive.writestr(zipfile.ZipInfo(f"{architecture}.onnx", _EPOCH), context.model)
-    return packed.getvalue(), ".zip"
